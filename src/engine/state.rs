@@ -1,0 +1,101 @@
+//! Phases and what `status` shows of a migration.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a migration is. Journaled as JSON; matched exhaustively, never compared by order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// In the file, not started: writes go to the source alone.
+    Declared,
+    /// `start` was asked for: check, then install.
+    Prepare,
+    /// Writes are mirrored; waiting until nobody writes unmirrored any more.
+    DualWrite,
+    /// Copying the rows that existed before.
+    Backfill {
+        /// Key (text images) of the last row of the last committed chunk.
+        after: Option<Vec<String>>,
+        /// Rows copied so far.
+        rows: u64,
+    },
+    /// Working off dirty keys before a verify.
+    Repair,
+    /// Comparing every row.
+    Verify {
+        /// Key of the last row compared.
+        after: Option<Vec<String>>,
+        /// Rows compared in this pass.
+        rows: u64,
+        /// Rows found different in this pass.
+        differences: u64,
+    },
+    /// A verify has passed: dark reads and canary follow the levers; verify goes on at a low rate.
+    Ready,
+    /// Held by an operator; writes are still mirrored.
+    Paused {
+        /// Where to go on.
+        from: Box<Phase>,
+    },
+    /// Needs an operator: says why; writes are still mirrored, reads go to the source.
+    Blocked {
+        /// What is in the way, and what to do.
+        reason: String,
+        /// Where to go on after `resume`.
+        from: Box<Phase>,
+    },
+    /// Ended by an operator: writes go to the source alone, functions are dropped.
+    Aborted,
+}
+
+/// One migration as the CLI, the HTTP API and the demo show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The migration.
+    pub name: String,
+    /// `schema.table`.
+    pub source: String,
+    /// `schema.table`.
+    pub shadow: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// Percent of reads that the shadow is allowed to serve (lower of file and control schema;
+    /// 0 unless ready).
+    pub reads: f64,
+    /// Percent of reads that are compared.
+    pub dark_reads: f64,
+    /// Whether writes are mirrored.
+    pub dual_write: bool,
+    /// Estimated rows of the source.
+    pub rows_estimate: u64,
+    /// Dirty keys now.
+    pub dirty_keys: u64,
+    /// Keys that repair tried and could not bring in step, with the error, at most ten.
+    pub poison_keys: Vec<String>,
+    /// When the last full verify passed, RFC 3339; none while there is none.
+    pub verified_at: Option<String>,
+    /// Full verify passes finished since the start, clean or not.
+    pub verify_passes: u64,
+    /// Rows found different by all verifies.
+    pub differences_found: u64,
+}
+
+/// One row of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows with every event.
+    pub id: i64,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Who asked for it: an OS user and database role, the file, or the engine itself.
+    pub who: String,
+    /// What changed: phase, reads, dark_reads, dual_write, divergence, …
+    pub what: String,
+    /// Its value before.
+    pub from: String,
+    /// Its value after.
+    pub to: String,
+    /// Why.
+    pub why: String,
+}

@@ -1,0 +1,37 @@
+//! pgsegue: a Postgres proxy that moves live traffic from a table to its shadow.
+//!
+//! # Layout, in reading order
+//!
+//! A module imports only modules of a lower rank (`tests/tidy.rs` checks it).
+//!
+//! | rank | module | what it is |
+//! |---|---|---|
+//! | 0 | [`clock`], [`wire`], [`sql`] | pure: frames as bytes, SQL as text; no I/O |
+//! | 1 | [`manifest`], [`telemetry`], [`throwaway`] | what an SRE declares; metrics; a Postgres for tests and the demo |
+//! | 2 | [`routing`], [`pg`] | the routing snapshot every statement is decided by; the control connections |
+//! | 3 | [`proxy`], [`engine`] | the two actors: client sessions; the migration itself |
+//! | 4 | [`config`], [`admin`] | the file and its reload; HTTP |
+//! | 5 | [`app`] | puts the parts together and runs them |
+//! | 6 | [`cli`], [`demo`] | commands |
+
+pub mod clock;
+pub mod sql;
+pub mod wire;
+
+pub mod manifest;
+pub mod telemetry;
+pub mod throwaway;
+
+pub mod pg;
+pub mod routing;
+
+pub mod engine;
+pub mod proxy;
+
+pub mod admin;
+pub mod config;
+
+pub mod app;
+
+pub mod cli;
+pub mod demo;

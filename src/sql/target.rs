@@ -1,0 +1,82 @@
+//! What the SQL layer has to know of one migration: names, key, old shape. Built by the engine
+//! from the manifest and the catalog; immutable.
+
+use super::ident::{Ident, QualifiedName};
+use std::collections::HashSet;
+
+/// One migration, as far as statements are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The migration's name, for metrics and logs.
+    pub migration: String,
+    /// The table that the apps name.
+    pub source: QualifiedName,
+    /// The table of the new shape.
+    pub shadow: QualifiedName,
+    /// The source's `pg_class.oid`.
+    pub source_oid: u32,
+    /// The shadow's `pg_class.oid`.
+    pub shadow_oid: u32,
+    /// Key columns of the source, in the order of the sync function's array arguments.
+    pub key: Vec<Ident>,
+    /// All live columns of the source in attnum order, each with the way back from the shadow.
+    /// `Err` holds why the migration cannot serve reads (a column without a reverse mapping).
+    pub old_shape: Result<Vec<OldColumn>, String>,
+    /// `"pgsegue"."sync_…"`: `(key arrays…, mode int4) → int4`.
+    pub sync_function: String,
+    /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
+    pub mark_function: String,
+}
+
+/// One column of the source, expressed over the shadow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldColumn {
+    /// The source's column name.
+    pub name: Ident,
+    /// Its type as `format_type` prints it, typmod included.
+    pub type_sql: String,
+    /// How to get it from the shadow's columns.
+    pub reverse: Reverse,
+    /// The shadow column whose mapping is this column under an order-preserving widening cast:
+    /// a predicate on the column then has an exact twin there.
+    pub widened_as: Option<Ident>,
+}
+
+/// The way back from the shadow for one source column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reverse {
+    /// A shadow column of the same type, typmod and collation: flattens, indexes serve.
+    Bare(Ident),
+    /// SQL over the shadow's columns; it is cast to the old type.
+    Expression(String),
+}
+
+/// What the server's catalog says about functions, by unqualified lower-case name. A name counts
+/// only if every overload in every schema qualifies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Functions {
+    /// No overload is volatile.
+    pub non_volatile: HashSet<String>,
+    /// Every overload is immutable, or an aggregate whose result does not hang on input order.
+    pub deterministic: HashSet<String>,
+}
+
+/// The `mode` argument of a sync function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SyncMode {
+    /// Bring the keys in step; record those that could not be.
+    Sync = 0,
+    /// As `Sync`, and record every deleted or vacated key: a chunk in flight may resurrect it.
+    SyncRecordDeletes = 1,
+    /// Only record the keys: the shadow is slow, or the transaction has used up its budget.
+    RecordOnly = 2,
+    /// For the repair worker: errors are raised, nothing is recorded.
+    Repair = 3,
+}
+
+impl SyncMode {
+    /// The number that the SQL function takes.
+    pub fn as_sql(self) -> i32 {
+        self as i32
+    }
+}

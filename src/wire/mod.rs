@@ -1,0 +1,1 @@
+//! The wire protocol as bytes: https://www.postgresql.org/docs/15/protocol.html

@@ -1,0 +1,8 @@
+//! The integration tests: one binary, one real Postgres, one database per test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking with the cause"
+)]
