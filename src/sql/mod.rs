@@ -1,5 +1,18 @@
 //! SQL as text: identifiers, understanding a statement, rewriting it. Pure and synchronous; it
 //! knows no connection and no configuration.
+//!
+//! [`prefilter`] decides in one pass over the bytes whether a text can matter at all; only then
+//! [`statement::understand`] reads its tokens, and only queries on a migrated table are parsed.
 
 pub mod ident;
+pub mod lex;
+pub mod mention;
+pub mod prefilter;
+pub mod read;
+pub mod splice;
+pub mod statement;
 pub mod target;
+pub mod write;
+
+mod cursor;
+mod read_visit;

@@ -1,0 +1,78 @@
+//! Where a statement spells the name of a migrated table.
+
+use super::lex::{Kind, Token, identifier};
+use super::target::Target;
+use std::sync::Arc;
+
+/// Which table of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// The table that the apps name.
+    Source,
+    /// The table of the new shape.
+    Shadow,
+}
+
+/// Whether the schema is spelled as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Spelling {
+    /// `schema.table`: means the migrated table whatever the session's search_path is.
+    Qualified,
+    /// `table`: means what search_path and temporary tables make of it.
+    Unqualified,
+}
+
+/// A place where a migrated table may be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mention {
+    /// Index of the token that spells the table's name.
+    pub token: usize,
+    /// Index of the target.
+    pub target: usize,
+    /// Source or shadow.
+    pub table: Table,
+    /// With or without the schema.
+    pub spelling: Spelling,
+}
+
+/// All places in `tokens` that may name a table of `targets`: `x.orders` with a foreign `x` and
+/// `orders.x` are none.
+pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Mention> {
+    let mut found = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        if !matches!(token.kind, Kind::Word | Kind::Quoted) || is_dot(tokens, index + 1) {
+            continue;
+        }
+        let Some(name) = identifier(text, token) else { continue };
+        let qualifier = qualifier(text, tokens, index);
+        for (target, t) in targets.iter().enumerate() {
+            for (table, full) in [(Table::Source, &t.source), (Table::Shadow, &t.shadow)] {
+                if full.name.as_str() != name {
+                    continue;
+                }
+                let spelling = match &qualifier {
+                    None => Spelling::Unqualified,
+                    Some(q) if q == full.schema.as_str() => Spelling::Qualified,
+                    Some(_) => continue,
+                };
+                found.push(Mention { token: index, target, table, spelling });
+            }
+        }
+    }
+    found
+}
+
+/// Whether an identifier is spelled with Unicode escapes: it may mean any table.
+pub fn has_unicode_identifier(tokens: &[Token]) -> bool {
+    tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted)
+}
+
+fn is_dot(tokens: &[Token], index: usize) -> bool {
+    tokens.get(index).is_some_and(|t| t.kind == Kind::Dot)
+}
+
+fn qualifier(text: &str, tokens: &[Token], index: usize) -> Option<String> {
+    let dot = index.checked_sub(1).filter(|i| is_dot(tokens, *i))?;
+    let name = dot.checked_sub(1).and_then(|i| tokens.get(i))?;
+    Some(identifier(text, name).unwrap_or_default())
+}

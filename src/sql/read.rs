@@ -1,0 +1,219 @@
+//! A query on a migrated source: whether the shadow can answer it, and the form that asks it.
+//!
+//! `sqlparser` finds the table references; the client's text is spliced at their spans, never
+//! printed from the tree. Every mention of the table has to be explained by the tree, else the
+//! read is unfit. Unfit is always safe: the source answers.
+
+use super::ident::Ident;
+use super::lex::{Token, identifier};
+use super::mention::{Mention, Spelling, Table, mentions};
+use super::read_visit::{Factor, Found};
+use super::splice::Spliced;
+use super::target::{Functions, Reverse, Target};
+use sqlparser::ast::{Statement as Ast, Visit};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserOptions};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// More tokens than this are not parsed: the tree would be deep.
+const TOKENS_MAX: usize = 20_000;
+/// Parsing, walking and dropping a tree of up to `TOKENS_MAX` levels fits into this.
+const STACK_BYTES: usize = 64 << 20;
+/// Texts below this many tokens cannot nest deeper than a worker's stack bears.
+const TOKENS_SHALLOW: usize = 300;
+
+/// A query that names a migrated source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// How the shadow answers it, or why it cannot.
+    pub fit: Result<Fit, String>,
+}
+
+/// A query that the shadow can answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    replaced: Vec<Replaced>,
+    /// Parameters that a hidden predicate types: number and the type they have to have.
+    pub typed_params: Vec<(u16, String)>,
+    /// Whether its rows, as a multiset, are one right answer; else why a dark read is no test.
+    pub comparable: Result<(), &'static str>,
+}
+
+/// One reference to a source, to be replaced by a derived table of the old shape.
+#[derive(Debug, Clone, PartialEq)]
+struct Replaced {
+    at: Range<usize>,
+    target: usize,
+    /// The name to give the derived table, where the client gave no alias.
+    alias: Option<Ident>,
+    /// SQL conditions over the shadow's columns that follow from the client's own.
+    twins: Vec<String>,
+}
+
+impl Fit {
+    /// The targets whose shadow it reads.
+    pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.replaced.iter().map(|r| r.target)
+    }
+
+    /// The query on the shadow. `None` if a target has no old shape (then no read is fit).
+    pub fn on_shadow(
+        &self,
+        text: &str,
+        at: Range<usize>,
+        targets: &[Arc<Target>],
+    ) -> Option<Spliced> {
+        let mut out = Spliced::default();
+        let mut done = at.start;
+        for replaced in &self.replaced {
+            let target = targets.get(replaced.target)?;
+            out.client(text, done..replaced.at.start);
+            out.ours(&old_shape(target, &replaced.twins)?);
+            if let Some(alias) = &replaced.alias {
+                out.ours(" AS ").ours(&alias.quoted());
+            }
+            done = replaced.at.end;
+        }
+        out.client(text, done..at.end);
+        Some(out)
+    }
+}
+
+/// `(SELECT … FROM shadow)`: every column of the source, in its order, of its exact type.
+fn old_shape(target: &Target, twins: &[String]) -> Option<String> {
+    let columns = target.old_shape.as_ref().ok()?.iter().map(|c| match &c.reverse {
+        Reverse::Bare(column) if *column == c.name => column.quoted(),
+        Reverse::Bare(column) => format!("{} AS {}", column.quoted(), c.name.quoted()),
+        Reverse::Expression(sql) => {
+            format!("CAST(({sql}) AS {}) AS {}", c.type_sql, c.name.quoted())
+        }
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let condition = match twins {
+        [] => String::new(),
+        twins => format!(" WHERE {}", twins.join(" AND ")),
+    };
+    Some(format!("(SELECT {columns} FROM {}{condition})", target.shadow.quoted()))
+}
+
+/// Understands one query (its tokens, without the semicolon).
+pub(super) fn read(
+    text: &str,
+    tokens: &[Token],
+    targets: &[Arc<Target>],
+    functions: &Functions,
+) -> Read {
+    if tokens.len() > TOKENS_MAX {
+        return Read { fit: Err(format!("longer than {TOKENS_MAX} tokens")) };
+    }
+    let work = || fit(text, tokens, targets, functions);
+    let fit = if tokens.len() < TOKENS_SHALLOW { work() } else { stacker::grow(STACK_BYTES, work) };
+    Read { fit }
+}
+
+fn fit(
+    text: &str,
+    tokens: &[Token],
+    targets: &[Arc<Target>],
+    functions: &Functions,
+) -> Result<Fit, String> {
+    let at = tokens.first().map_or(0, |t| t.at.start)..tokens.last().map_or(0, |t| t.at.end);
+    let sql = text.get(at.clone()).ok_or("not a statement")?;
+    let options = ParserOptions::new().with_unescape(false);
+    let mut statements = Parser::new(&PostgreSqlDialect {})
+        .with_options(options)
+        .try_with_sql(sql)
+        .and_then(|mut p| p.parse_statements())
+        .map_err(|e| format!("not understood: {e}"))?;
+    let (Some(Ast::Query(query)), true) = (statements.pop(), statements.is_empty()) else {
+        return Err("not one query".to_owned());
+    };
+    let mut found = Found::new(targets, functions);
+    if let std::ops::ControlFlow::Break(unfit) = query.visit(&mut found) {
+        return Err(unfit);
+    }
+    let lines = Lines::new(sql);
+    let found_mentions = mentions(text, tokens, targets);
+    let mut replaced = Vec::with_capacity(found.factors.len());
+    for factor in &found.factors {
+        replaced.push(place(text, tokens, at.start, &lines, &found_mentions, factor, targets)?);
+    }
+    replaced.sort_by_key(|r| r.at.start);
+    audit(&found_mentions, &replaced, tokens)?;
+    for r in &replaced {
+        if let Some(Err(why)) = targets.get(r.target).map(|t| &t.old_shape) {
+            return Err(why.clone());
+        }
+    }
+    let typed_params = found.factors.iter().flat_map(|f| f.typed_params.clone()).collect();
+    Ok(Fit { replaced, typed_params, comparable: found.comparable(&query, targets) })
+}
+
+/// Every mention of a table must be one of the references found, or an alias given to one.
+fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Result<(), String> {
+    let explained = |m: &Mention| {
+        tokens.get(m.token).is_some_and(|t| replaced.iter().any(|r| r.at.end == t.at.end))
+    };
+    if mentions.iter().any(|m| m.table == Table::Shadow) {
+        return Err("it names the shadow itself".to_owned());
+    }
+    if replaced.is_empty() || !mentions.iter().all(explained) {
+        return Err("a name of the table that is not understood".to_owned());
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one place that ties tree, tokens and text together")]
+fn place(
+    text: &str,
+    tokens: &[Token],
+    base: usize,
+    lines: &Lines<'_>,
+    mentions: &[Mention],
+    factor: &Factor,
+    targets: &[Arc<Target>],
+) -> Result<Replaced, String> {
+    let lost = || "a table reference that cannot be placed".to_owned();
+    let byte = |(line, column)| lines.byte(line, column).map(|b| b + base);
+    let start = byte(factor.start).ok_or_else(lost)?;
+    let last = byte(factor.last_part).ok_or_else(lost)?;
+    let index = tokens.iter().position(|t| t.at.start == last).ok_or_else(lost)?;
+    let token = tokens.get(index).ok_or_else(lost)?;
+    let mention = mentions.iter().find(|m| m.token == index).ok_or_else(lost)?;
+    let name = identifier(text, token).ok_or_else(lost)?;
+    let qualified = mention.spelling == Spelling::Qualified;
+    if mention.target != factor.target || qualified != factor.qualified {
+        return Err(lost());
+    }
+    let target = targets.get(mention.target).ok_or_else(lost)?;
+    Ok(Replaced {
+        at: start..token.at.end,
+        target: mention.target,
+        alias: factor.alias.is_none().then(|| Ident::new(name)),
+        twins: factor.twins(target),
+    })
+}
+
+/// `sqlparser` counts lines and characters; splicing needs bytes.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1);
+        Self { text, starts: std::iter::once(0).chain(newlines).collect() }
+    }
+
+    fn byte(&self, line: u64, column: u64) -> Option<usize> {
+        let start = *self.starts.get(usize::try_from(line.checked_sub(1)?).ok()?)?;
+        let rest = self.text.get(start..)?;
+        let chars = usize::try_from(column.checked_sub(1)?).ok()?;
+        rest.char_indices().map(|(i, _)| start + i).nth(chars)
+    }
+}
+
+#[cfg(test)]
+mod tests;

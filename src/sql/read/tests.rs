@@ -1,0 +1,139 @@
+//! Shadow forms as text, and reasons for none; what they answer is tested on a real server.
+
+use super::super::statement::{Class, understand};
+use super::super::target::OldColumn;
+use super::*;
+use crate::sql::ident::QualifiedName;
+
+fn column(name: &str, type_sql: &str, reverse: Reverse, widened: Option<&str>) -> OldColumn {
+    OldColumn {
+        name: Ident::new(name),
+        type_sql: type_sql.into(),
+        reverse,
+        widened_as: widened.map(Ident::new),
+    }
+}
+
+fn targets() -> Vec<Arc<Target>> {
+    vec![Arc::new(Target {
+        migration: "m".into(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        source_oid: 1,
+        shadow_oid: 2,
+        key: vec![Ident::new("id")],
+        old_shape: Ok(vec![
+            column("id", "integer", Reverse::Expression("\"id\"".into()), Some("id")),
+            column("user_id", "integer", Reverse::Bare(Ident::new("customer_id")), None),
+        ]),
+        sync_function: "s".into(),
+        mark_function: "m".into(),
+    })]
+}
+
+fn functions() -> Functions {
+    let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+    Functions {
+        non_volatile: names(&["count", "lower", "now", "max"]),
+        deterministic: names(&["count", "lower", "max"]),
+    }
+}
+
+fn fit_of(sql: &str) -> Result<Fit, String> {
+    let mut statements = understand(sql, &targets(), &functions()).statements;
+    match statements.remove(0).class {
+        Class::Read(read) => read.fit,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn shadow(sql: &str) -> String {
+    let fit = fit_of(sql).unwrap();
+    fit.on_shadow(sql, 0..sql.len(), &targets()).unwrap().text().to_owned()
+}
+
+const OLD: &str = "(SELECT CAST((\"id\") AS integer) AS \"id\", \"customer_id\" AS \"user_id\" \
+                   FROM \"public\".\"orders_v2\"";
+
+#[test]
+fn the_reference_becomes_a_derived_table_of_the_old_shape() {
+    for (sql, expected) in [
+        ("SELECT * FROM orders", format!("SELECT * FROM {OLD}) AS \"orders\"")),
+        ("select 'é', o.* from public.orders o", format!("select 'é', o.* from {OLD}) o")),
+        (
+            "SELECT 1 FROM x\n JOIN Orders AS o(a, b) ON true, orders WHERE orders.user_id = 1",
+            format!(
+                "SELECT 1 FROM x\n JOIN {OLD}) AS o(a, b) ON true, {OLD}) AS \"orders\" \
+                 WHERE orders.user_id = 1"
+            ),
+        ),
+    ] {
+        assert_eq!(shadow(sql), expected);
+    }
+}
+
+#[test]
+fn a_condition_on_a_widened_column_gets_its_twin() {
+    for (condition, twin) in [
+        ("id = 5", "\"id\" = 5"),
+        ("id = $2", "\"id\" = CAST($2 AS integer)"),
+        ("7 < orders.id AND user_id = 1", "\"id\" > 7"),
+        ("id IN (1, $1)", "\"id\" IN (1, CAST($1 AS integer))"),
+        ("id BETWEEN 1 AND 2", "\"id\" >= 1 AND \"id\" <= 2"),
+        ("id = '5'", "\"id\" = '5'"),
+    ] {
+        let sql = format!("SELECT user_id FROM orders WHERE {condition}");
+        assert_eq!(
+            shadow(&sql),
+            format!("SELECT user_id FROM {OLD} WHERE {twin}) AS \"orders\" WHERE {condition}")
+        );
+    }
+    let typed = fit_of("SELECT 1 FROM orders WHERE id = $2").unwrap().typed_params;
+    assert_eq!(typed, [(2, "integer".to_owned())]);
+    for without in ["id = 5 OR user_id = 1", "id + 1 = 5", "id = 5.5", "NOT id = 5", "id <> 5"] {
+        let sql = format!("SELECT 1 FROM orders WHERE {without}");
+        assert!(!shadow(&sql).contains("orders_v2\" WHERE"), "{sql}");
+    }
+}
+
+#[test]
+fn refuses_reads_that_only_the_source_answers_right() {
+    for sql in [
+        "SELECT * FROM orders FOR UPDATE",
+        "SELECT ctid FROM orders",
+        "SELECT o.xmin FROM orders o",
+        "SELECT o FROM orders o",
+        "SELECT orders FROM orders",
+        "SELECT random(), user_id FROM orders",
+        "SELECT unknown_function(id) FROM orders",
+        "SELECT * FROM orders TABLESAMPLE system (1)",
+        "SELECT * FROM ONLY orders",
+        "SELECT * INTO x FROM orders",
+        "WITH orders AS (SELECT 1) SELECT * FROM orders",
+        "SELECT public.orders.id FROM public.orders",
+        "SELECT * FROM generate_series(1, 2) g, orders",
+        "SELECT 1 FROM orders WHERE id IN (SELECT id FROM orders_v2)",
+    ] {
+        assert!(fit_of(sql).is_err(), "{sql}");
+    }
+}
+
+#[test]
+fn only_reads_with_one_right_answer_are_comparable() {
+    for (sql, comparable) in [
+        ("SELECT * FROM orders WHERE id = 1", true),
+        ("SELECT count(*), max(id) FROM orders GROUP BY user_id ORDER BY 1", true),
+        ("SELECT id FROM orders ORDER BY user_id, id LIMIT 5", true),
+        ("SELECT id FROM orders ORDER BY user_id LIMIT 5", false),
+        ("SELECT user_id AS id FROM orders ORDER BY id LIMIT 5", false),
+        ("SELECT o.id FROM orders o, x ORDER BY o.id LIMIT 5", false),
+        ("SELECT 1 FROM (SELECT * FROM orders LIMIT 1) o", false),
+        ("SELECT DISTINCT ON (user_id) id FROM orders", false),
+        ("SELECT count(*) OVER () FROM orders", false),
+        ("SELECT now() FROM orders", false),
+        ("SELECT current_timestamp FROM orders", false),
+        ("SELECT lower('A') FROM orders", true),
+    ] {
+        assert_eq!(fit_of(sql).unwrap().comparable.is_ok(), comparable, "{sql}");
+    }
+}

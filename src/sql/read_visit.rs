@@ -1,0 +1,425 @@
+//! The walk over a query's tree: references to migrated sources, reasons why the shadow cannot
+//! answer, and predicates that have an exact twin on the shadow.
+
+use super::ident::{Ident, literal};
+use super::target::{Functions, Target};
+use sqlparser::ast::{
+    BinaryOperator, Distinct, Expr, Function, GroupByExpr, Ident as AstIdent, ObjectName,
+    OrderByKind, Query, Select, SetExpr, TableFactor, Value, Visitor,
+};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+/// Spelled like functions, in no catalog; none is volatile.
+const SYNTAX: [&str; 15] = [
+    "coalesce",
+    "nullif",
+    "greatest",
+    "least",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+    "localtimestamp",
+    "current_user",
+    "session_user",
+    "user",
+    "current_role",
+    "current_catalog",
+    "current_schema",
+];
+/// Those of `SYNTAX` whose value does not hang on when and where they run.
+const SYNTAX_FIXED: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
+
+/// One reference to a migrated source.
+#[derive(Debug)]
+pub(super) struct Factor {
+    pub(super) target: usize,
+    pub(super) qualified: bool,
+    pub(super) alias: Option<String>,
+    /// Line and column of the first part of the name, and of the last.
+    pub(super) start: (u64, u64),
+    pub(super) last_part: (u64, u64),
+    conditions: Vec<Condition>,
+    /// Filled with the conditions: parameters that get a type by their twin.
+    pub(super) typed_params: Vec<(u16, String)>,
+}
+
+/// `column op constant`, a conjunct of the WHERE that belongs to the factor's SELECT.
+#[derive(Debug, Clone)]
+struct Condition {
+    column: String,
+    operator: &'static str,
+    constants: Vec<String>,
+}
+
+impl Factor {
+    /// The conditions as SQL over the shadow's widened columns.
+    pub(super) fn twins(&self, target: &Target) -> Vec<String> {
+        let Ok(columns) = &target.old_shape else { return Vec::new() };
+        let twin = |c: &Condition| {
+            let column = columns.iter().find(|o| o.name.as_str() == c.column)?;
+            let widened = column.widened_as.as_ref()?.quoted();
+            let constants = c.constants.join(", ");
+            Some(match c.operator {
+                "in" => format!("{widened} IN ({constants})"),
+                operator => format!("{widened} {operator} {constants}"),
+            })
+        };
+        self.conditions.iter().filter_map(twin).collect()
+    }
+}
+
+/// What the walk has found.
+pub(super) struct Found<'a> {
+    targets: &'a [Arc<Target>],
+    functions: &'a Functions,
+    pub(super) factors: Vec<Factor>,
+    selects: usize,
+    incomparable: Option<&'static str>,
+}
+
+type Unfit = ControlFlow<String>;
+
+fn unfit(why: &str) -> Unfit {
+    ControlFlow::Break(why.to_owned())
+}
+
+fn folded(ident: &AstIdent) -> String {
+    match ident.quote_style {
+        None => ident.value.to_ascii_lowercase(),
+        // with_unescape(false): inner quotes are still doubled.
+        Some(_) => ident.value.replace("\"\"", "\""),
+    }
+}
+
+fn parts(name: &ObjectName) -> Option<Vec<&AstIdent>> {
+    name.0.iter().map(|p| p.as_ident()).collect()
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn new(targets: &'a [Arc<Target>], functions: &'a Functions) -> Self {
+        Self { targets, functions, factors: Vec::new(), selects: 0, incomparable: None }
+    }
+
+    /// Whether the multiset of rows is one right answer.
+    pub(super) fn comparable(
+        &self,
+        query: &Query,
+        targets: &[Arc<Target>],
+    ) -> Result<(), &'static str> {
+        if let Some(why) = self.incomparable {
+            return Err(why);
+        }
+        if query.limit_clause.is_none() && query.fetch.is_none() {
+            return Ok(());
+        }
+        match self.factors.as_slice() {
+            [only] if self.selects == 1 && orders_by_key(query, only, targets) => Ok(()),
+            _ => Err("LIMIT without a total order"),
+        }
+    }
+
+    fn target_of(&self, name: &ObjectName) -> Option<(usize, bool)> {
+        let parts = parts(name)?;
+        let (last, qualifiers) = parts.split_last()?;
+        let last = folded(last);
+        let schema = qualifiers.last().map(|q| folded(q));
+        self.targets.iter().enumerate().find_map(|(index, t)| {
+            let schema_fits = schema.as_ref().is_none_or(|s| *s == t.source.schema.as_str());
+            (last == t.source.name.as_str() && schema_fits).then_some((index, schema.is_some()))
+        })
+    }
+
+    fn factor(&mut self, factor: &TableFactor, select: Option<&Select>) -> Unfit {
+        let TableFactor::Table { name, alias, args, sample, with_ordinality, .. } = factor else {
+            return ControlFlow::Continue(());
+        };
+        let Some((target, qualified)) = self.target_of(name) else {
+            return ControlFlow::Continue(());
+        };
+        if args.is_some() {
+            return ControlFlow::Continue(());
+        }
+        if sample.is_some() || *with_ordinality {
+            return unfit("TABLESAMPLE");
+        }
+        let Some(parts) = parts(name).filter(|p| p.len() <= 2) else {
+            return unfit("a name of three parts");
+        };
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return unfit("a table without a name");
+        };
+        let alias = alias.as_ref().map(|a| folded(&a.name));
+        let refname = alias.clone().unwrap_or_else(|| folded(last));
+        let alone =
+            select.is_some_and(|s| s.from.len() == 1 && s.from.iter().all(|f| f.joins.is_empty()));
+        let conditions = select
+            .and_then(|s| s.selection.as_ref())
+            .map(|e| conditions(e, &refname, alone))
+            .unwrap_or_default();
+        let position = |i: &AstIdent| (i.span.start.line, i.span.start.column);
+        let (conditions, typed_params) =
+            typed(conditions, self.targets.get(target).map(AsRef::as_ref));
+        self.factors.push(Factor {
+            target,
+            qualified,
+            alias,
+            start: position(first),
+            last_part: position(last),
+            conditions,
+            typed_params,
+        });
+        ControlFlow::Continue(())
+    }
+
+    fn function(&mut self, function: &Function) -> Unfit {
+        let Some(name) = function.name.0.last().and_then(|p| p.as_ident()).map(folded) else {
+            return unfit("a function without a name");
+        };
+        if !self.functions.non_volatile.contains(&name) && !SYNTAX.contains(&name.as_str()) {
+            return ControlFlow::Break(format!("it calls {name}(), which may be volatile"));
+        }
+        if function.over.is_some() {
+            self.incomparable = Some("a window function");
+        }
+        let fixed =
+            self.functions.deterministic.contains(&name) || SYNTAX_FIXED.contains(&name.as_str());
+        if !fixed {
+            self.incomparable = Some("a function that is not on the list of deterministic ones");
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A whole-row reference has another type on the derived table; system columns are not there.
+    fn identifier(&self, ident: &AstIdent) -> Unfit {
+        let name = folded(ident);
+        if SYSTEM_COLUMNS.contains(&name.as_str()) {
+            return unfit("a system column");
+        }
+        let whole_row = self.factors.iter().any(|f| f.alias.as_deref() == Some(&name))
+            || self.targets.iter().any(|t| t.source.name.as_str() == name);
+        if whole_row { unfit("a whole-row reference") } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Visitor for Found<'_> {
+    type Break = String;
+
+    fn pre_visit_query(&mut self, query: &Query) -> Unfit {
+        if !query.locks.is_empty() {
+            return unfit("a locking clause");
+        }
+        if let Some(with) = &query.with {
+            for cte in &with.cte_tables {
+                let name = folded(&cte.alias.name);
+                if self.targets.iter().any(|t| t.source.name.as_str() == name) {
+                    return unfit("a WITH query of the table's name");
+                }
+            }
+        }
+        if self.selects > 0 && (query.limit_clause.is_some() || query.fetch.is_some()) {
+            self.incomparable = Some("LIMIT in a subquery");
+        }
+        match query.body.as_ref() {
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+                unfit("a data-modifying WITH")
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Unfit {
+        self.selects += 1;
+        if select.into.is_some() {
+            return unfit("SELECT INTO");
+        }
+        if matches!(select.distinct, Some(Distinct::On(_))) {
+            self.incomparable = Some("DISTINCT ON");
+        }
+        if !matches!(&select.group_by, GroupByExpr::Expressions(_, m) if m.is_empty()) {
+            return unfit("a form of GROUP BY that is not understood");
+        }
+        for from in &select.from {
+            self.factor(&from.relation, Some(select))?;
+            for join in &from.joins {
+                self.factor(&join.relation, Some(select))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Unfit {
+        match factor {
+            TableFactor::Table { name, args: Some(_), .. } => {
+                let last = name.0.last().and_then(|p| p.as_ident()).map(folded).unwrap_or_default();
+                if !self.functions.non_volatile.contains(&last) {
+                    return ControlFlow::Break(format!("it calls {last}(), which may be volatile"));
+                }
+                self.incomparable = Some("a function in FROM");
+                ControlFlow::Continue(())
+            }
+            TableFactor::Table { .. }
+            | TableFactor::Derived { .. }
+            | TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
+            _ => unfit("a table function"),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Unfit {
+        match expr {
+            Expr::Function(function) => self.function(function),
+            Expr::Identifier(ident) => self.identifier(ident),
+            Expr::CompoundIdentifier(parts) if parts.len() > 2 => {
+                unfit("a column name of three parts")
+            }
+            Expr::CompoundIdentifier(parts) => match parts.last() {
+                Some(last) if SYSTEM_COLUMNS.contains(&folded(last).as_str()) => {
+                    unfit("a system column")
+                }
+                _ => ControlFlow::Continue(()),
+            },
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// The conjuncts `column op constant` of a WHERE, for the table known as `refname`. A bare column
+/// name counts only when the table is alone in its FROM.
+fn conditions(selection: &Expr, refname: &str, alone: bool) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut open = vec![selection];
+    while let Some(expr) = open.pop() {
+        match expr {
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                open.push(left);
+                open.push(right);
+            }
+            Expr::Nested(inner) => open.push(inner),
+            Expr::BinaryOp { left, op, right } => {
+                let direct = (column(left, refname, alone), operator(op), constant(right));
+                let turned = (column(right, refname, alone), turned(op), constant(left));
+                for side in [direct, turned] {
+                    if let (Some(column), Some(operator), Some(constant)) = side {
+                        found.push(Condition { column, operator, constants: vec![constant] });
+                    }
+                }
+            }
+            Expr::InList { expr, list, negated: false } => {
+                let constants: Option<Vec<_>> = list.iter().map(constant).collect();
+                if let (Some(column), Some(constants)) = (column(expr, refname, alone), constants) {
+                    found.push(Condition { column, operator: "in", constants });
+                }
+            }
+            Expr::Between { expr, negated: false, low, high } => {
+                for (operator, bound) in [(">=", low), ("<=", high)] {
+                    if let (Some(column), Some(constant)) =
+                        (column(expr, refname, alone), constant(bound))
+                    {
+                        found.push(Condition { column, operator, constants: vec![constant] });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn column(expr: &Expr, refname: &str, alone: bool) -> Option<String> {
+    match expr {
+        Expr::Identifier(ident) if alone => Some(folded(ident)),
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [table, column] if folded(table) == refname => Some(folded(column)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn operator(op: &BinaryOperator) -> Option<&'static str> {
+    Some(match op {
+        BinaryOperator::Eq => "=",
+        BinaryOperator::Lt => "<",
+        BinaryOperator::LtEq => "<=",
+        BinaryOperator::Gt => ">",
+        BinaryOperator::GtEq => ">=",
+        _ => return None,
+    })
+}
+
+fn turned(op: &BinaryOperator) -> Option<&'static str> {
+    Some(match operator(op)? {
+        "<" => ">",
+        "<=" => ">=",
+        ">" => "<",
+        ">=" => "<=",
+        same => same,
+    })
+}
+
+/// A constant as SQL of our own; only forms that read the same next to a wider column.
+fn constant(expr: &Expr) -> Option<String> {
+    let Expr::Value(value) = expr else { return None };
+    match &value.value {
+        Value::Number(digits, false) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.clone())
+        }
+        Value::SingleQuotedString(raw) => {
+            Some(literal(&raw.replace("''", "'"))).filter(|_| !raw.contains('\\'))
+        }
+        Value::Placeholder(name) => {
+            let number = name.strip_prefix('$')?;
+            number.parse::<u16>().ok().filter(|n| *n > 0).map(|n| format!("${n}"))
+        }
+        _ => None,
+    }
+}
+
+/// Gives parameters the type they have in the client's own condition: `$1` next to an int8 column
+/// would be inferred as int8 there, and the client binds an int4.
+fn typed(
+    conditions: Vec<Condition>,
+    target: Option<&Target>,
+) -> (Vec<Condition>, Vec<(u16, String)>) {
+    let Some(Ok(columns)) = target.map(|t| &t.old_shape) else { return Default::default() };
+    let mut params = Vec::new();
+    let mut typed = Vec::new();
+    for mut condition in conditions {
+        let widened =
+            columns.iter().find(|c| c.name.as_str() == condition.column && c.widened_as.is_some());
+        let Some(column) = widened else { continue };
+        for constant in &mut condition.constants {
+            if let Some(n) = constant.strip_prefix('$').and_then(|n| n.parse::<u16>().ok()) {
+                params.push((n, column.type_sql.clone()));
+                *constant = format!("CAST({constant} AS {})", column.type_sql);
+            }
+        }
+        typed.push(condition);
+    }
+    (typed, params)
+}
+
+fn orders_by_key(query: &Query, factor: &Factor, targets: &[Arc<Target>]) -> bool {
+    let Some(target) = targets.get(factor.target) else { return false };
+    let Some(order) = &query.order_by else { return false };
+    let OrderByKind::Expressions(expressions) = &order.kind else { return false };
+    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let alone = select.from.len() == 1 && select.from.iter().all(|f| f.joins.is_empty());
+    let name = |i: &Ident| {
+        expressions.iter().any(|e| match &e.expr {
+            Expr::Identifier(ident) => folded(ident) == i.as_str(),
+            Expr::CompoundIdentifier(parts) => {
+                parts.last().map(folded).as_deref() == Some(i.as_str())
+            }
+            _ => false,
+        })
+    };
+    // An output name of the key's spelling that is another expression would sort first.
+    let renamed = select.projection.iter().any(|p| {
+        matches!(p, sqlparser::ast::SelectItem::ExprWithAlias { alias, .. }
+            if target.key.iter().any(|k| *k.as_str() == folded(alias)))
+    });
+    alone && !renamed && target.key.iter().all(name)
+}

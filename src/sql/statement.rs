@@ -1,0 +1,434 @@
+//! What a text of SQL means for the migrated tables: per statement a class, and what it does to
+//! the session. Fails closed: what is not recognised is [`Class::Unclassified`], never guessed.
+
+use super::cursor::Cursor;
+use super::lex::{Kind, Token, is_keyword, tokens};
+use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mentions};
+use super::read::{Read, read};
+use super::target::{Functions, Target};
+use super::write::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A text, understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Understanding {
+    /// Its statements, without their semicolons; none for a text of blanks.
+    pub statements: Vec<Statement>,
+}
+
+/// One statement of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    /// Its bytes in the text, from its first token to its last.
+    pub at: Range<usize>,
+    /// What it means for the migrated tables.
+    pub class: Class,
+    /// What it does to the session.
+    pub effect: Effect,
+    /// The migrated tables that it may name.
+    pub names: Vec<Name>,
+}
+
+/// A migrated table that a statement may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// Index of the target.
+    pub target: usize,
+    /// Source or shadow.
+    pub table: Table,
+    /// With or without the schema.
+    pub spelling: Spelling,
+}
+
+/// What a statement means for the migrated tables.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Class {
+    /// It changes none of them, and none of its reads can be sent elsewhere.
+    Passthrough,
+    /// A query on a migrated source.
+    Read(Box<Read>),
+    /// A write on the source of this target.
+    Write(usize, Box<Write>),
+    /// A change of the definition of a migrated table.
+    Ddl(usize),
+    /// It may change a migrated table in a way that is not understood; says why.
+    Unclassified(&'static str),
+}
+
+/// What a statement does to the session, as far as routing has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing of interest.
+    None,
+    /// Begins a transaction block.
+    Begin(Isolation),
+    /// SET TRANSACTION: the isolation level of the open transaction.
+    SetTransaction(Isolation),
+    /// Ends a transaction block.
+    End,
+    /// May change what names, roles or defaults mean.
+    State,
+    /// As `State`, and drops prepared statements.
+    Discard,
+    /// SQL-level PREPARE of a write on a migrated table: EXECUTE will not name it.
+    PreparesWrite,
+}
+
+/// An isolation level, as a statement asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// The session's default.
+    Default,
+    /// READ UNCOMMITTED or READ COMMITTED.
+    ReadCommitted,
+    /// REPEATABLE READ.
+    RepeatableRead,
+    /// SERIALIZABLE, or one that is not understood.
+    Serializable,
+}
+
+/// Understands a text that passed the prefilter (it may name a migrated table, or has an effect).
+pub fn understand(text: &str, targets: &[Arc<Target>], functions: &Functions) -> Understanding {
+    let Ok(all) = tokens(text) else {
+        // The server will refuse it too; if it does not, it must not pass unseen.
+        return Understanding { statements: vec![opaque(text, "not understood as SQL")] };
+    };
+    let mut statements: Vec<Statement> = all
+        .split(|t| t.kind == Kind::Semicolon && t.depth == 0)
+        .filter(|tokens| !tokens.is_empty())
+        .map(|tokens| statement(text, tokens, targets, functions))
+        .collect();
+    if statements.len() > 1 && all.iter().any(|t| is_keyword(text, t, "atomic")) {
+        // The body of CREATE FUNCTION … BEGIN ATOMIC has semicolons of its own.
+        statements = vec![opaque(text, "a function body among several statements")];
+    }
+    Understanding { statements }
+}
+
+fn opaque(text: &str, why: &'static str) -> Statement {
+    Statement {
+        at: 0..text.len(),
+        class: Class::Unclassified(why),
+        effect: Effect::State,
+        names: Vec::new(),
+    }
+}
+
+fn statement(
+    text: &str,
+    tokens: &[Token],
+    targets: &[Arc<Target>],
+    functions: &Functions,
+) -> Statement {
+    let at = tokens.first().map_or(0, |t| t.at.start)..tokens.last().map_or(0, |t| t.at.end);
+    let found = mentions(text, tokens, targets);
+    let reader = Reader { text, tokens, targets, functions, found: &found };
+    let (class, effect) = if has_unicode_identifier(tokens) {
+        (Class::Unclassified("an identifier with Unicode escapes"), Effect::State)
+    } else {
+        reader.classify()
+    };
+    let mut names: Vec<Name> = Vec::new();
+    for m in &found {
+        let name = Name { target: m.target, table: m.table, spelling: m.spelling };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Statement { at, class, effect, names }
+}
+
+/// Index of the token of the main verb: the first, or the one behind a WITH list.
+pub(super) fn main_verb(text: &str, tokens: &[Token]) -> Option<usize> {
+    let mut c = Cursor::new(text, tokens);
+    if !c.eat("with") {
+        return Some(0);
+    }
+    c.eat("recursive");
+    loop {
+        c.name()?;
+        c.eat_group();
+        if !c.eat("as") {
+            return None;
+        }
+        c.eat("not");
+        c.eat("materialized");
+        if !c.eat_group() || c.is("search") || c.is("cycle") {
+            return None;
+        }
+        if !c.eat_kind(Kind::Comma) {
+            return Some(c.at);
+        }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    tokens: &'a [Token],
+    targets: &'a [Arc<Target>],
+    functions: &'a Functions,
+    found: &'a [Mention],
+}
+
+impl<'a> Reader<'a> {
+    fn cursor(&self) -> Cursor<'a> {
+        Cursor::new(self.text, self.tokens)
+    }
+
+    fn classify(&self) -> (Class, Effect) {
+        let mut buffer = [0; 16];
+        let start = self.tokens.first().map_or(0, |t| t.at.start);
+        let rest = self.text.as_bytes().get(start..).unwrap_or_default();
+        let effect = self.effect(super::lex::first_word(rest, &mut buffer).unwrap_or_default());
+        (self.class(super::lex::first_word(rest, &mut buffer).unwrap_or_default()), effect)
+    }
+
+    fn class(&self, word: &str) -> Class {
+        match word {
+            "do" | "call" => Class::Unclassified("DO and CALL run code that cannot be seen"),
+            _ if self.found.is_empty() => Class::Passthrough,
+            "select" | "with" | "values" | "table" | "insert" | "update" | "delete" => self.dml(),
+            "merge" => self.merge(),
+            "copy" => self.copy(),
+            "explain" => self.explain(),
+            "truncate" => Class::Unclassified("TRUNCATE"),
+            "alter" | "drop" | "create" => self.ddl(),
+            // They change no row of a table, or only by a statement seen on its own.
+            "declare" | "prepare" | "lock" | "vacuum" | "analyze" | "comment" | "grant"
+            | "revoke" | "show" | "fetch" | "move" | "close" | "cluster" | "reindex" | "set"
+            | "reset" | "security" | "checkpoint" | "begin" | "start" | "commit" | "end"
+            | "rollback" | "abort" | "savepoint" | "release" | "discard" | "deallocate"
+            | "listen" | "notify" | "unlisten" | "refresh" | "import" | "load" => {
+                Class::Passthrough
+            }
+            _ => Class::Unclassified("a statement of a kind that is not understood"),
+        }
+    }
+
+    fn dml(&self) -> Class {
+        let Some(verb) = main_verb(self.text, self.tokens) else {
+            return self.unless_nested_write(0, "a WITH list that is not understood");
+        };
+        let mut c = self.cursor();
+        c.at = verb;
+        if c.is("select") || c.is("values") || c.is("table") || c.is_kind(Kind::Open) {
+            if self.writes_migrated(0) {
+                return Class::Unclassified("a data-modifying WITH");
+            }
+            if self.nested_write(0).is_some() {
+                return Class::Passthrough;
+            }
+            return match self.found.iter().any(|m| m.table == Table::Source) {
+                true => Class::Read(Box::new(read(
+                    self.text,
+                    self.tokens,
+                    self.targets,
+                    self.functions,
+                ))),
+                false => Class::Passthrough,
+            };
+        }
+        if c.is("merge") {
+            return self.merge();
+        }
+        self.write(verb)
+    }
+
+    fn write(&self, verb: usize) -> Class {
+        if let Some(nested) = self.nested_write(0)
+            && (nested > verb || self.writes_migrated(0))
+        {
+            return Class::Unclassified("a data-modifying WITH");
+        }
+        let Some(mention) = self.write_target(verb) else {
+            return Class::Passthrough;
+        };
+        if mention.table == Table::Shadow {
+            return Class::Unclassified("a write on the shadow");
+        }
+        let Some(target) = self.targets.get(mention.target) else { return Class::Passthrough };
+        match Write::read(self.text, self.tokens, verb, target, self.functions) {
+            Ok(write) if write.table_token == mention.token => {
+                Class::Write(mention.target, Box::new(write))
+            }
+            Ok(_) => Class::Unclassified("a write whose table is not where it is expected"),
+            Err(why) => Class::Unclassified(why),
+        }
+    }
+
+    /// The mention that is the table of the write whose verb is at `verb`.
+    fn write_target(&self, verb: usize) -> Option<Mention> {
+        let mut c = self.cursor();
+        c.at = verb + 1;
+        while c.is("into") || c.is("from") || c.is("only") || c.is_kind(Kind::Open) {
+            c.skip();
+        }
+        let (_, token) = c.qualified_name()?;
+        self.found.iter().find(|m| m.token == token).copied()
+    }
+
+    /// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group.
+    fn nested_write(&self, from: usize) -> Option<usize> {
+        (from..self.tokens.len()).find(|i| {
+            let opened = i
+                .checked_sub(1)
+                .and_then(|p| self.tokens.get(p))
+                .is_some_and(|t| t.kind == Kind::Open);
+            opened && self.tokens.get(*i).is_some_and(|t| self.is_write_verb(t))
+        })
+    }
+
+    fn is_write_verb(&self, token: &Token) -> bool {
+        ["insert", "update", "delete", "merge"].iter().any(|v| is_keyword(self.text, token, v))
+    }
+
+    /// Whether a nested write names a migrated table.
+    fn writes_migrated(&self, from: usize) -> bool {
+        let mut from = from;
+        while let Some(verb) = self.nested_write(from) {
+            if self.write_target(verb).is_some() {
+                return true;
+            }
+            from = verb + 1;
+        }
+        false
+    }
+
+    fn unless_nested_write(&self, from: usize, why: &'static str) -> Class {
+        let any_write = self.tokens.get(from..).unwrap_or_default().iter();
+        match any_write.into_iter().any(|t| self.is_write_verb(t)) {
+            true => Class::Unclassified(why),
+            false => Class::Passthrough,
+        }
+    }
+
+    fn merge(&self) -> Class {
+        let verb = main_verb(self.text, self.tokens).unwrap_or(0);
+        match self.write_target(verb) {
+            None if !self.writes_migrated(0) => Class::Passthrough,
+            _ => Class::Unclassified("MERGE"),
+        }
+    }
+
+    fn copy(&self) -> Class {
+        let mut c = self.cursor();
+        c.skip();
+        if c.eat_group() {
+            return self.unless_nested_write(0, "COPY of a data-modifying query");
+        }
+        let Some((_, token)) = c.qualified_name() else {
+            return Class::Unclassified("a COPY that is not understood");
+        };
+        c.eat_group();
+        match self.found.iter().any(|m| m.token == token) && !c.is("to") {
+            true => Class::Unclassified("COPY FROM"),
+            false => Class::Passthrough,
+        }
+    }
+
+    fn explain(&self) -> Class {
+        let analyze = self
+            .tokens
+            .iter()
+            .any(|t| is_keyword(self.text, t, "analyze") || is_keyword(self.text, t, "analyse"));
+        if !analyze {
+            return Class::Passthrough;
+        }
+        self.unless_nested_write(0, "EXPLAIN ANALYZE of a write")
+    }
+
+    fn ddl(&self) -> Class {
+        let mut c = self.cursor();
+        if c.eat("create") {
+            // CREATE TRIGGER | RULE … ON a migrated table would write behind our back.
+            let hidden = ["trigger", "rule"].iter().any(|k| c.find_top(k).is_some());
+            return match self.found.first() {
+                Some(m) if hidden => Class::Ddl(m.target),
+                _ => Class::Passthrough,
+            };
+        }
+        let mut c = self.cursor();
+        c.skip();
+        c.eat("foreign");
+        if !c.eat("table") {
+            return Class::Passthrough;
+        }
+        if c.eat("if") {
+            c.eat("exists");
+        }
+        loop {
+            c.eat("only");
+            let Some((_, token)) = c.qualified_name() else { return Class::Passthrough };
+            if let Some(m) = self.found.iter().find(|m| m.token == token) {
+                return Class::Ddl(m.target);
+            }
+            if !c.eat_kind(Kind::Comma) {
+                return Class::Passthrough;
+            }
+        }
+    }
+
+    fn effect(&self, word: &str) -> Effect {
+        match word {
+            "begin" => Effect::Begin(self.isolation()),
+            "start" => Effect::Begin(self.isolation()),
+            "commit" | "end" | "rollback" | "abort" => self.ending(),
+            "set" => self.set(),
+            "discard" | "deallocate" => Effect::Discard,
+            "reset" | "create" | "drop" | "alter" | "do" | "call" | "execute" | "import"
+            | "load" => Effect::State,
+            "prepare" if self.prepares_write() => Effect::PreparesWrite,
+            "select" | "with" | "values" if self.calls_set_config() => Effect::State,
+            _ => Effect::None,
+        }
+    }
+
+    fn ending(&self) -> Effect {
+        let mut c = self.cursor();
+        c.skip();
+        c.eat("work") || c.eat("transaction");
+        if c.eat("to") {
+            return Effect::None;
+        }
+        if c.eat("and") && !c.is("no") {
+            // AND CHAIN begins the next transaction at once, at the same level.
+            return Effect::Begin(Isolation::Serializable);
+        }
+        // COMMIT PREPARED, ROLLBACK PREPARED end none.
+        if c.is("prepared") { Effect::None } else { Effect::End }
+    }
+
+    fn set(&self) -> Effect {
+        let mut c = self.cursor();
+        c.skip();
+        if c.is("transaction") && c.find_top("isolation").is_some() {
+            return Effect::SetTransaction(self.isolation());
+        }
+        if c.is("transaction") || c.is("constraints") { Effect::None } else { Effect::State }
+    }
+
+    fn isolation(&self) -> Isolation {
+        let mut c = self.cursor();
+        let Some(found) = c.find_top("isolation") else { return Isolation::Default };
+        c.at = found + 2;
+        if c.is("read") {
+            Isolation::ReadCommitted
+        } else if c.is("repeatable") {
+            Isolation::RepeatableRead
+        } else {
+            Isolation::Serializable
+        }
+    }
+
+    fn prepares_write(&self) -> bool {
+        !self.found.is_empty() && self.tokens.iter().any(|t| self.is_write_verb(t))
+    }
+
+    fn calls_set_config(&self) -> bool {
+        self.tokens.iter().any(|t| is_keyword(self.text, t, "set_config"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Texts and what they mean, as tables.
+
+use super::*;
+use crate::sql::ident::{Ident, QualifiedName};
+use crate::sql::prefilter::{Prefilter, Verdict};
+
+fn targets() -> Vec<Arc<Target>> {
+    vec![Arc::new(Target {
+        migration: "m".into(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        source_oid: 1,
+        shadow_oid: 2,
+        key: vec![Ident::new("id")],
+        old_shape: Ok(Vec::new()),
+        sync_function: "s".into(),
+        mark_function: "m".into(),
+    })]
+}
+
+fn class(sql: &str) -> String {
+    let understanding = understand(sql, &targets(), &Functions::default());
+    let names = understanding.statements.iter().map(|s| match &s.class {
+        Class::Passthrough => "pass".to_owned(),
+        Class::Read(read) => if read.fit.is_ok() { "read" } else { "source" }.to_owned(),
+        Class::Write(_, write) => format!("{:?}", write.verb).to_lowercase(),
+        Class::Ddl(_) => "ddl".to_owned(),
+        Class::Unclassified(_) => "unclassified".to_owned(),
+    });
+    names.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn classes() {
+    for (sql, expected) in [
+        ("", ""),
+        (" ; ; ", ""),
+        ("select 1", "pass"),
+        ("select 'orders'", "pass"),
+        ("select orders.a from x as orders", "source"),
+        ("select a from other.orders", "pass"),
+        ("select a from orders", "read"),
+        ("select a from public.orders o join x on x.id = o.id", "read"),
+        ("table orders", "source"),
+        ("select a from only orders", "source"),
+        ("select a from \"Orders\"", "pass"),
+        ("select a from \"orders\"", "read"),
+        ("select a from orders_v2", "pass"),
+        ("(select a from orders) union select 1", "read"),
+        ("with d as (delete from x returning *) select * from orders", "pass"),
+        ("with d as (delete from orders returning *) select 1", "unclassified"),
+        ("with d as (select 1) update orders set a = 1", "update"),
+        ("with d as (delete from x returning *) insert into orders select * from d", "insert"),
+        (
+            "with d as (delete from orders returning *) insert into x select * from d",
+            "unclassified",
+        ),
+        (
+            "insert into orders with d as (delete from x returning *) select * from d",
+            "unclassified",
+        ),
+        ("insert into x select * from orders", "pass"),
+        ("insert into orders values (1); update orders set a = 2", "insert update"),
+        ("update orders_v2 set a = 1", "unclassified"),
+        ("update x set orders = 1", "pass"),
+        ("merge into orders using x on true when matched then delete", "unclassified"),
+        ("merge into x using orders on true when matched then delete", "pass"),
+        ("copy orders from stdin", "unclassified"),
+        ("copy public.orders (a, b) to stdout", "pass"),
+        ("copy (select * from orders) to stdout", "pass"),
+        ("copy (update orders set a = 1 returning a) to stdout", "unclassified"),
+        ("truncate orders", "unclassified"),
+        ("explain select * from orders", "pass"),
+        ("explain analyze delete from orders", "unclassified"),
+        ("explain (analyze) select * from orders", "pass"),
+        ("do $$ begin delete from orders; end $$", "unclassified"),
+        ("do 'x'", "unclassified"),
+        ("call p()", "unclassified"),
+        ("alter table if exists only public.orders add x int", "ddl"),
+        ("alter table x add foreign key (a) references orders", "pass"),
+        ("drop table x, orders_v2", "ddl"),
+        ("drop index orders", "pass"),
+        ("create index on orders (a)", "pass"),
+        ("create trigger t after insert on orders execute function f()", "ddl"),
+        ("create temp table orders (a int)", "pass"),
+        ("lock table orders", "pass"),
+        ("vacuum orders", "pass"),
+        ("declare c cursor for select * from orders", "pass"),
+        ("prepare p as update orders set a = 1", "pass"),
+        ("select * from u&\"\\006frders\"", "unclassified"),
+        ("select 'x", "unclassified"),
+        ("frobnicate orders", "unclassified"),
+    ] {
+        assert_eq!(class(sql), expected, "{sql}");
+    }
+}
+
+#[test]
+fn effects() {
+    use Isolation::{Default, ReadCommitted, RepeatableRead, Serializable};
+    for (sql, effect) in [
+        ("begin", Effect::Begin(Default)),
+        (
+            "START TRANSACTION READ ONLY, ISOLATION LEVEL REPEATABLE READ",
+            Effect::Begin(RepeatableRead),
+        ),
+        ("begin isolation level read committed", Effect::Begin(ReadCommitted)),
+        ("begin isolation level serializable", Effect::Begin(Serializable)),
+        ("set transaction isolation level repeatable read", Effect::SetTransaction(RepeatableRead)),
+        ("set transaction read only", Effect::None),
+        ("set local search_path = x", Effect::State),
+        ("commit", Effect::End),
+        ("end work", Effect::End),
+        ("commit and chain", Effect::Begin(Serializable)),
+        ("commit and no chain", Effect::End),
+        ("rollback to savepoint a", Effect::None),
+        ("rollback work to a", Effect::None),
+        ("rollback prepared 'x'", Effect::None),
+        ("discard all", Effect::Discard),
+        ("create temp table orders (a int)", Effect::State),
+        ("select set_config('search_path', 'x', false)", Effect::State),
+        ("prepare p as delete from orders", Effect::PreparesWrite),
+        ("prepare p as select from orders", Effect::None),
+        ("select 1", Effect::None),
+    ] {
+        let statements = understand(sql, &targets(), &Functions::default()).statements;
+        assert_eq!(statements[0].effect, effect, "{sql}");
+    }
+}
+
+#[test]
+fn the_prefilter_lets_nothing_of_interest_pass() {
+    let filter = Prefilter::new(&targets());
+    for plain in ["select 1", "update x set a = 1;", "insert into y values ('a;b')", ""] {
+        let expected = if plain.contains("a;b") { Verdict::Understand } else { Verdict::Plain };
+        assert_eq!(filter.look(plain.as_bytes()), expected, "{plain}");
+    }
+    for other in [
+        "select * from OrDeRs",
+        "/* */ begin",
+        "select 1; begin",
+        "select u&\"x\"",
+        "select set_config('a','b',true)",
+        "-- x\nDO $$ $$",
+    ] {
+        assert_eq!(filter.look(other.as_bytes()), Verdict::Understand, "{other}");
+    }
+    assert_eq!(Prefilter::new(&[]).look(b"select * from orders"), Verdict::Plain);
+}
+
+#[test]
+fn deep_and_long_texts_neither_abort_nor_take_long() {
+    let ors = format!("select a from orders where {}", vec!["a = 1"; 4_000].join(" or "));
+    let unions = vec!["select a from orders"; 3_000].join(" union all ");
+    let nested = format!("select {}1{} from orders", "(".repeat(5_000), ")".repeat(5_000));
+    for sql in [ors, unions, nested] {
+        assert!(["read", "source"].contains(&class(&sql).as_str()));
+    }
+}

@@ -1,0 +1,123 @@
+//! Mirrored forms as text; what they do is tested on a real server.
+
+use super::*;
+use crate::sql::ident::QualifiedName;
+use crate::sql::lex::tokens;
+
+fn target(key: &[&str]) -> Target {
+    Target {
+        migration: "m".into(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        source_oid: 1,
+        shadow_oid: 2,
+        key: key.iter().map(|k| Ident::new(*k)).collect(),
+        old_shape: Err(String::new()),
+        sync_function: "\"pgsegue\".\"sync_m\"".into(),
+        mark_function: "\"pgsegue\".\"mark_m\"".into(),
+    }
+}
+
+fn mirrored(sql: &str) -> Result<String, NotUnderstood> {
+    let target = target(&["id"]);
+    let tokens = tokens(sql).unwrap();
+    let verb = crate::sql::statement::main_verb(sql, &tokens).unwrap();
+    let write = Write::read(sql, &tokens, verb, &target, &Functions::default())?;
+    Ok(write.mirrored(sql, &target, SyncMode::Sync).text().to_owned())
+}
+
+const CALL: &str = "SELECT pg_catalog.count(*) AS n, \
+                    \"pgsegue\".\"sync_m\"(pg_catalog.array_agg(\"pgsegue 1\"), 0) AS d FROM ";
+
+#[test]
+fn a_write_by_key_feeds_its_key() {
+    for (sql, name) in [
+        ("UPDATE orders SET a = 1 WHERE id = $1", "orders"),
+        ("UPDATE public.orders AS o SET a = 1 WHERE o.id = 5 AND a > 3", "o"),
+        ("update only Orders \"O\" set a = b is distinct from c where id = '5'", "O"),
+        ("DELETE FROM orders o WHERE id = $1", "o"),
+        ("INSERT INTO orders (id) VALUES (1), (2)", "orders"),
+        ("INSERT INTO orders AS x DEFAULT VALUES", "x"),
+        (
+            "INSERT INTO orders OVERRIDING SYSTEM VALUE VALUES (1) ON CONFLICT (id) DO NOTHING",
+            "orders",
+        ),
+    ] {
+        let expected = format!(
+            "WITH \"pgsegue w\" AS ({sql} RETURNING \"{name}\".\"id\" AS \"pgsegue 1\") \
+             {CALL}\"pgsegue w\""
+        );
+        assert_eq!(mirrored(sql).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_write_of_any_number_of_rows_goes_in_batches() {
+    for sql in [
+        "UPDATE orders SET a = 1",
+        "UPDATE orders SET a = 1 WHERE id = 1 OR id = 2",
+        "UPDATE orders SET a = 1 WHERE id = 1 + x",
+        "UPDATE orders SET a = x.a FROM x WHERE orders.id = 1",
+        "DELETE FROM orders USING x WHERE orders.id = 1",
+        "INSERT INTO orders SELECT * FROM x",
+    ] {
+        assert!(mirrored(sql).unwrap().ends_with(
+            "(SELECT \"pgsegue 1\", (pg_catalog.row_number() OVER () - 1) / 5000 AS b \
+             FROM \"pgsegue w\") AS x GROUP BY b"
+        ));
+    }
+}
+
+#[test]
+fn the_clients_returning_comes_after_the_keys() {
+    assert_eq!(
+        mirrored("DELETE FROM orders WHERE id = 1 RETURNING *, a + 1").unwrap(),
+        format!(
+            "WITH \"pgsegue w\" AS (DELETE FROM orders WHERE id = 1  RETURNING \
+             \"orders\".\"id\" AS \"pgsegue 1\",  *, a + 1) SELECT (SELECT pg_catalog.max(d) FROM \
+             ({CALL}\"pgsegue w\") AS c) AS \"pgsegue d\", w.* FROM \"pgsegue w\" AS w"
+        )
+    );
+}
+
+#[test]
+fn a_change_of_the_key_captures_the_old_keys_first() {
+    assert_eq!(
+        mirrored("UPDATE orders o SET (a, id) = (1, x.n) FROM x WHERE o.id = x.o -- c").unwrap(),
+        "WITH \"pgsegue k\" AS MATERIALIZED (SELECT \"o\".\"id\" AS \"pgsegue 1\" FROM orders o, x \
+         WHERE o.id = x.o FOR UPDATE OF \"o\"), \"pgsegue w\" AS (UPDATE orders o SET (a, id) = \
+         (1, x.n) FROM x WHERE (o.id = x.o) AND (SELECT pg_catalog.count(*) FROM \"pgsegue k\") \
+         >= 0 RETURNING \"o\".\"id\" AS \"pgsegue 1\") SELECT pg_catalog.sum(n)::pg_catalog.int8 AS n, \
+         \"pgsegue\".\"sync_m\"(pg_catalog.array_agg(\"pgsegue 1\"), 0) AS d FROM (SELECT n, \
+         \"pgsegue 1\", (pg_catalog.row_number() OVER () - 1) / 5000 AS b FROM (SELECT 1 AS n, \
+         \"pgsegue 1\" FROM \"pgsegue w\" UNION ALL SELECT 0, \"pgsegue 1\" FROM \"pgsegue k\") AS u) \
+         AS x GROUP BY b"
+    );
+    assert!(mirrored("UPDATE orders SET id = id + 1").unwrap().contains(
+        "SET id = id + 1 WHERE (SELECT pg_catalog.count(*) FROM \"pgsegue k\") >= 0 RETURNING"
+    ));
+}
+
+#[test]
+fn a_with_list_is_extended() {
+    let sql = "WITH RECURSIVE update (a) AS NOT MATERIALIZED (SELECT 1), y AS (SELECT 2) \
+               UPDATE orders SET a = 1 WHERE id = 1";
+    assert!(
+        mirrored(sql).unwrap().contains(
+            "y AS (SELECT 2) , \"pgsegue w\" AS (UPDATE orders SET a = 1 WHERE id = 1 RET"
+        )
+    );
+}
+
+#[test]
+fn refuses_what_it_cannot_capture() {
+    for sql in [
+        "INSERT INTO orders VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 2",
+        "UPDATE orders SET id = 2 WHERE CURRENT OF c",
+        "UPDATE orders SET id = 2 WHERE random() < 0.5",
+        "UPDATE ONLY (orders) SET a = 2",
+        "DELETE FROM orders RETURNING WITH (OLD AS o) o.id",
+    ] {
+        assert!(mirrored(sql).is_err(), "{sql}");
+    }
+}
