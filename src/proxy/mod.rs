@@ -1,11 +1,20 @@
 //! Client sessions: listener, startup, relay, rewriting, dark reads. Knows routes, not phases.
 
-use crate::routing;
+mod context;
+mod dark;
+mod driver;
+mod listener;
+mod session;
+mod side;
+mod vet;
+
+use crate::routing::{self, Routes};
 use crate::telemetry::Metrics;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// What the proxy needs to know.
 #[derive(Debug, Clone)]
@@ -20,19 +29,56 @@ pub struct Options {
     pub sql_bytes_max: usize,
 }
 
-/// Serves clients until `shutdown`; returns when the listener is closed and sessions have ended.
+/// How long after a failed accept (too many open files) the next one is tried.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves clients until `shutdown`; returns when the listener is closed and sessions have ended:
+/// idle ones at once, others when their transaction has.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the listener fails for good.
 pub async fn serve(
-    _listener: TcpListener,
-    _options: Arc<Options>,
-    _routes: Arc<routing::Handle>,
-    _metrics: Metrics,
-    _shutdown: CancellationToken,
+    listener: TcpListener,
+    options: Arc<Options>,
+    routes: Arc<routing::Handle>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let other = routing::Handle::new(Routes::none());
+    let contexts = Arc::new(listener::Contexts {
+        database: options.control.as_ref().and_then(database_of),
+        migrated: context::Context::new(Arc::clone(&options), routes, metrics.clone()),
+        other: context::Context::new(options, other, metrics),
+    });
+    let sessions = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((client, address)) => {
+                let (contexts, shutdown) = (Arc::clone(&contexts), shutdown.clone());
+                sessions.spawn(async move {
+                    let ended = listener::serve_client(client, contexts, shutdown).await;
+                    if let Err(error) = ended {
+                        tracing::debug!(%address, %error, "a session ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
     Ok(())
 }
 
-/// The address a listener is bound to, for logs.
-pub type ListenAddress = SocketAddr;
+/// The database that a connection goes to.
+fn database_of(config: &tokio_postgres::Config) -> Option<String> {
+    config.get_dbname().or_else(|| config.get_user()).map(str::to_owned)
+}

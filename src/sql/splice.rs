@@ -28,6 +28,15 @@ impl Spliced {
         self
     }
 
+    /// Appends a rewritten part of the same client text.
+    pub fn append(&mut self, part: &Self) -> &mut Self {
+        let shift = self.text.len();
+        self.text.push_str(&part.text);
+        let moved = part.pieces.iter().map(|(r, start)| (r.start + shift..r.end + shift, *start));
+        self.pieces.extend(moved);
+        self
+    }
+
     /// The whole rewritten text.
     pub fn text(&self) -> &str {
         &self.text

@@ -1,0 +1,126 @@
+//! What all sessions share.
+
+use super::Options;
+use super::dark::DarkReads;
+use super::vet::Vetting;
+use crate::routing::{self, Routes};
+use crate::sql::prefilter::{Prefilter, Verdict};
+use crate::sql::statement::{Understanding, understand};
+use crate::sql::target::{Functions, Target};
+use crate::telemetry::Metrics;
+use arc_swap::ArcSwap;
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+
+/// Understandings that are kept, by text.
+const CACHED_TEXTS: usize = 10_000;
+/// Texts longer than this are not kept.
+const CACHED_TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// Shared by all sessions.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) options: Arc<Options>,
+    pub(super) routes: Arc<routing::Handle>,
+    pub(super) metrics: Metrics,
+    pub(super) vetting: Vetting,
+    pub(super) dark_reads: DarkReads,
+    understander: ArcSwap<Understander>,
+}
+
+/// Understands texts for one generation of targets.
+#[derive(Debug)]
+pub(super) struct Understander {
+    pub(super) generation: u64,
+    pub(super) targets: Vec<Arc<Target>>,
+    functions: Arc<Functions>,
+    prefilter: Prefilter,
+    cache: Cache<Box<str>, Arc<Understanding>>,
+}
+
+/// What is known of a text.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    /// It concerns no migrated table and has no effect on the session.
+    Plain,
+    /// It may; this is what it means.
+    Understood(Arc<Understanding>),
+    /// It may, and cannot be read safely: says why.
+    Unreadable(&'static str),
+}
+
+impl Context {
+    pub(super) fn new(
+        options: Arc<Options>,
+        routes: Arc<routing::Handle>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let vetting = Vetting::start(&options);
+        let dark_reads = DarkReads::start(&options, &metrics);
+        let understander = ArcSwap::from_pointee(Understander::new(&routes.load()));
+        Arc::new(Self { options, routes, metrics, vetting, dark_reads, understander })
+    }
+
+    /// The understander for these routes.
+    pub(super) fn understander(&self, routes: &Routes) -> Arc<Understander> {
+        let now = self.understander.load_full();
+        if now.generation == routes.generation {
+            return now;
+        }
+        let next = Arc::new(Understander::new(routes));
+        self.understander.store(Arc::clone(&next));
+        next
+    }
+}
+
+impl Understander {
+    fn new(routes: &Routes) -> Self {
+        let targets: Vec<_> = routes.routes.iter().map(|r| Arc::clone(&r.target)).collect();
+        Self {
+            generation: routes.generation,
+            prefilter: Prefilter::new(&targets),
+            targets,
+            functions: Arc::clone(&routes.functions),
+            cache: Cache::new(CACHED_TEXTS),
+        }
+    }
+
+    /// What a text means. `readable` is false when the session's encoding or string syntax makes
+    /// the bytes mean something else than they seem.
+    pub(super) fn know(&self, sql: &[u8], readable: Readable, bytes_max: usize) -> Known {
+        if self.prefilter.look(sql) == Verdict::Plain {
+            return Known::Plain;
+        }
+        let Ok(text) = std::str::from_utf8(sql) else {
+            return Known::Unreadable("it is not UTF-8");
+        };
+        if text.len() > bytes_max {
+            return Known::Unreadable("it is longer than sql_bytes_max");
+        }
+        match readable {
+            Readable::Always => {}
+            Readable::Ascii if text.is_ascii() => {}
+            Readable::Ascii => return Known::Unreadable("client_encoding is not UTF8"),
+            Readable::Never => return Known::Unreadable("standard_conforming_strings is off"),
+        }
+        if let Some(found) = self.cache.get(text) {
+            return Known::Understood(found);
+        }
+        let understood = Arc::new(understand(text, &self.targets, &self.functions));
+        if text.len() <= CACHED_TEXT_BYTES_MAX {
+            self.cache.insert(text.into(), Arc::clone(&understood));
+        }
+        Known::Understood(understood)
+    }
+}
+
+/// Whether the bytes of a statement can be read as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readable {
+    /// UTF-8, standard strings.
+    Always,
+    /// Another encoding, in which ASCII is ASCII.
+    Ascii,
+    /// Backslashes escape in ordinary strings.
+    Never,
+}

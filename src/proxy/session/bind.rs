@@ -1,0 +1,266 @@
+//! Bind: where a prepared statement meets the routes of now.
+
+use super::decide::{Case, Decision};
+use super::expect::{Expect, Form, Reply, Rows, ServedBy};
+use super::parse::one;
+use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
+use super::{Flow, Out, Protocol, Session};
+use crate::proxy::context::Known;
+use crate::routing::{Mirror, Routes};
+use crate::sql::statement::Understanding;
+use crate::wire::{build, frontend};
+use std::sync::Arc;
+
+impl Session {
+    /// Whether a statement concerns no migrated table, by the targets of now.
+    pub(super) fn is_plain(&self, name: &[u8]) -> bool {
+        let generation = self.context.routes.load().generation;
+        self.names.statement(name).is_some_and(|s| {
+            s.known.0 == generation
+                && matches!(s.known.1, Known::Plain)
+                && s.own.0 == FormKey::Original
+        })
+    }
+
+    pub(super) fn on_bind(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
+        let routes = self.routes();
+        let Some(bind) = frontend::bind(body) else {
+            return self.pass_bind(frame, b"", Portal::plain(), out);
+        };
+        match self.refresh(bind.statement, &routes) {
+            None if self.names.hidden_writes => {
+                self.bind_unseen(frame, &bind, "a statement of SQL-level PREPARE", &routes, out)
+            }
+            None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
+            Some(Known::Unreadable(why)) => self.bind_unseen(frame, &bind, why, &routes, out),
+            Some(Known::Plain) => self.bind_form(frame, &bind, None, FormKey::Original, out),
+            Some(Known::Understood(u)) => self.bind_understood(frame, &bind, &u, &routes, out),
+        }
+    }
+
+    /// What a statement means by the targets of now.
+    fn refresh(&mut self, name: &[u8], routes: &Routes) -> Option<Known> {
+        let statement = self.names.statement(name)?;
+        if statement.known.0 == routes.generation {
+            return Some(statement.known.1.clone());
+        }
+        let sql = Arc::clone(&statement.sql);
+        let known = self.know(routes, &sql);
+        if let Some(statement) = self.names.statement_mut(name) {
+            statement.known = (routes.generation, known.clone());
+        }
+        Some(known)
+    }
+
+    fn pass_bind(&mut self, frame: &[u8], portal: &[u8], what: Portal, out: &mut Out) -> Flow {
+        self.retry.give_up();
+        self.names.put_portal(portal, what);
+        out.to_server.extend_from_slice(frame);
+        self.replies.push_back(Expect::Bind(Reply::Forward));
+        Flow::Done
+    }
+
+    fn bind_unseen(
+        &mut self,
+        frame: &[u8],
+        bind: &frontend::Bind<'_>,
+        why: &'static str,
+        routes: &Routes,
+        out: &mut Out,
+    ) -> Flow {
+        let mirrored = routes.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect();
+        match super::decide::mark_or_refuse(mirrored, why) {
+            Decision::Marked(marks) => {
+                let portal = Portal { marks: Some(Arc::new(marks)), ..Portal::plain() };
+                self.pass_bind(frame, bind.portal, portal, out)
+            }
+            Decision::Refused(report) => self.refuse_bind(report, out),
+            _ => self.pass_bind(frame, bind.portal, Portal::plain(), out),
+        }
+    }
+
+    fn bind_understood(
+        &mut self,
+        frame: &[u8],
+        bind: &frontend::Bind<'_>,
+        u: &Understanding,
+        routes: &Arc<Routes>,
+        out: &mut Out,
+    ) -> Flow {
+        let Some((sql, types)) =
+            self.names.statement(bind.statement).map(|s| (Arc::clone(&s.sql), s.types.clone()))
+        else {
+            return self.pass_bind(frame, bind.portal, Portal::plain(), out);
+        };
+        let Some(statement) = one(u) else {
+            return self.pass_bind(frame, bind.portal, Portal::plain(), out);
+        };
+        let understander = self.context.understander(routes);
+        let case = Case {
+            routes,
+            understander: &understander,
+            text: std::str::from_utf8(&sql).unwrap_or_default(),
+            statement,
+            types: &types,
+        };
+        if self.lacks_facts(&case) {
+            self.inject_facts(&understander, Protocol::Extended, out);
+            return Flow::Hold;
+        }
+        let decision =
+            if self.retry.forces_source() { Decision::Original(None) } else { self.decide(&case) };
+        let dark = self.dark_job(&case, bind);
+        let mut portal = Portal { effect: statement.effect, dark, ..Portal::plain() };
+        let key = match decision {
+            Decision::Refused(report) => return self.refuse_bind(report, out),
+            Decision::Marked(marks) => {
+                portal.marks = Some(self.counted_marks(marks));
+                FormKey::Original
+            }
+            Decision::Original(route) => {
+                portal.rows = self.count_original(&case, route);
+                FormKey::Original
+            }
+            Decision::Mirrored(target, route, mode) => {
+                let key = FormKey::Mirrored(routes.generation, mode);
+                let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
+                    return self.pass_bind(frame, bind.portal, portal, out);
+                };
+                portal.rows = self.mirrored_rows(&case, target, route, form);
+                key
+            }
+            Decision::Shadow(route, native) => {
+                let key = FormKey::Shadow(routes.generation);
+                let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
+                    return self.pass_bind(frame, bind.portal, portal, out);
+                };
+                portal.rows = Self::read_rows(route, ServedBy::Shadow(form, native));
+                key
+            }
+        };
+        self.note_bind_for_retry(&portal, frame);
+        self.names.put_portal(bind.portal, portal);
+        self.bind_form(frame, bind, Some(&case), key, out)
+    }
+
+    fn counted_marks(&self, marks: Marks) -> Arc<Marks> {
+        self.count("recorded", "write");
+        Arc::new(marks)
+    }
+
+    /// The form, prepared at the server if it is not yet.
+    fn bound_form(
+        &mut self,
+        name: &[u8],
+        case: &Case<'_>,
+        key: FormKey,
+        out: &mut Out,
+    ) -> Option<Arc<Form>> {
+        let (_, form) = self.prepare_form(name, Some(case), key, out)?;
+        form
+    }
+
+    /// The server's name of a form of a statement; prepares it first where that has not happened.
+    fn prepare_form(
+        &mut self,
+        name: &[u8],
+        case: Option<&Case<'_>>,
+        key: FormKey,
+        out: &mut Out,
+    ) -> Option<AtServer> {
+        let statement = self.names.statement_mut(name)?;
+        if let Some(found) = statement.prepared_as(key, name) {
+            return Some(found);
+        }
+        let spliced = match case {
+            Some(case) => case.form(key)?,
+            None => {
+                let mut same = crate::sql::splice::Spliced::default();
+                let text = std::str::from_utf8(&statement.sql).ok()?;
+                same.client(text, 0..text.len());
+                same
+            }
+        };
+        let original = std::str::from_utf8(&statement.sql).map(Arc::from).ok()?;
+        let form = Arc::new(Form { spliced, original });
+        let id = statement.id;
+        let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
+            // The unnamed statement is replaced by the next Parse of it anyway.
+            statement.own = (key, Some(Arc::clone(&form)));
+            let form = Some(Arc::clone(&form));
+            (name.into(), Undo::Client { name: name.into(), id, previous: None, form })
+        } else {
+            let own = statement.name_for(key);
+            statement.extra.push((key, own.clone(), Arc::clone(&form)));
+            // DEALLOCATE may have left it, or not: closing what is not there is no error.
+            build::close_statement(&mut out.to_server, &own);
+            self.replies.push_back(Expect::Close(Reply::Swallow, None));
+            (own, Undo::Form { statement: name.into(), id, key })
+        };
+        let types = self.names.statement(name).map(|s| s.types.clone()).unwrap_or_default();
+        build::parse(&mut out.to_server, &server_name, form.spliced.text(), &types);
+        self.replies.push_back(Expect::Parse(Reply::Swallow, Some(Box::new(undo))));
+        Some((server_name, Some(form)))
+    }
+
+    /// Sends the Bind on the right form.
+    fn bind_form(
+        &mut self,
+        frame: &[u8],
+        bind: &frontend::Bind<'_>,
+        case: Option<&Case<'_>>,
+        key: FormKey,
+        out: &mut Out,
+    ) -> Flow {
+        if case.is_none() {
+            self.names.put_portal(bind.portal, Portal::plain());
+        }
+        let target = self.prepare_form(bind.statement, case, key, out).map(|(name, _)| name);
+        let name = target.unwrap_or_else(|| bind.statement.into());
+        let mirrored = matches!(key, FormKey::Mirrored(..));
+        match bind.values().filter(|_| mirrored || *name != *bind.statement) {
+            None => out.to_server.extend_from_slice(frame),
+            Some(values) => {
+                let formats = self.result_formats(bind.portal, &values.result_formats);
+                build::rebind(&mut out.to_server, bind.portal, &name, &values, &formats);
+            }
+        }
+        self.replies.push_back(Expect::Bind(Reply::Forward));
+        Flow::Done
+    }
+
+    /// The client's result formats, with room for our leading columns; what we read ourselves is
+    /// text.
+    fn result_formats(&self, portal: &[u8], formats: &[i16]) -> Vec<i16> {
+        match self.names.portal(portal).map(|p| &p.rows) {
+            Some(Rows::Mirrored(m)) => match (m.leading, formats) {
+                (None, _) => Vec::new(),
+                (Some(_), [] | [_]) => formats.to_vec(),
+                (Some(n), _) => std::iter::repeat_n(0, n).chain(formats.iter().copied()).collect(),
+            },
+            _ => formats.to_vec(),
+        }
+    }
+
+    fn refuse_bind(&mut self, report: Box<build::Report>, out: &mut Out) -> Flow {
+        self.count("refused", "other");
+        self.retry.give_up();
+        build::parse(&mut out.to_server, b"pgsegue refused", super::inject::REFUSED_SQL, &[]);
+        self.replies.push_back(Expect::Refusal(report));
+        Flow::Done
+    }
+
+    fn dark_job(
+        &mut self,
+        case: &Case<'_>,
+        bind: &frontend::Bind<'_>,
+    ) -> Option<Arc<crate::proxy::dark::Job>> {
+        if self.retry.forces_source() {
+            return None;
+        }
+        let (route, native) = self.dark_read_of(case)?;
+        let values = bind.values()?;
+        let values = values.values.iter().map(|(f, v)| (*f, v.map(<[u8]>::to_vec))).collect();
+        self.job(case, &route, &native, values).map(Arc::new)
+    }
+}

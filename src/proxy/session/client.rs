@@ -1,0 +1,171 @@
+//! Frames from the client.
+
+use super::expect::{Expect, Reply, Rows};
+use super::{Fatal, Flow, Hold, Out, Session};
+use crate::wire::build::{Report, Severity};
+use crate::wire::frame::Header;
+use crate::wire::frontend;
+use std::collections::VecDeque;
+
+impl Session {
+    /// Takes bytes from the client; returns how many it has dealt with. The rest is an incomplete
+    /// frame, or waits for the server ([`Session::is_held`]).
+    pub(in crate::proxy) fn on_client(
+        &mut self,
+        data: &[u8],
+        out: &mut Out,
+    ) -> Result<usize, Fatal> {
+        let mut at = 0;
+        loop {
+            let rest = data.get(at..).unwrap_or_default();
+            if self.client_pass > 0 {
+                let n = self.client_pass.min(rest.len());
+                out.to_server.extend_from_slice(rest.get(..n).unwrap_or_default());
+                self.client_pass -= n;
+                at += n;
+                if self.client_pass > 0 {
+                    return Ok(at);
+                }
+                continue;
+            }
+            if self.is_held() {
+                return Ok(at);
+            }
+            let Some(header) = Header::read(rest).map_err(|e| malformed(&e.to_string()))? else {
+                return Ok(at);
+            };
+            let starting = matches!(self.replies.front(), Some(Expect::Startup));
+            if starting && !matches!(header.tag, b'p' | b'X') {
+                // It would pass unseen.
+                self.hold = Some(Hold::Startup);
+                return Ok(at);
+            }
+            if self.passes(header, rest) {
+                continue;
+            }
+            let Some(frame) = rest.get(..header.frame_bytes) else { return Ok(at) };
+            match self.frame(header.tag, frame, out) {
+                Flow::Done => at += header.frame_bytes,
+                Flow::Hold => return Ok(at),
+            }
+        }
+    }
+
+    /// Lets a frame pass without waiting for its end, if nothing has to be read in it.
+    fn passes(&mut self, header: Header, rest: &[u8]) -> bool {
+        let pass = match header.tag {
+            b'S' | b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' => false,
+            b'B' => self.passes_bind(header, rest),
+            b'c' | b'f' => {
+                self.replies.push_back(Expect::CopyEnd);
+                true
+            }
+            _ => true,
+        };
+        if pass {
+            self.client_pass = header.frame_bytes;
+        }
+        pass
+    }
+
+    /// A Bind of a statement that concerns no migrated table needs only its names.
+    fn passes_bind(&mut self, header: Header, rest: &[u8]) -> bool {
+        if self.skipping {
+            return true;
+        }
+        let body = rest.get(5..rest.len().min(header.frame_bytes)).unwrap_or_default();
+        let Some(bind) = frontend::bind(body) else { return false };
+        if !self.is_plain(bind.statement) {
+            return false;
+        }
+        let _epoch = self.routes();
+        self.names.put_portal(bind.portal, super::prepared::Portal::plain());
+        self.replies.push_back(Expect::Bind(Reply::Forward));
+        self.retry.give_up();
+        true
+    }
+
+    pub(super) fn frame(&mut self, tag: u8, frame: &[u8], out: &mut Out) -> Flow {
+        if self.skipping && tag != b'S' {
+            out.to_server.extend_from_slice(frame);
+            return Flow::Done;
+        }
+        let body = frame.get(5..).unwrap_or_default();
+        match tag {
+            b'Q' => self.on_query(frame, body, out),
+            b'P' => self.on_parse(frame, body, out),
+            b'B' => self.on_bind(frame, body, out),
+            b'D' => self.on_describe(frame, body, out),
+            b'E' => self.on_execute(frame, body, out),
+            b'C' => self.on_close(frame, body, out),
+            b'S' => self.on_sync(frame, out),
+            // FunctionCall: answered by V and Z, like a query.
+            _ => {
+                let _epoch = self.routes();
+                self.forward_query(frame, VecDeque::new(), out);
+                Flow::Done
+            }
+        }
+    }
+
+    /// Sends a simple query (or what is answered like one).
+    pub(super) fn forward_query(&mut self, frame: &[u8], rows: VecDeque<Rows>, out: &mut Out) {
+        out.to_server.extend_from_slice(frame);
+        self.replies.push_back(Expect::Query(rows));
+        self.in_group = false;
+    }
+
+    fn on_sync(&mut self, frame: &[u8], out: &mut Out) -> Flow {
+        let _epoch = self.routes();
+        self.skipping = false;
+        self.retry.sync();
+        out.to_server.extend_from_slice(frame);
+        self.replies.push_back(Expect::Sync(Reply::Forward));
+        self.in_group = false;
+        Flow::Done
+    }
+
+    fn on_close(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
+        let _epoch = self.routes();
+        self.retry.give_up();
+        out.to_server.extend_from_slice(frame);
+        let mut closed = None;
+        match frontend::named(body) {
+            Some(frontend::Named::Statement(name)) => {
+                let statement = self.names.statement(name);
+                closed = statement.map(|s| Box::new((Box::from(name), s.id)));
+                let extra: Vec<_> = statement
+                    .map(|s| s.extra.iter().map(|(_, name, _)| name.clone()).collect())
+                    .unwrap_or_default();
+                self.replies.push_back(Expect::Close(Reply::Forward, closed));
+                for name in extra {
+                    crate::wire::build::close_statement(&mut out.to_server, &name);
+                    self.replies.push_back(Expect::Close(Reply::Swallow, None));
+                }
+                return Flow::Done;
+            }
+            Some(frontend::Named::Portal(name)) => self.names.close_portal(name),
+            None => {}
+        }
+        self.replies.push_back(Expect::Close(Reply::Forward, closed));
+        Flow::Done
+    }
+
+    /// Whether the hold for a mark is over; takes it.
+    pub(super) fn take_marked(&mut self) -> bool {
+        let marked = self.hold == Some(Hold::Marked);
+        if marked {
+            self.hold = None;
+        }
+        marked
+    }
+}
+
+fn malformed(what: &str) -> Fatal {
+    Box::new(Report {
+        severity: Severity::Fatal,
+        code: "08P01",
+        message: what.to_owned(),
+        hint: "The client does not speak the Postgres protocol, or bytes were lost.".to_owned(),
+    })
+}

@@ -1,0 +1,310 @@
+//! Class × route × session → what is sent. One place, no I/O.
+
+use super::Session;
+use super::prepared::{FormKey, Marks};
+use super::transaction::Block;
+use crate::manifest::{Sticky, Unclassified};
+use crate::proxy::context::Understander;
+use crate::proxy::vet::{Native, Vetted};
+use crate::routing::{Mirror, Route, Routes};
+use crate::sql::read::Fit;
+use crate::sql::splice::Spliced;
+use crate::sql::statement::{Class, Isolation, Statement};
+use crate::sql::target::SyncMode;
+use crate::wire::build::{Report, Severity};
+use std::sync::Arc;
+
+/// What is sent for a statement.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// The client's text; for a query on a migrated table, which one.
+    Original(Option<Arc<Route>>),
+    /// The mirrored form.
+    Mirrored(usize, Arc<Route>, SyncMode),
+    /// The form on the shadow.
+    Shadow(Arc<Route>, Arc<Native>),
+    /// The client's text, after marking these migrations.
+    Marked(Marks),
+    /// An error.
+    Refused(Box<Report>),
+}
+
+/// A statement in its surroundings.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) routes: &'a Arc<Routes>,
+    pub(super) understander: &'a Understander,
+    pub(super) text: &'a str,
+    pub(super) statement: &'a Statement,
+    /// Declared parameter types: count and object ids.
+    pub(super) types: &'a [u8],
+}
+
+impl Case<'_> {
+    pub(super) fn route(&self, target: usize) -> Option<&Arc<Route>> {
+        self.routes.routes.get(target)
+    }
+
+    /// Whether deciding needs the session's facts: what unqualified names mean, and for queries
+    /// who asks in which default isolation.
+    pub(super) fn needs_facts(&self) -> bool {
+        let concerned = |target: usize| self.route(target).is_some_and(|r| r.mirror != Mirror::Off);
+        let unqualified = self.statement.names.iter().any(|n| {
+            n.spelling == crate::sql::mention::Spelling::Unqualified && concerned(n.target)
+        });
+        match &self.statement.class {
+            Class::Passthrough => false,
+            Class::Write(..) | Class::Ddl(_) | Class::Unclassified(_) => unqualified,
+            Class::Read(read) => read.fit.as_ref().is_ok_and(|f| {
+                f.targets().any(|t| self.route(t).is_some_and(|r| may_leave_source(r)))
+            }),
+        }
+    }
+
+    /// The text of a form of this statement.
+    pub(super) fn form(&self, key: FormKey) -> Option<Spliced> {
+        let targets = &self.understander.targets;
+        match (&self.statement.class, key) {
+            (Class::Write(target, write), FormKey::Mirrored(_, mode)) => {
+                Some(write.mirrored(self.text, targets.get(*target)?, mode))
+            }
+            (Class::Read(read), FormKey::Shadow(_)) => {
+                let fit = read.fit.as_ref().ok()?;
+                fit.on_shadow(self.text, self.statement.at.clone(), targets)
+            }
+            _ => {
+                let mut same = Spliced::default();
+                same.client(self.text, 0..self.text.len());
+                Some(same)
+            }
+        }
+    }
+}
+
+fn may_leave_source(route: &Route) -> bool {
+    (route.reads > crate::manifest::Percent::ZERO && route.gate.is_open())
+        || route.dark_reads > crate::manifest::Percent::ZERO
+}
+
+impl Session {
+    /// Decides one statement. The session's facts are known, or not needed.
+    pub(super) fn decide(&mut self, case: &Case<'_>) -> Decision {
+        match &case.statement.class {
+            Class::Passthrough => Decision::Original(None),
+            Class::Write(target, _) => self.decide_write(case, *target),
+            Class::Read(read) => {
+                let route = self.first_named(case);
+                match &read.fit {
+                    Ok(fit) => match self.shadow_for(case, fit) {
+                        Some((route, native)) => Decision::Shadow(route, native),
+                        None => Decision::Original(route),
+                    },
+                    Err(_) => Decision::Original(route),
+                }
+            }
+            Class::Ddl(target) => match case.route(*target) {
+                Some(route) if route.mirror != Mirror::Off && self.names_mean_it(case, *target) => {
+                    Decision::Refused(Box::new(ddl_refused(route)))
+                }
+                _ => Decision::Original(None),
+            },
+            Class::Unclassified(why) => self.decide_unclassified(case, why),
+        }
+    }
+
+    fn first_named(&self, case: &Case<'_>) -> Option<Arc<Route>> {
+        let name = case.statement.names.iter().find(|n| self.facts_mean(**n))?;
+        case.route(name.target).cloned()
+    }
+
+    fn facts_mean(&self, name: crate::sql::statement::Name) -> bool {
+        self.facts.as_ref().is_none_or(|f| f.means(name))
+    }
+
+    /// Whether a write's table is the migrated one in this session.
+    pub(super) fn means_a_source(&self, case: &Case<'_>) -> bool {
+        match &case.statement.class {
+            Class::Write(target, _) => self.names_mean_it(case, *target),
+            _ => false,
+        }
+    }
+
+    /// Whether a query would go to the shadow right now.
+    pub(super) fn reads_shadow_now(&mut self, case: &Case<'_>) -> bool {
+        let Class::Read(read) = &case.statement.class else { return false };
+        let fit = read.fit.as_ref().ok().filter(|_| !self.retry.forces_source());
+        fit.is_some_and(|fit| self.shadow_for(case, fit).is_some())
+    }
+
+    fn names_mean_it(&self, case: &Case<'_>, target: usize) -> bool {
+        case.statement.names.iter().any(|n| n.target == target && self.facts_mean(*n))
+    }
+
+    fn decide_write(&mut self, case: &Case<'_>, target: usize) -> Decision {
+        let Some(route) = case.route(target) else { return Decision::Original(None) };
+        let Mirror::On(mode) = route.mirror else { return Decision::Original(None) };
+        if !self.names_mean_it(case, target) {
+            return Decision::Original(None);
+        }
+        let full = self.transaction.may_sync() && !route.gate.is_record_only();
+        let mode = if full { mode } else { SyncMode::RecordOnly };
+        Decision::Mirrored(target, Arc::clone(route), mode)
+    }
+
+    pub(super) fn decide_unclassified(&self, case: &Case<'_>, why: &'static str) -> Decision {
+        let named =
+            |target: usize| case.statement.names.is_empty() || self.names_mean_it(case, target);
+        let concerned: Vec<_> = case
+            .routes
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(target, route)| route.mirror != Mirror::Off && named(*target))
+            .map(|(_, route)| Arc::clone(route))
+            .collect();
+        mark_or_refuse(concerned, why)
+    }
+
+    /// The route by which the shadow may answer a query now, or `None`: the source does.
+    fn shadow_for(&mut self, case: &Case<'_>, fit: &Fit) -> Option<(Arc<Route>, Arc<Native>)> {
+        self.draws = self.draws.wrapping_add(1);
+        for target in fit.targets() {
+            let route = case.route(target)?;
+            let served = route.reads.covers(self.sticky_draw(route.sticky));
+            if !served || !route.gate.is_open() || !self.level_allows(case, target) {
+                return None;
+            }
+            let facts = self.facts.as_ref()?;
+            if !facts.may_read_shadow(target) || !self.names_mean_it(case, target) {
+                return None;
+            }
+        }
+        let route = case.route(fit.targets().next()?)?;
+        let native = self.vetted(case, fit)?;
+        Some((Arc::clone(route), native))
+    }
+
+    /// READ COMMITTED decides per statement. REPEATABLE READ sees what was there when it began:
+    /// the shadow must have been as good then. SERIALIZABLE reads the source always: a conflict
+    /// that a failed mirror swallowed would not be detected on the shadow.
+    fn level_allows(&self, case: &Case<'_>, target: usize) -> bool {
+        let default = self.facts.as_ref().map_or(Isolation::Serializable, |f| f.default_isolation);
+        let (level, start) = match &self.transaction.block {
+            Block::None => (default, None),
+            Block::Open(Isolation::Default, start) => (default, Some(start)),
+            Block::Open(level, start) => (*level, Some(start)),
+        };
+        match (level, start) {
+            (Isolation::ReadCommitted, _) => true,
+            // Alone in its transaction: its snapshot is yet to be taken.
+            (Isolation::RepeatableRead, None) => self.replies.is_empty(),
+            (Isolation::RepeatableRead, Some(start)) => {
+                let then = start.routes.routes.get(target);
+                let same = start.routes.generation == case.routes.generation;
+                same && start.open.get(target) == Some(&true)
+                    && then.is_some_and(|r| r.reads.covers(self.sticky_draw(r.sticky)))
+            }
+            (Isolation::Default | Isolation::Serializable, _) => false,
+        }
+    }
+
+    fn sticky_draw(&self, sticky: Sticky) -> u16 {
+        match sticky {
+            Sticky::Session => Self::draw(self.flight.session_id()),
+            Sticky::Statement => Self::draw((self.flight.session_id(), self.draws)),
+            Sticky::ApplicationName => Self::draw(&self.parameters.application_name),
+            Sticky::User => Self::draw(&self.parameters.user),
+        }
+    }
+
+    /// The source's description of a query whose shadow form is known to answer the same; the
+    /// first look at a query only starts the vetting.
+    pub(super) fn vetted(&self, case: &Case<'_>, fit: &Fit) -> Option<Arc<Native>> {
+        if !typed_params_agree(fit, case.types) {
+            return None;
+        }
+        let facts = self.facts.as_ref()?;
+        let query = crate::proxy::vet::Query {
+            generation: case.routes.generation,
+            database: &self.parameters.database,
+            user: &facts.user,
+            search_path: &facts.search_path,
+            text: case.text.get(case.statement.at.clone())?,
+            types: case.types,
+        };
+        let targets = || fit.targets().filter_map(|t| case.route(t)).map(|r| Arc::clone(&r.target));
+        let shadow =
+            || case.form(FormKey::Shadow(case.routes.generation)).map(|s| s.text().to_owned());
+        match self.context.vetting.look(&query, shadow, || targets().collect()) {
+            Vetted::Fit(native) => Some(native),
+            Vetted::Unfit | Vetted::Unknown => None,
+        }
+    }
+
+    /// Whether a comparison of this query is to be made, by the share of dark reads.
+    pub(super) fn dark_read_of(&mut self, case: &Case<'_>) -> Option<(Arc<Route>, Arc<Native>)> {
+        let Class::Read(read) = &case.statement.class else { return None };
+        let fit = read.fit.as_ref().ok().filter(|f| f.comparable.is_ok())?;
+        let target = fit.targets().next()?;
+        let route = Arc::clone(case.route(target)?);
+        self.draws = self.draws.wrapping_add(1);
+        let drawn = Self::draw((self.flight.session_id(), self.draws, "dark"));
+        let alone =
+            matches!(self.transaction.block, Block::None) && !self.transaction.has_written();
+        let known = self.facts.is_some() && self.names_mean_it(case, target);
+        if !route.dark_reads.covers(drawn) || !alone || !known {
+            return None;
+        }
+        let native = self.vetted(case, fit)?;
+        Some((route, native))
+    }
+}
+
+/// What the policy says about a statement that may change these migrations unseen.
+pub(super) fn mark_or_refuse(routes: Vec<Arc<Route>>, why: &'static str) -> Decision {
+    match routes.iter().find(|r| r.unclassified == Unclassified::Refuse) {
+        _ if routes.is_empty() => Decision::Original(None),
+        Some(route) => Decision::Refused(Box::new(Report {
+            severity: Severity::Error,
+            code: "0A000",
+            message: format!(
+                "this statement on \"{}\" cannot be mirrored: {why}",
+                route.target.source
+            ),
+            hint: format!(
+                "The table is being migrated ({}) with unclassified = \"refuse\". Write it as \
+                 INSERT, UPDATE or DELETE, or set unclassified = \"record\".",
+                route.target.migration
+            ),
+        })),
+        None => Decision::Marked(Marks { routes, why }),
+    }
+}
+
+fn ddl_refused(route: &Route) -> Report {
+    Report {
+        severity: Severity::Error,
+        code: "55006",
+        message: format!("\"{}\" is being migrated", route.target.source),
+        hint: format!(
+            "Finish the migration first, or abort it: pgsegue migration abort {}.",
+            route.target.migration
+        ),
+    }
+}
+
+/// A hidden predicate gives a parameter the column's type; a client that declared another one
+/// must not get an error from it.
+fn typed_params_agree(fit: &Fit, types: &[u8]) -> bool {
+    let view = crate::wire::frontend::Parse { name: b"", sql: b"", types };
+    fit.typed_params.iter().all(|(n, type_sql)| {
+        let declared = view.type_of(*n);
+        let column = match type_sql.as_str() {
+            "smallint" => 21,
+            "integer" => 23,
+            "bigint" => 20,
+            _ => return declared == 0,
+        };
+        declared == 0 || declared == column
+    })
+}

@@ -1,0 +1,83 @@
+//! Execute, and offering dark reads.
+
+use super::decide::Case;
+use super::expect::{Expect, Reply, Rows, ServedBy};
+use super::prepared::{FormKey, Portal};
+use super::{Flow, Out, Session};
+use crate::proxy::dark::Job;
+use crate::proxy::vet::Native;
+use crate::routing::Route;
+use crate::sql::statement::Effect;
+use crate::wire::{backend, frontend};
+use std::sync::Arc;
+
+impl Session {
+    pub(super) fn on_execute(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
+        let routes = self.routes();
+        let name = frontend::execute(body);
+        let portal = name.and_then(|n| self.names.portal(n)).cloned().unwrap_or_else(Portal::plain);
+        if let Some(marks) = &portal.marks {
+            self.inject_mark_inline(marks, out);
+        }
+        if portal.effect != Effect::None {
+            self.apply(portal.effect, &routes);
+        }
+        if let Some(job) = &portal.dark {
+            self.context.dark_reads.offer(Arc::clone(job));
+        }
+        self.count_execute(&portal.rows);
+        self.retry.record(frame);
+        match (&portal.rows, name) {
+            // Some drivers ask a write for one row only: ours would then never be complete.
+            (Rows::Mirrored(m), Some(name)) if m.leading.is_none() => {
+                backend::push_frame(&mut out.to_server, b'E', |out| {
+                    out.extend_from_slice(name);
+                    out.extend_from_slice(&[0; 5]);
+                });
+            }
+            _ => out.to_server.extend_from_slice(frame),
+        }
+        self.replies.push_back(Expect::Execute(Reply::Forward, Rows::of_portal(&portal)));
+        Flow::Done
+    }
+
+    fn count_execute(&self, rows: &Rows) {
+        match rows {
+            Rows::Mirrored(_) => self.count("mirrored", "write"),
+            Rows::Read(read) => match read.served_by {
+                ServedBy::Shadow(..) => self.count("shadow", "read"),
+                ServedBy::Source => {}
+            },
+            Rows::Plain | Rows::Undescribed | Rows::Refused(_) => {}
+        }
+    }
+
+    /// Offers the dark read of a simple query.
+    pub(super) fn offer_dark_read(&mut self, case: &Case<'_>) {
+        if let Some((route, native)) = self.dark_read_of(case)
+            && let Some(job) = self.job(case, &route, &native, Vec::new())
+        {
+            self.context.dark_reads.offer(Arc::new(job));
+        }
+    }
+
+    pub(super) fn job(
+        &self,
+        case: &Case<'_>,
+        route: &Arc<Route>,
+        native: &Arc<Native>,
+        values: Vec<(i16, Option<Vec<u8>>)>,
+    ) -> Option<Job> {
+        let facts = self.facts.as_ref()?;
+        Some(Job {
+            route: Arc::clone(route),
+            user: Arc::clone(&facts.user),
+            search_path: Arc::clone(&facts.search_path),
+            output: self.parameters.output.clone(),
+            source_sql: case.text.get(case.statement.at.clone())?.to_owned(),
+            shadow_sql: case.form(FormKey::Shadow(case.routes.generation))?.text().to_owned(),
+            native: Arc::clone(native),
+            values,
+        })
+    }
+}

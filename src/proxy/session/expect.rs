@@ -1,0 +1,156 @@
+//! The queue of expected replies: for every frame that was sent, what comes back and what is done
+//! with it.
+
+use super::prepared::{Portal, Undo};
+use crate::routing::Route;
+use crate::sql::splice::Spliced;
+use crate::sql::write::Verb;
+use crate::wire::build::Report;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What comes back for one frame.
+#[derive(Debug)]
+pub(super) enum Expect {
+    /// Everything up to the first ReadyForQuery of a connection.
+    Startup,
+    /// `1`
+    Parse(Reply, Option<Box<Undo>>),
+    /// `2`
+    Bind(Reply),
+    /// `t` (of a statement), then `T` or `n`
+    Describe(Reply, Rows),
+    /// `D… C`, `I` or `s`; a COPY
+    Execute(Reply, Rows),
+    /// `3`; the statement that is closed with it
+    Close(Reply, Option<Box<(Box<[u8]>, u64)>>),
+    /// Whatever the proxy sent to learn the session's facts; its row.
+    Probe(Arc<crate::proxy::context::Understander>),
+    /// A frame that fails on purpose: its error becomes this one.
+    Refusal(Box<Report>),
+    /// `Z`
+    Sync(Reply),
+    /// A simple query: per statement what is done with its replies, then `Z`.
+    Query(VecDeque<Rows>),
+    /// Not a frame: CopyDone or CopyFail was sent here. A Sync before it, within a COPY, is
+    /// ignored by the server.
+    CopyEnd,
+}
+
+/// Whether the client asked for a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It did.
+    Forward,
+    /// The proxy did.
+    Swallow,
+}
+
+/// What is done with a statement's description, rows and tag.
+#[derive(Debug, Clone)]
+pub(super) enum Rows {
+    /// Nothing: they go on as they come.
+    Plain,
+    /// The client has the description already.
+    Undescribed,
+    /// Those of a mirrored write.
+    Mirrored(Box<Mirrored>),
+    /// Those of a query on a migrated table.
+    Read(Box<ReadRows>),
+    /// Those of a statement that fails on purpose: its error becomes this one.
+    Refused(Box<Report>),
+}
+
+/// A mirrored write in flight.
+#[derive(Debug, Clone)]
+pub(super) struct Mirrored {
+    pub(super) route: Arc<Route>,
+    pub(super) verb: Verb,
+    /// Leading columns of its rows that are ours; `None`: all of them, the client expects no rows.
+    pub(super) leading: Option<usize>,
+    /// For the positions of errors.
+    pub(super) form: Arc<Form>,
+    /// Rows touched so far.
+    pub(super) rows: u64,
+}
+
+/// A query on a migrated table in flight.
+#[derive(Debug, Clone)]
+pub(super) struct ReadRows {
+    pub(super) route: Arc<Route>,
+    pub(super) began: Instant,
+    pub(super) served_by: ServedBy,
+}
+
+/// Which table answers.
+#[derive(Debug, Clone)]
+pub(super) enum ServedBy {
+    /// The table that the client named.
+    Source,
+    /// The shadow; its description is replaced by the source's.
+    Shadow(Arc<Form>, Arc<crate::proxy::vet::Native>),
+}
+
+/// A statement in the form it was sent in, with the client's text.
+#[derive(Debug)]
+pub(super) struct Form {
+    pub(super) spliced: Spliced,
+    pub(super) original: Arc<str>,
+}
+
+impl Expect {
+    /// The client has this reply already.
+    pub(super) fn swallow(&mut self) {
+        match self {
+            Self::Parse(reply, _)
+            | Self::Bind(reply)
+            | Self::Describe(reply, _)
+            | Self::Execute(reply, _)
+            | Self::Close(reply, _)
+            | Self::Sync(reply) => *reply = Reply::Swallow,
+            Self::Startup | Self::Probe(_) | Self::Refusal(_) | Self::Query(_) | Self::CopyEnd => {}
+        }
+    }
+}
+
+impl Form {
+    pub(super) fn original_position(&self, position: usize) -> Option<usize> {
+        self.spliced.original_position(&self.original, position)
+    }
+}
+
+impl Rows {
+    /// The form whose positions an error has.
+    pub(super) fn form(&self) -> Option<&Form> {
+        match self {
+            Self::Mirrored(m) => Some(&m.form),
+            Self::Read(r) => match &r.served_by {
+                ServedBy::Shadow(form, _) => Some(form),
+                ServedBy::Source => None,
+            },
+            Self::Plain | Self::Undescribed | Self::Refused(_) => None,
+        }
+    }
+
+    /// Whether rows go on as they come, with nothing to be noted.
+    pub(super) fn rows_pass(&self) -> bool {
+        match self {
+            Self::Plain | Self::Undescribed | Self::Refused(_) => true,
+            Self::Read(read) => matches!(read.served_by, ServedBy::Source),
+            Self::Mirrored(_) => false,
+        }
+    }
+
+    /// What an Execute of this portal gives.
+    pub(super) fn of_portal(portal: &Portal) -> Self {
+        match &portal.rows {
+            Self::Read(read) => {
+                let mut read = read.clone();
+                read.began = Instant::now();
+                Self::Read(read)
+            }
+            other => other.clone(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the proxy asks the server on the client's connection: the session's facts, marks.
+
+use super::expect::{Expect, Reply, Rows};
+use super::prepared::Marks;
+use super::query::Isolated;
+use super::transaction::Facts;
+use super::{Hold, Out, Protocol, Session};
+use crate::proxy::context::Understander;
+use crate::sql::ident::literal;
+use crate::wire::build;
+use std::sync::Arc;
+
+/// Fails in the server's parser: the client's transaction fails as by any error, and the error is
+/// replaced on its way back.
+pub(super) const REFUSED_SQL: &str = "refused by pgsegue";
+
+const FACTS: &str = "pgsegue facts";
+const MARK: &str = "pgsegue mark";
+
+impl Session {
+    /// Asks for the session's facts; the client's frames wait.
+    ///
+    /// Before a simple query it is a transaction of its own (the text may begin one); within an
+    /// extended group it is part of the group's transaction, which the waiting frame continues.
+    pub(super) fn inject_facts(
+        &mut self,
+        understander: &Arc<Understander>,
+        protocol: Protocol,
+        out: &mut Out,
+    ) {
+        build::run_once(&mut out.to_server, FACTS, &Facts::query(understander));
+        self.expect_run_once(Expect::Probe(Arc::clone(understander)));
+        self.hold = Some(Hold::Facts(protocol));
+        match protocol {
+            Protocol::Simple => self.sync_of_ours(out),
+            Protocol::Extended => build::flush(&mut out.to_server),
+        }
+    }
+
+    /// Marks migrations before a simple query; the query waits, so that an error of the mark is
+    /// its error. Without a Sync between them both are one transaction.
+    pub(super) fn inject_mark(
+        &mut self,
+        marks: &Marks,
+        protocol: Protocol,
+        isolated: Isolated,
+        out: &mut Out,
+    ) -> super::Flow {
+        self.close_gates(marks);
+        build::run_once(&mut out.to_server, MARK, &mark_sql(marks));
+        self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
+        self.hold = Some(Hold::Mark(protocol));
+        match isolated {
+            Isolated::Yes => self.sync_of_ours(out),
+            Isolated::No => build::flush(&mut out.to_server),
+        }
+        super::Flow::Hold
+    }
+
+    /// Marks migrations right before an Execute, in the same transaction.
+    pub(super) fn inject_mark_inline(&mut self, marks: &Marks, out: &mut Out) {
+        self.close_gates(marks);
+        build::run_once(&mut out.to_server, MARK, &mark_sql(marks));
+        self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
+    }
+
+    fn close_gates(&mut self, marks: &Marks) {
+        for route in &marks.routes {
+            self.transaction.has_recorded(route.gate.dirty_in_transaction());
+            tracing::warn!(
+                migration = route.target.migration,
+                reason = marks.why,
+                "a statement that may change the table cannot be mirrored: full verify needed"
+            );
+        }
+    }
+
+    fn expect_run_once(&mut self, run: Expect) {
+        self.replies.push_back(Expect::Parse(Reply::Swallow, None));
+        self.replies.push_back(Expect::Bind(Reply::Swallow));
+        self.replies.push_back(run);
+        self.replies.push_back(Expect::Close(Reply::Swallow, None));
+        self.replies.push_back(Expect::Close(Reply::Swallow, None));
+    }
+
+    fn sync_of_ours(&mut self, out: &mut Out) {
+        build::sync(&mut out.to_server);
+        self.replies.push_back(Expect::Sync(Reply::Swallow));
+    }
+}
+
+fn mark_sql(marks: &Marks) -> String {
+    let calls = marks
+        .routes
+        .iter()
+        .map(|r| format!("{}({})", r.target.mark_function, literal(marks.why)))
+        .collect::<Vec<_>>();
+    format!("SELECT {}", calls.join(", "))
+}

@@ -1,0 +1,184 @@
+//! One client session, without its sockets: bytes in, bytes out. What is not looked into leaves
+//! as it came; everything else is decided by one routing snapshot per statement.
+//!
+//! The invariant that keeps both sides in step: every frame that goes to the server and is
+//! answered has one entry in `replies`, in order; after an error the server skips to the next
+//! Sync, and so does the queue.
+
+mod bind;
+mod client;
+mod decide;
+mod execute;
+mod expect;
+mod inject;
+mod parse;
+mod prepared;
+mod query;
+mod retry;
+mod server;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use super::context::{Context, Readable};
+use crate::routing::{InFlight, Routes};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::build::Report;
+use expect::Expect;
+use foldhash::fast::FixedState;
+use prepared::Names;
+use retry::Retry;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use transaction::{Facts, Transaction};
+
+/// Bytes to be written, per side.
+#[derive(Debug, Default)]
+pub(super) struct Out {
+    pub(super) to_server: Vec<u8>,
+    pub(super) to_client: Vec<u8>,
+}
+
+/// A session that cannot go on; the client has to be told.
+pub(super) type Fatal = Box<Report>;
+
+/// The state of one session.
+#[derive(Debug)]
+pub(super) struct Session {
+    context: Arc<Context>,
+    flight: InFlight,
+    /// Epochs of the groups of frames (up to a Sync or a simple query) not answered yet.
+    epochs: VecDeque<u64>,
+    /// Whether frames were sent since the last Sync or simple query.
+    in_group: bool,
+    parameters: Parameters,
+    status: TransactionStatus,
+    replies: VecDeque<Expect>,
+    names: Names,
+    transaction: Transaction,
+    facts: Option<Facts>,
+    hold: Option<Hold>,
+    /// An error was answered; the server ignores frames up to the next Sync.
+    skipping: bool,
+    retry: Retry,
+    draws: u64,
+    /// Bytes of the current frame that pass without a look.
+    client_pass: usize,
+    server_pass: usize,
+}
+
+/// Why the client's frames wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// The client sent more than a password before the server was ready.
+    Startup,
+    /// The session's facts are asked for; the flag: for a simple query.
+    Facts(Protocol),
+    /// A mark is being written; then the frame may pass.
+    Mark(Protocol),
+    /// The mark is written.
+    Marked,
+    /// Asking failed and the client has the error: the waiting simple query is not sent.
+    Failed,
+}
+
+/// Which sub-protocol a statement came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Simple,
+    Extended,
+}
+
+/// What became of a frame.
+enum Flow {
+    /// It is dealt with.
+    Done,
+    /// It has to be looked at again when the hold is over.
+    Hold,
+}
+
+/// What the server reported about the session.
+#[derive(Debug, Default)]
+pub(super) struct Parameters {
+    pub(super) user: String,
+    pub(super) database: String,
+    application_name: String,
+    client_encoding: String,
+    escapes_in_strings: bool,
+    pub(super) output: super::dark::OutputSettings,
+}
+
+impl Session {
+    pub(super) fn new(context: Arc<Context>, user: String, database: String) -> Self {
+        let flight = context.routes.register();
+        let parameters = Parameters { user, database, ..Parameters::default() };
+        Self {
+            context,
+            flight,
+            epochs: VecDeque::new(),
+            in_group: false,
+            parameters,
+            status: TransactionStatus::Idle,
+            replies: VecDeque::from([Expect::Startup]),
+            names: Names::default(),
+            transaction: Transaction::default(),
+            facts: None,
+            hold: None,
+            skipping: false,
+            retry: Retry::default(),
+            draws: 0,
+            client_pass: 0,
+            server_pass: 0,
+        }
+    }
+
+    /// Whether the client's input has to wait for the server.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.hold, Some(Hold::Startup | Hold::Facts(_) | Hold::Mark(_)))
+            || self.retry.is_pending()
+    }
+
+    /// Whether every frame has been answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.replies.is_empty() && self.status == TransactionStatus::Idle
+    }
+
+    /// The routes for the next statement; the first of a group enters its epoch.
+    fn routes(&mut self) -> Arc<Routes> {
+        if self.in_group {
+            return self.flight.another();
+        }
+        self.in_group = true;
+        self.retry.next_group();
+        let routes =
+            if self.epochs.is_empty() { self.flight.begin() } else { self.flight.another() };
+        self.epochs.push_back(routes.epoch);
+        routes
+    }
+
+    /// A group was answered.
+    fn group_answered(&mut self) {
+        self.epochs.pop_front();
+        match self.epochs.front() {
+            Some(epoch) => self.flight.oldest_is(*epoch),
+            None => self.flight.idle(),
+        }
+    }
+
+    fn readable(&self) -> Readable {
+        if self.parameters.escapes_in_strings {
+            return Readable::Never;
+        }
+        match self.parameters.client_encoding.as_str() {
+            "UTF8" => Readable::Always,
+            _ => Readable::Ascii,
+        }
+    }
+
+    /// A number from 0 to 9,999, the same for the same thing.
+    fn draw(thing: impl std::hash::Hash) -> u16 {
+        use std::hash::BuildHasher as _;
+        u16::try_from(FixedState::default().hash_one(thing) % 10_000).unwrap_or(0)
+    }
+}

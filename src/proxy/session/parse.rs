@@ -1,0 +1,198 @@
+//! Parse and Describe: preparing a statement in the form that is current.
+
+use super::decide::Case;
+use super::expect::{Expect, Form, Reply, Rows, ServedBy};
+use super::prepared::{FormKey, Prepared, Undo};
+use super::{Flow, Out, Protocol, Session};
+use crate::proxy::context::Known;
+use crate::routing::{Mirror, Routes};
+use crate::sql::statement::{Class, Understanding};
+use crate::wire::{build, frontend};
+use std::sync::Arc;
+
+impl Session {
+    pub(super) fn on_parse(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
+        let routes = self.routes();
+        let Some(view) = frontend::parse(body) else {
+            // The server refuses it; the statement of that name stays as it is.
+            out.to_server.extend_from_slice(frame);
+            self.replies.push_back(Expect::Parse(Reply::Forward, None));
+            return Flow::Done;
+        };
+        let known = self.know(&routes, view.sql);
+        let mut own = (FormKey::Original, None);
+        if let Known::Understood(u) = &known
+            && let Some(statement) = one(u)
+        {
+            let understander = self.context.understander(&routes);
+            let text = std::str::from_utf8(view.sql).unwrap_or_default();
+            let case = Case {
+                routes: &routes,
+                understander: &understander,
+                text,
+                statement,
+                types: view.types,
+            };
+            if self.lacks_facts(&case) {
+                self.inject_facts(&understander, Protocol::Extended, out);
+                return Flow::Hold;
+            }
+            own = self.current_form(&case);
+        }
+        self.note_for_retry(&known, frame);
+        match &own.1 {
+            None => out.to_server.extend_from_slice(frame),
+            Some(form) => {
+                build::parse(&mut out.to_server, view.name, form.spliced.text(), view.types);
+            }
+        }
+        self.put_statement(&view, (routes.generation, known), own);
+        Flow::Done
+    }
+
+    fn put_statement(
+        &mut self,
+        view: &frontend::Parse<'_>,
+        known: (u64, Known),
+        own: (FormKey, Option<Arc<Form>>),
+    ) {
+        let id = self.names.next_id();
+        let form = own.1.clone();
+        let statement = Prepared {
+            id,
+            sql: Arc::from(view.sql),
+            types: view.types.into(),
+            known,
+            own,
+            extra: Vec::new(),
+        };
+        let previous = self.names.put(view.name, statement).map(Box::new);
+        let undo = Undo::Client { name: view.name.into(), id, previous, form };
+        self.replies.push_back(Expect::Parse(Reply::Forward, Some(Box::new(undo))));
+    }
+
+    pub(super) fn know(&self, routes: &Routes, sql: &[u8]) -> Known {
+        let understander = self.context.understander(routes);
+        let known = understander.know(sql, self.readable(), self.context.options.sql_bytes_max);
+        match known {
+            Known::Plain if self.may_execute_hidden(sql) => {
+                Known::Unreadable("EXECUTE of a prepared write")
+            }
+            known => known,
+        }
+    }
+
+    /// Whether the facts that this statement needs have to be asked for first.
+    pub(super) fn lacks_facts(&self, case: &Case<'_>) -> bool {
+        let stale = self.facts.as_ref().is_none_or(|f| f.generation != case.routes.generation);
+        let failed = self.status == crate::wire::backend::TransactionStatus::Failed;
+        stale && !failed && !self.retry.forces_source() && case.needs_facts()
+    }
+
+    /// The form that a Bind right now would ask for. It decides nothing: the Bind does.
+    fn current_form(&mut self, case: &Case<'_>) -> (FormKey, Option<Arc<Form>>) {
+        let generation = case.routes.generation;
+        let key = match &case.statement.class {
+            Class::Write(target, _) => match case.route(*target).map(|r| r.mirror) {
+                Some(Mirror::On(mode)) if self.means_a_source(case) => {
+                    FormKey::Mirrored(generation, mode)
+                }
+                _ => FormKey::Original,
+            },
+            Class::Read(_) if self.reads_shadow_now(case) => FormKey::Shadow(generation),
+            _ => FormKey::Original,
+        };
+        (key, Self::form_of(case, key))
+    }
+
+    pub(super) fn form_of(case: &Case<'_>, key: FormKey) -> Option<Arc<Form>> {
+        if key == FormKey::Original {
+            return None;
+        }
+        let spliced = case.form(key)?;
+        Some(Arc::new(Form { spliced, original: Arc::from(case.text) }))
+    }
+
+    pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
+        let routes = self.routes();
+        let rows = match frontend::named(body) {
+            Some(frontend::Named::Statement(name)) => self.statement_rows(name, &routes),
+            Some(frontend::Named::Portal(name)) => {
+                self.names.portal(name).map_or(Rows::Plain, |p| p.rows.clone())
+            }
+            None => Rows::Plain,
+        };
+        self.retry.record(frame);
+        out.to_server.extend_from_slice(frame);
+        self.replies.push_back(Expect::Describe(Reply::Forward, rows));
+        Flow::Done
+    }
+
+    /// What is done with the description of a statement: it is that of the form under the
+    /// client's name.
+    fn statement_rows(&mut self, name: &[u8], routes: &Arc<Routes>) -> Rows {
+        let Some(statement) = self.names.statement(name) else { return Rows::Plain };
+        let (key, Some(form)) = statement.own.clone() else { return Rows::Plain };
+        let (generation, Known::Understood(u)) = statement.known.clone() else {
+            return Rows::Plain;
+        };
+        let (Some(only), true) = (one(&u), generation == routes.generation) else {
+            return Self::rows_of_old_form(&u, form, routes);
+        };
+        let (sql, types) = (Arc::clone(&statement.sql), statement.types.clone());
+        let understander = self.context.understander(routes);
+        let case = Case {
+            routes,
+            understander: &understander,
+            text: std::str::from_utf8(&sql).unwrap_or_default(),
+            statement: only,
+            types: &types,
+        };
+        match (&only.class, key) {
+            (Class::Write(target, _), FormKey::Mirrored(..)) => match case.route(*target) {
+                Some(route) => self.mirrored_rows(&case, *target, Arc::clone(route), form),
+                None => Rows::Plain,
+            },
+            (Class::Read(read), FormKey::Shadow(_)) => {
+                let fit = read.fit.as_ref().ok();
+                let native = fit.and_then(|f| self.vetted(&case, f));
+                let route = fit.and_then(|f| f.targets().next()).and_then(|t| case.route(t));
+                match (native, route) {
+                    (Some(native), Some(route)) => {
+                        Self::read_rows(Arc::clone(route), ServedBy::Shadow(form, native))
+                    }
+                    _ => Rows::Plain,
+                }
+            }
+            _ => Rows::Plain,
+        }
+    }
+
+    /// A mirrored form of an older generation: its leading columns still have to go. The key of a
+    /// migration cannot change under one name, so any route's shape of that statement is right.
+    fn rows_of_old_form(u: &Understanding, form: Arc<Form>, routes: &Arc<Routes>) -> Rows {
+        let Some(statement) = one(u) else { return Rows::Plain };
+        let Class::Write(target, write) = &statement.class else { return Rows::Plain };
+        let Some(route) = routes.routes.get(*target).or_else(|| routes.routes.first()) else {
+            return Rows::Plain;
+        };
+        let leading =
+            write.has_returning().then(|| crate::sql::write::Write::leading_columns(&route.target));
+        let route = Arc::clone(route);
+        Rows::Mirrored(Box::new(super::expect::Mirrored {
+            route,
+            verb: write.verb,
+            leading,
+            form,
+            rows: 0,
+        }))
+    }
+}
+
+/// The statement of a text that has just one; the extended protocol allows no more.
+pub(super) fn one(u: &Understanding) -> Option<&crate::sql::statement::Statement> {
+    match u.statements.as_slice() {
+        [only] => Some(only),
+        _ => None,
+    }
+}

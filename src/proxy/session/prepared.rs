@@ -1,0 +1,191 @@
+//! Prepared statements and portals as the client knows them.
+//!
+//! A statement is remembered by its original text. At the server it may exist in several forms
+//! (as written, mirrored in some mode, on the shadow): the form that was current at Parse has the
+//! client's own name, others get names of ours and are prepared when a Bind first needs them. So
+//! a routing change reaches statements that were prepared hours ago.
+
+use super::expect::{Form, Rows};
+use crate::proxy::context::Known;
+use crate::sql::statement::Effect;
+use crate::sql::target::SyncMode;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A form that a statement can be sent in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum FormKey {
+    /// As the client wrote it.
+    Original,
+    /// Mirrored, for the targets of this generation.
+    Mirrored(u64, SyncMode),
+    /// On the shadow, for the targets of this generation.
+    Shadow(u64),
+}
+
+/// A statement at the server: its name there, and its form unless it is the client's own text.
+pub(super) type AtServer = (Box<[u8]>, Option<Arc<Form>>);
+
+/// A prepared statement.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// Unique in the session: tells a statement from another of the same name.
+    pub(super) id: u64,
+    pub(super) sql: Arc<[u8]>,
+    /// Declared parameter types, as in the Parse.
+    pub(super) types: Box<[u8]>,
+    /// What the text means, for one generation of targets.
+    pub(super) known: (u64, Known),
+    /// The form under the client's name.
+    pub(super) own: (FormKey, Option<Arc<Form>>),
+    /// Further forms, under names of ours.
+    pub(super) extra: Vec<(FormKey, Box<[u8]>, Arc<Form>)>,
+}
+
+impl Prepared {
+    /// The server's name of a form that is prepared, with the form.
+    pub(super) fn prepared_as(&self, key: FormKey, own_name: &[u8]) -> Option<AtServer> {
+        if self.own.0 == key {
+            return Some((own_name.into(), self.own.1.clone()));
+        }
+        let (_, name, form) = self.extra.iter().find(|(k, _, _)| *k == key)?;
+        Some((name.clone(), Some(Arc::clone(form))))
+    }
+
+    /// A name of ours for one more form.
+    pub(super) fn name_for(&self, key: FormKey) -> Box<[u8]> {
+        let form = match key {
+            FormKey::Original => "original".to_owned(),
+            FormKey::Mirrored(generation, mode) => format!("mirrored {generation} {mode:?}"),
+            FormKey::Shadow(generation) => format!("shadow {generation}"),
+        };
+        format!("pgsegue {} {form}", self.id).into_bytes().into()
+    }
+}
+
+/// What to take back when a Parse is answered by an error or skipped.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// The client's own Parse: the statement that the name stood for before.
+    Client { name: Box<[u8]>, id: u64, previous: Option<Box<Prepared>>, form: Option<Arc<Form>> },
+    /// A form that the proxy prepared.
+    Form { statement: Box<[u8]>, id: u64, key: FormKey },
+}
+
+impl Undo {
+    /// The form that was to be prepared.
+    pub(super) fn form(&self) -> Option<&Form> {
+        match self {
+            Self::Client { form, .. } => form.as_deref(),
+            Self::Form { .. } => None,
+        }
+    }
+}
+
+/// A portal: what its Execute will give.
+#[derive(Debug, Clone)]
+pub(super) struct Portal {
+    pub(super) rows: Rows,
+    pub(super) effect: Effect,
+    /// Migrations to be marked before it runs, with the reason.
+    pub(super) marks: Option<Arc<Marks>>,
+    /// A dark read to be offered when it runs.
+    pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
+}
+
+/// Migrations that a statement may change in a way that is not understood.
+#[derive(Debug)]
+pub(super) struct Marks {
+    pub(super) routes: Vec<Arc<crate::routing::Route>>,
+    pub(super) why: &'static str,
+}
+
+impl Portal {
+    pub(super) fn plain() -> Self {
+        Self { rows: Rows::Plain, effect: Effect::None, marks: None, dark: None }
+    }
+}
+
+/// All statements and portals of a session.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    statements: HashMap<Box<[u8]>, Prepared, foldhash::fast::RandomState>,
+    portals: HashMap<Box<[u8]>, Portal, foldhash::fast::RandomState>,
+    next_id: u64,
+    /// SQL-level PREPARE has hidden a write behind a name.
+    pub(super) hidden_writes: bool,
+}
+
+impl Names {
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(super) fn statement(&self, name: &[u8]) -> Option<&Prepared> {
+        self.statements.get(name)
+    }
+
+    pub(super) fn statement_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
+        self.statements.get_mut(name)
+    }
+
+    pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Option<Prepared> {
+        self.statements.insert(name.into(), statement)
+    }
+
+    /// Forgets a statement, unless the name stands for another by now.
+    pub(super) fn close(&mut self, name: &[u8], id: u64) {
+        if self.statements.get(name).is_some_and(|s| s.id == id) {
+            self.statements.remove(name);
+        }
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Client { name, id, previous, .. } => {
+                self.close(&name, id);
+                if let Some(previous) = previous
+                    && !self.statements.contains_key(&name)
+                {
+                    self.statements.insert(name, *previous);
+                }
+            }
+            Undo::Form { statement, id, key } => {
+                if let Some(s) = self.statements.get_mut(&statement).filter(|s| s.id == id) {
+                    s.extra.retain(|(k, _, _)| *k != key);
+                }
+            }
+        }
+    }
+
+    /// DISCARD or DEALLOCATE may have dropped the forms that the proxy prepared; the client's own
+    /// names are its own affair.
+    pub(super) fn forget_extra(&mut self) {
+        for statement in self.statements.values_mut() {
+            statement.extra.clear();
+        }
+    }
+
+    pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
+        self.portals.get(name)
+    }
+
+    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
+        match self.portals.get_mut(name) {
+            Some(slot) => *slot = portal,
+            None => {
+                self.portals.insert(name.into(), portal);
+            }
+        }
+    }
+
+    pub(super) fn close_portal(&mut self, name: &[u8]) {
+        self.portals.remove(name);
+    }
+
+    /// A transaction has ended: its portals are gone.
+    pub(super) fn end_transaction(&mut self) {
+        self.portals.clear();
+    }
+}

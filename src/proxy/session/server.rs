@@ -1,0 +1,449 @@
+//! Frames from the server.
+
+use super::expect::{Expect, Mirrored, ReadRows, Reply, Rows, ServedBy};
+use super::{Hold, Out, Protocol, Session};
+use crate::proxy::context::Understander;
+use crate::sql::write::Verb;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::build;
+use crate::wire::frame::{BadLength, Header};
+use std::sync::Arc;
+
+/// What to do with one frame.
+enum Fate {
+    /// As it is.
+    Forward,
+    /// Not at all.
+    Swallow,
+    /// Already written, in another form.
+    Written,
+}
+
+impl Session {
+    /// Takes bytes from the server; returns how many it has dealt with.
+    ///
+    /// # Errors
+    /// When a length makes no sense: nothing that follows can be read.
+    pub(in crate::proxy) fn on_server(
+        &mut self,
+        data: &[u8],
+        out: &mut Out,
+    ) -> Result<usize, BadLength> {
+        let mut at = 0;
+        let mut run = 0;
+        loop {
+            let rest = data.get(at..).unwrap_or_default();
+            if self.server_pass > 0 {
+                let n = self.server_pass.min(rest.len());
+                self.server_pass -= n;
+                at += n;
+                if self.server_pass > 0 {
+                    break;
+                }
+                continue;
+            }
+            let Some(header) = Header::read(rest)? else { break };
+            if self.passes_to_client(header.tag) {
+                self.server_pass = header.frame_bytes;
+                continue;
+            }
+            let Some(frame) = rest.get(..header.frame_bytes) else { break };
+            out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
+            let body = frame.get(5..).unwrap_or_default();
+            if matches!(self.reply(header.tag, body, out), Fate::Forward) {
+                out.to_client.extend_from_slice(frame);
+            }
+            at += header.frame_bytes;
+            run = at;
+        }
+        out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
+        Ok(at)
+    }
+
+    /// Whether a frame goes on without waiting for its end: rows and the like of statements that
+    /// nothing is done with.
+    fn passes_to_client(&self, tag: u8) -> bool {
+        match tag {
+            b'D' | b'd' => match self.replies.front() {
+                Some(Expect::Query(rows)) => rows.front().is_none_or(Rows::rows_pass),
+                Some(Expect::Execute(Reply::Forward, rows)) => rows.rows_pass(),
+                _ => false,
+            },
+            b'N' | b'A' => true,
+            _ => false,
+        }
+    }
+
+    fn reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
+        while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
+            self.replies.pop_front();
+        }
+        match tag {
+            b'S' => {
+                self.parameter(body);
+                Fate::Forward
+            }
+            b'N' | b'A' => Fate::Forward,
+            b'E' => self.on_error(body, out),
+            b'Z' => self.on_ready(body, out),
+            _ => match self.replies.front() {
+                None | Some(Expect::Startup) => Fate::Forward,
+                Some(Expect::Query(_)) => self.query_reply(tag, body, out),
+                Some(_) => self.extended_reply(tag, body, out),
+            },
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8]) {
+        let Some((name, value)) = backend::parameter_status(body) else { return };
+        let value = String::from_utf8_lossy(value).into_owned();
+        let parameters = &mut self.parameters;
+        match name {
+            b"client_encoding" => parameters.client_encoding = value,
+            b"standard_conforming_strings" => parameters.escapes_in_strings = value == "off",
+            b"application_name" => parameters.application_name = value,
+            b"TimeZone" => parameters.output.time_zone = value,
+            b"DateStyle" => parameters.output.date_style = value,
+            b"IntervalStyle" => parameters.output.interval_style = value,
+            _ => {}
+        }
+    }
+
+    fn query_reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
+        let Some(Expect::Query(rows)) = self.replies.front_mut() else { return Fate::Forward };
+        let Some(mut first) = rows.pop_front() else { return Fate::Forward };
+        let fate = self.rows_reply(&mut first, (Protocol::Simple, tag), body, out);
+        // C, or I for a text of blanks, ends a statement.
+        if !matches!(tag, b'C' | b'I')
+            && let Some(Expect::Query(rows)) = self.replies.front_mut()
+        {
+            rows.push_front(first);
+        }
+        fate
+    }
+
+    fn extended_reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
+        let ends = match self.replies.front() {
+            Some(Expect::Describe(..)) => matches!(tag, b'T' | b'n'),
+            Some(Expect::Execute(..) | Expect::Probe(_)) => matches!(tag, b'C' | b'I' | b's'),
+            _ => true,
+        };
+        if tag == b'G' {
+            self.copy_begins();
+        }
+        let Some(mut front) = self.replies.pop_front() else { return Fate::Forward };
+        let fate = match &mut front {
+            Expect::Parse(reply, _) | Expect::Bind(reply) => Self::fate(*reply),
+            Expect::Close(reply, closed) => {
+                if let Some(closed) = closed.take() {
+                    self.names.close(&closed.0, closed.1);
+                }
+                Self::fate(*reply)
+            }
+            Expect::Describe(Reply::Swallow, _) | Expect::Execute(Reply::Swallow, _) => {
+                self.mark_is_written(tag);
+                Fate::Swallow
+            }
+            Expect::Describe(_, rows) | Expect::Execute(_, rows) => {
+                self.rows_reply(rows, (Protocol::Extended, tag), body, out)
+            }
+            Expect::Probe(understander) => {
+                let understander = Arc::clone(understander);
+                self.probe_reply(&understander, tag, body)
+            }
+            _ => Fate::Forward,
+        };
+        if !ends {
+            self.replies.push_front(front);
+        } else if !matches!(fate, Fate::Swallow) {
+            self.retry.answered();
+        }
+        fate
+    }
+
+    fn fate(reply: Reply) -> Fate {
+        match reply {
+            Reply::Forward => Fate::Forward,
+            Reply::Swallow => Fate::Swallow,
+        }
+    }
+
+    /// A Sync that the client sent before the data of a COPY is ignored by the server.
+    fn copy_begins(&mut self) {
+        while matches!(self.replies.get(1), Some(Expect::Sync(_))) {
+            self.replies.remove(1);
+            self.group_answered();
+        }
+    }
+
+    fn mark_is_written(&mut self, tag: u8) {
+        if tag == b'C' && matches!(self.hold, Some(Hold::Mark(_))) {
+            self.hold = Some(Hold::Marked);
+        }
+    }
+
+    fn probe_reply(&mut self, understander: &Understander, tag: u8, body: &[u8]) -> Fate {
+        match tag {
+            b'D' => {
+                let row = backend::first_values(body, usize::from(u16::MAX)).unwrap_or_default();
+                self.facts = super::transaction::Facts::read(understander, &row);
+            }
+            b'C' => {
+                if matches!(self.hold, Some(Hold::Facts(_))) {
+                    self.hold = None;
+                }
+            }
+            _ => {}
+        }
+        Fate::Swallow
+    }
+
+    /// A reply of a statement's execution or description.
+    fn rows_reply(
+        &mut self,
+        rows: &mut Rows,
+        (protocol, tag): (Protocol, u8),
+        body: &[u8],
+        out: &mut Out,
+    ) -> Fate {
+        match rows {
+            Rows::Undescribed if tag == b'T' => Fate::Swallow,
+            Rows::Plain | Rows::Undescribed | Rows::Refused(_) => Fate::Forward,
+            Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
+            Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
+        }
+    }
+
+    fn mirrored_reply(
+        &mut self,
+        m: &mut Mirrored,
+        (protocol, tag): (Protocol, u8),
+        body: &[u8],
+        out: &mut Out,
+    ) -> Fate {
+        let written = |done: Option<()>| done.map_or(Fate::Forward, |()| Fate::Written);
+        match (tag, m.leading) {
+            (b'T', None) => {
+                // Only a Describe gets an answer when there are no rows to describe.
+                if protocol == Protocol::Simple {
+                    return Fate::Swallow;
+                }
+                build::no_data(&mut out.to_client);
+                Fate::Written
+            }
+            (b'T', Some(n)) => {
+                written(backend::push_description_without(&mut out.to_client, body, n))
+            }
+            (b'D', leading) => {
+                let values = backend::first_values(body, 2).unwrap_or_default();
+                let outcome = values.get(usize::from(leading.is_none())).copied().flatten();
+                self.outcome(m, backend::outcome(outcome));
+                match leading {
+                    Some(n) => written(backend::push_row_without(&mut out.to_client, body, n)),
+                    None => {
+                        let rows = values.first().copied().flatten().unwrap_or_default();
+                        let rows = std::str::from_utf8(rows).ok().and_then(|r| r.parse().ok());
+                        m.rows += rows.unwrap_or(0u64);
+                        Fate::Swallow
+                    }
+                }
+            }
+            (b'C', leading) => {
+                let rows = match leading {
+                    Some(_) => backend::command_rows(body).unwrap_or(0),
+                    None => m.rows,
+                };
+                let metrics = &self.context.metrics;
+                metrics.mirrored_rows.with_label_values(&[&m.route.target.migration]).inc_by(rows);
+                let tag = match m.verb {
+                    Verb::Insert => format!("INSERT 0 {rows}"),
+                    Verb::Update => format!("UPDATE {rows}"),
+                    Verb::Delete => format!("DELETE {rows}"),
+                };
+                build::command_complete(&mut out.to_client, tag);
+                Fate::Written
+            }
+            _ => Fate::Forward,
+        }
+    }
+
+    /// The sync function's outcome: 0 in step, 1 keys recorded as dirty, 2 so because of a lock.
+    fn outcome(&mut self, m: &Mirrored, outcome: i32) {
+        if outcome == 0 {
+            return;
+        }
+        let migration = [m.route.target.migration.as_str()];
+        self.context.metrics.dirty_statements.with_label_values(&migration).inc();
+        self.transaction.has_recorded(m.route.gate.dirty_in_transaction());
+        if outcome == 2 {
+            self.transaction.spent_its_budget();
+            m.route.gate.shadow_is_locked();
+        }
+    }
+
+    fn read_reply(
+        &mut self,
+        read: &mut ReadRows,
+        (protocol, tag): (Protocol, u8),
+        body: &[u8],
+        out: &mut Out,
+    ) -> Fate {
+        match (tag, &read.served_by) {
+            (b'T', ServedBy::Shadow(_, native)) => {
+                if protocol == Protocol::Simple {
+                    self.retry.described();
+                }
+                let written = native.push_description(&mut out.to_client, body);
+                written.map_or(Fate::Forward, |()| Fate::Written)
+            }
+            (b'D', ServedBy::Shadow(..)) => {
+                self.retry.give_up();
+                Fate::Forward
+            }
+            (b'C' | b's', served_by) => {
+                let route = match served_by {
+                    ServedBy::Source => "source",
+                    ServedBy::Shadow(..) => "shadow",
+                };
+                let labels = [read.route.target.migration.as_str(), route];
+                let seconds = read.began.elapsed().as_secs_f64();
+                self.context.metrics.read_seconds.with_label_values(&labels).observe(seconds);
+                Fate::Forward
+            }
+            _ => Fate::Forward,
+        }
+    }
+
+    fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
+        let sqlstate = backend::sqlstate(body).unwrap_or_default();
+        if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
+            self.skip_to_sync(out, Given::No);
+            return Fate::Swallow;
+        }
+        let replacement = match self.replies.front() {
+            Some(Expect::Refusal(report)) => Some(report.clone()),
+            Some(Expect::Query(rows)) => match rows.front() {
+                Some(Rows::Refused(report)) => Some(report.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let form = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.iter().find_map(Rows::form),
+            Some(Expect::Execute(_, rows) | Expect::Describe(_, rows)) => rows.form(),
+            Some(Expect::Parse(_, Some(undo))) => undo.form(),
+            _ => None,
+        };
+        match (replacement, form) {
+            (Some(report), _) => build::error(&mut out.to_client, &report),
+            (None, Some(form)) => {
+                backend::push_error(&mut out.to_client, body, |p| form.original_position(p))
+            }
+            (None, None) => out.to_client.extend_from_slice(&frame_of(b'E', body)),
+        }
+        self.skip_to_sync(out, Given::Yes);
+        Fate::Written
+    }
+
+    /// After an error the server ignores frames up to the next Sync (a simple query just ends).
+    fn skip_to_sync(&mut self, out: &mut Out, given: Given) {
+        match self.replies.front_mut() {
+            Some(Expect::Query(rows)) => {
+                rows.clear();
+                return;
+            }
+            None | Some(Expect::Startup | Expect::Sync(_)) => return,
+            Some(_) => {}
+        }
+        let waits = matches!(self.hold, Some(Hold::Facts(_) | Hold::Mark(_)));
+        while let Some(front) = self.replies.front_mut() {
+            if let Expect::Sync(reply) = front {
+                // The client has the error of what it waits for; the Sync of ours ends its query.
+                if given == Given::Yes && *reply == Reply::Swallow && waits {
+                    *reply = Reply::Forward;
+                    self.hold = Some(Hold::Failed);
+                }
+                return;
+            }
+            if let Some(Expect::Parse(_, Some(undo))) = self.replies.pop_front() {
+                self.names.undo(*undo);
+            }
+        }
+        match self.hold.take() {
+            Some(Hold::Mark(_)) => {
+                // A simple query waited for the mark: end the transaction in its place.
+                build::sync(&mut out.to_server);
+                self.replies.push_back(Expect::Sync(Reply::Forward));
+                self.in_group = false;
+                self.hold = Some(Hold::Failed);
+            }
+            Some(Hold::Facts(_)) | None => self.skipping = true,
+            other => self.hold = other,
+        }
+    }
+
+    fn on_ready(&mut self, body: &[u8], out: &mut Out) -> Fate {
+        self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Idle);
+        let front = self.replies.pop_front();
+        while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
+            self.replies.pop_front();
+        }
+        match front {
+            Some(Expect::Startup) => {
+                self.hold = None;
+                return Fate::Forward;
+            }
+            Some(Expect::Sync(Reply::Swallow)) => return Fate::Swallow,
+            _ => {}
+        }
+        if self.status == TransactionStatus::Idle {
+            self.transaction.is_over();
+        }
+        if self.retry.has_failed() {
+            self.group_answered();
+            self.replay(out);
+            return Fate::Swallow;
+        }
+        self.group_answered();
+        let failed = self.hold == Some(Hold::Failed);
+        if self.replies.is_empty() && !self.in_group_after(failed) {
+            self.reconcile();
+        }
+        self.retry.done();
+        Fate::Forward
+    }
+
+    fn in_group_after(&mut self, failed: bool) -> bool {
+        // The group of a query that was not sent ended with this ReadyForQuery.
+        self.in_group && !failed
+    }
+
+    /// Nothing is in flight: what the server says of the transaction is the truth.
+    fn reconcile(&mut self) {
+        match self.status {
+            TransactionStatus::Idle => {
+                if self.transaction.ended() {
+                    self.facts = None;
+                }
+                self.names.end_transaction();
+            }
+            TransactionStatus::InTransaction | TransactionStatus::Failed => {
+                let routes = self.context.routes.load();
+                self.transaction.is_open(&routes);
+            }
+        }
+    }
+}
+
+/// Whether the client got the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Yes,
+    No,
+}
+
+fn frame_of(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + 5);
+    backend::push_frame(&mut out, tag, |out| out.extend_from_slice(body));
+    out
+}

@@ -1,0 +1,301 @@
+//! Is a query's shadow form as good as the query? Asked once per text, role and search_path, on a
+//! control connection, before the shadow may answer: both forms are prepared and planned there.
+//! Parameters, names and types have to agree, and the shadow must not be scanned as a whole where
+//! the source is not. Until the answer is there, the source serves.
+
+use super::Options;
+use super::side;
+use crate::sql::target::Target;
+use crate::wire::backend::{self, push_frame};
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_postgres::{Client, Statement, Transaction};
+
+/// Queries that may wait to be vetted; further ones ask again at their next run.
+const QUEUE: usize = 256;
+/// Verdicts that are kept.
+const CACHED: usize = 10_000;
+/// A verdict older than this is looked at anew; the old one is good until then.
+const FIT_FOR: Duration = Duration::from_secs(60);
+/// Indexes and statistics may have come since.
+const UNFIT_FOR: Duration = Duration::from_secs(5);
+
+/// A query as it would be run.
+pub(super) struct Query<'a> {
+    pub(super) generation: u64,
+    pub(super) database: &'a str,
+    pub(super) user: &'a str,
+    pub(super) search_path: &'a str,
+    pub(super) text: &'a str,
+    /// Declared parameter types, as in a Parse.
+    pub(super) types: &'a [u8],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    generation: u64,
+    user: Box<str>,
+    search_path: Box<str>,
+    text: Box<str>,
+    types: Box<[u8]>,
+}
+
+/// What is known of a query.
+#[derive(Debug, Clone)]
+pub(super) enum Vetted {
+    /// The shadow answers it the same; this is the source's description.
+    Fit(Arc<Native>),
+    /// It does not.
+    Unfit,
+    /// Not looked at yet.
+    Unknown,
+}
+
+/// The description of a query as the source gives it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Native {
+    columns: Vec<NativeColumn>,
+    /// Resolved parameter types.
+    pub(super) parameters: Vec<u32>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct NativeColumn {
+    name: String,
+    table: u32,
+    column: i16,
+}
+
+impl Native {
+    /// Appends the source's RowDescription for a shadow's: the names, table and column of the
+    /// source; types and formats are the same. `None`: it does not fit after all.
+    pub(super) fn push_description(&self, out: &mut Vec<u8>, body: &[u8]) -> Option<()> {
+        let fields = backend::row_description(body)?;
+        if fields.len() != self.columns.len() {
+            return None;
+        }
+        push_frame(out, b'T', |out| {
+            let count = i16::try_from(fields.len()).unwrap_or(i16::MAX);
+            out.extend_from_slice(&count.to_be_bytes());
+            for ((_, field), native) in fields.iter().zip(&self.columns) {
+                out.extend_from_slice(native.name.as_bytes());
+                out.push(0);
+                out.extend_from_slice(&native.table.to_be_bytes());
+                out.extend_from_slice(&native.column.to_be_bytes());
+                out.extend_from_slice(&field.type_oid.to_be_bytes());
+                out.extend_from_slice(&field.size.to_be_bytes());
+                out.extend_from_slice(&field.modifier.to_be_bytes());
+                out.extend_from_slice(&field.format.to_be_bytes());
+            }
+        });
+        Some(())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Verdict {
+    vetted: Vetted,
+    since: Instant,
+}
+
+struct Job {
+    key: Key,
+    shadow: String,
+    targets: Vec<Arc<Target>>,
+}
+
+/// The verdicts, and the way to get one.
+#[derive(Debug)]
+pub(super) struct Vetting {
+    verdicts: Arc<Cache<Key, Verdict>>,
+    jobs: Option<mpsc::Sender<Job>>,
+    database: Option<String>,
+}
+
+impl Vetting {
+    /// Starts the worker. Without a control connection every query is unfit.
+    pub(super) fn start(options: &Options) -> Self {
+        let verdicts = Arc::new(Cache::new(CACHED));
+        let database = options.control.as_ref().and_then(super::database_of);
+        let jobs = options.control.clone().map(|control| {
+            let (send, receive) = mpsc::channel(QUEUE);
+            tokio::spawn(work(control, Arc::clone(&verdicts), receive));
+            send
+        });
+        Self { verdicts, jobs, database }
+    }
+
+    /// What is known of a query; asks for it where nothing is.
+    pub(super) fn look(
+        &self,
+        query: &Query<'_>,
+        shadow: impl FnOnce() -> Option<String>,
+        targets: impl FnOnce() -> Vec<Arc<Target>>,
+    ) -> Vetted {
+        if self.database.as_deref() != Some(query.database) {
+            return Vetted::Unfit;
+        }
+        let key = Key {
+            generation: query.generation,
+            user: query.user.into(),
+            search_path: query.search_path.into(),
+            text: query.text.into(),
+            types: query.types.into(),
+        };
+        let known = self.verdicts.get(&key);
+        if let Some(verdict) = &known {
+            let good_for = match verdict.vetted {
+                Vetted::Fit(_) => FIT_FOR,
+                Vetted::Unfit | Vetted::Unknown => UNFIT_FOR,
+            };
+            if verdict.since.elapsed() < good_for {
+                return verdict.vetted.clone();
+            }
+        }
+        let vetted = known.map_or(Vetted::Unknown, |v| v.vetted);
+        if let (Some(jobs), Some(shadow)) = (&self.jobs, shadow()) {
+            let verdict = Verdict { vetted: vetted.clone(), since: Instant::now() };
+            let job = Job { key: key.clone(), shadow, targets: targets() };
+            if jobs.try_send(job).is_ok() {
+                self.verdicts.insert(key, verdict);
+            }
+        }
+        vetted
+    }
+}
+
+async fn work(
+    control: tokio_postgres::Config,
+    verdicts: Arc<Cache<Key, Verdict>>,
+    mut jobs: mpsc::Receiver<Job>,
+) {
+    let mut client: Option<Client> = None;
+    while let Some(job) = jobs.recv().await {
+        if client.as_ref().is_none_or(Client::is_closed) {
+            client = side::connect(&control, "pgsegue vetting").await.ok();
+        }
+        let Some(client) = &mut client else { continue };
+        let vetted = match vet(client, &job).await {
+            Ok(native) => Vetted::Fit(Arc::new(native)),
+            Err(why) => {
+                tracing::info!(query = job.key.text, %why, "this read stays on the source");
+                Vetted::Unfit
+            }
+        };
+        verdicts.insert(job.key, Verdict { vetted, since: Instant::now() });
+    }
+}
+
+/// Why a query stays on the source.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("the shadow form fails: {0}")]
+    Fails(String),
+    #[error("parameters or columns differ: {0}")]
+    Differs(String),
+    #[error("the shadow would be scanned as a whole")]
+    SequentialScan,
+}
+
+impl From<tokio_postgres::Error> for Unfit {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let text =
+            error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
+        Self::Fails(text)
+    }
+}
+
+async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(&side::as_session(&job.key.user, &job.key.search_path)).await?;
+    let declared = crate::wire::frontend::Parse { name: b"", sql: b"", types: &job.key.types };
+    let count = job.key.types.len().saturating_sub(2) / 4;
+    let types: Vec<_> = (1..=u16::try_from(count).unwrap_or(0))
+        .map(|n| side::type_of(declared.type_of(n)))
+        .collect();
+    let source = transaction.prepare_typed(&job.key.text, &types).await?;
+    let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
+    let native = compare(&source, &shadow)?;
+    let scans = |plan: &serde_json::Value, table: &crate::sql::ident::QualifiedName| {
+        scans_whole(plan, table.schema.as_str(), table.name.as_str())
+    };
+    let on_source = explain(&transaction, &job.key.text, &source).await?;
+    let on_shadow = explain(&transaction, &job.shadow, &shadow).await?;
+    for target in &job.targets {
+        if scans(&on_shadow, &target.shadow) && !scans(&on_source, &target.source) {
+            return Err(Unfit::SequentialScan);
+        }
+    }
+    transaction.rollback().await?;
+    Ok(native)
+}
+
+fn compare(source: &Statement, shadow: &Statement) -> Result<Native, Unfit> {
+    if source.params() != shadow.params() {
+        let differs = format!("parameters {:?} and {:?}", source.params(), shadow.params());
+        return Err(Unfit::Differs(differs));
+    }
+    if source.columns().len() != shadow.columns().len() {
+        return Err(Unfit::Differs("another number of columns".to_owned()));
+    }
+    let mut columns = Vec::with_capacity(source.columns().len());
+    for (a, b) in source.columns().iter().zip(shadow.columns()) {
+        let same = a.name() == b.name()
+            && a.type_().oid() == b.type_().oid()
+            && a.type_modifier() == b.type_modifier();
+        if !same {
+            return Err(Unfit::Differs(format!("column {:?}", a.name())));
+        }
+        columns.push(NativeColumn {
+            name: a.name().to_owned(),
+            table: a.table_oid().unwrap_or(0),
+            column: a.column_id().unwrap_or(0),
+        });
+    }
+    let parameters = source.params().iter().map(tokio_postgres::types::Type::oid).collect();
+    Ok(Native { columns, parameters })
+}
+
+/// The generic plan: what a prepared statement gets, whatever its parameters are.
+async fn explain(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    statement: &Statement,
+) -> Result<serde_json::Value, Unfit> {
+    let types: Vec<_> =
+        statement.params().iter().map(|t| format!("{}::pg_catalog.regtype", t.oid())).collect();
+    let (names, nulls) = if types.is_empty() {
+        (String::new(), String::new())
+    } else {
+        let row = transaction
+            .query_one(&format!("SELECT pg_catalog.concat_ws(', ', {})", types.join(", ")), &[])
+            .await?;
+        let names: String = row.try_get(0)?;
+        (format!("({names})"), format!("({})", vec!["NULL"; types.len()].join(", ")))
+    };
+    transaction
+        .batch_execute(&format!(
+            "SET LOCAL plan_cache_mode = force_generic_plan; PREPARE pgsegue_vet{names} AS {sql}"
+        ))
+        .await?;
+    let row = transaction
+        .query_one(&format!("EXPLAIN (FORMAT JSON, VERBOSE) EXECUTE pgsegue_vet{nulls}"), &[])
+        .await?;
+    transaction.batch_execute("DEALLOCATE pgsegue_vet").await?;
+    Ok(row.try_get(0)?)
+}
+
+fn scans_whole(plan: &serde_json::Value, schema: &str, table: &str) -> bool {
+    match plan {
+        serde_json::Value::Array(items) => items.iter().any(|i| scans_whole(i, schema, table)),
+        serde_json::Value::Object(node) => {
+            let is = |key: &str, value: &str| node.get(key).and_then(|v| v.as_str()) == Some(value);
+            let here =
+                is("Node Type", "Seq Scan") && is("Schema", schema) && is("Relation Name", table);
+            here || node.values().any(|v| scans_whole(v, schema, table))
+        }
+        _ => false,
+    }
+}

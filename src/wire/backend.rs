@@ -1,0 +1,230 @@
+//! Views of the server's messages, and the few that are rewritten on the way to the client.
+
+use super::reader::Reader;
+
+/// The transaction status of `Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    /// `I`
+    Idle,
+    /// `T`
+    InTransaction,
+    /// `E`
+    Failed,
+}
+
+/// Reads a `Z` body.
+pub fn ready_for_query(body: &[u8]) -> Option<TransactionStatus> {
+    match body {
+        b"I" => Some(TransactionStatus::Idle),
+        b"T" => Some(TransactionStatus::InTransaction),
+        b"E" => Some(TransactionStatus::Failed),
+        _ => None,
+    }
+}
+
+/// Reads an `S` body: name and value.
+pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut r = Reader::new(body);
+    Some((r.cstr()?, r.cstr()?))
+}
+
+/// The number at the end of a `C` tag (`SELECT 5`).
+pub fn command_rows(body: &[u8]) -> Option<u64> {
+    let tag = Reader::new(body).cstr()?;
+    let number = tag.rsplit(|b| *b == b' ').next()?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// One field of a `T` body, without its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// `pg_class.oid`, or 0.
+    pub table: i32,
+    /// Attribute number, or 0.
+    pub column: i16,
+    /// Type object id.
+    pub type_oid: i32,
+    /// Type size.
+    pub size: i16,
+    /// Type modifier.
+    pub modifier: i32,
+    /// Format code.
+    pub format: i16,
+}
+
+/// Reads a `T` body.
+pub fn row_description(body: &[u8]) -> Option<Vec<(&[u8], Field)>> {
+    let mut r = Reader::new(body);
+    let count = r.count()?;
+    let mut fields = Vec::with_capacity(count.min(body.len()));
+    for _ in 0..count {
+        let name = r.cstr()?;
+        let field = Field {
+            table: r.i32()?,
+            column: r.i16()?,
+            type_oid: r.i32()?,
+            size: r.i16()?,
+            modifier: r.i32()?,
+            format: r.i16()?,
+        };
+        fields.push((name, field));
+    }
+    r.rest().is_empty().then_some(fields)
+}
+
+/// Reads a `D` body up to `n` values.
+pub fn first_values(body: &[u8], n: usize) -> Option<Vec<Option<&[u8]>>> {
+    let mut r = Reader::new(body);
+    let count = r.count()?;
+    (0..count.min(n)).map(|_| r.value()).collect()
+}
+
+/// A number in a `D`, in text or (4 or 8 bytes) in binary. Texts of a sync function's outcome are
+/// one byte, counts in text come from statements whose results are all text.
+pub fn outcome(value: Option<&[u8]>) -> i32 {
+    match value {
+        Some(&[a, b, c, d]) => i32::from_be_bytes([a, b, c, d]),
+        Some(text) => std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// Appends a `D` without its first `n` values. `None`: malformed.
+pub fn push_row_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Option<()> {
+    let mut r = Reader::new(body);
+    let count = r.count()?.checked_sub(n)?;
+    for _ in 0..n {
+        r.value()?;
+    }
+    push_frame(out, b'D', |out| {
+        out.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
+        out.extend_from_slice(r.rest());
+    });
+    Some(())
+}
+
+/// Appends a `T` without its first `n` fields. `None`: malformed.
+pub fn push_description_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Option<()> {
+    let mut r = Reader::new(body);
+    let count = r.count()?.checked_sub(n)?;
+    for _ in 0..n {
+        r.cstr()?;
+        r.bytes(18)?;
+    }
+    push_frame(out, b'T', |out| {
+        out.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
+        out.extend_from_slice(r.rest());
+    });
+    Some(())
+}
+
+/// Appends an `E` with its position field changed and our own context lines left out.
+pub fn push_error(out: &mut Vec<u8>, body: &[u8], position: impl Fn(usize) -> Option<usize>) {
+    let mut r = Reader::new(body);
+    push_frame(out, b'E', |out| {
+        while let Some(code) = r.u8().filter(|c| *c != 0) {
+            let Some(value) = r.cstr() else { break };
+            let moved = (code == b'P')
+                .then(|| std::str::from_utf8(value).ok()?.parse().ok().and_then(&position))
+                .flatten();
+            if code == b'W' && contains(value, b"pgsegue.") {
+                continue;
+            }
+            out.push(code);
+            match moved {
+                Some(position) => out.extend_from_slice(position.to_string().as_bytes()),
+                None => out.extend_from_slice(value),
+            }
+            out.push(0);
+        }
+        out.push(0);
+    });
+}
+
+/// The SQLSTATE of an `E` body.
+pub fn sqlstate(body: &[u8]) -> Option<&[u8]> {
+    let mut r = Reader::new(body);
+    while let Some(code) = r.u8().filter(|c| *c != 0) {
+        let value = r.cstr()?;
+        if code == b'C' {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Appends a frame whose body `write` appends.
+pub fn push_frame(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[tag, 0, 0, 0, 0]);
+    write(out);
+    let length = i32::try_from(out.len() - start - 1).unwrap_or(i32::MAX);
+    if let Some(field) = out.get_mut(start + 1..start + 5) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|w| w == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use pgwire::messages::Message;
+    use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
+    use pgwire::messages::response::ErrorResponse;
+
+    fn frame(message: &impl Message) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        message.encode(&mut out).unwrap();
+        out.to_vec()
+    }
+
+    fn description(names: &[&str]) -> RowDescription {
+        let field = |n: &&str| FieldDescription::new((*n).to_owned(), 7, 1, 23, 4, -1, 0);
+        RowDescription::new(names.iter().map(field).collect())
+    }
+
+    #[test]
+    fn leading_columns_are_left_out() {
+        let mut out = Vec::new();
+        push_description_without(&mut out, &frame(&description(&["d", "k", "a", "b"]))[5..], 2);
+        assert_eq!(out, frame(&description(&["a", "b"])));
+        let row = |values: &[u8]| DataRow::new(BytesMut::from(values), 2);
+        let full = [0, 0, 0, 1, b'1', 0, 0, 0, 1, b'x'];
+        out.clear();
+        push_row_without(&mut out, &frame(&row(&full))[5..], 1);
+        assert_eq!(out, frame(&DataRow::new(BytesMut::from(&full[5..]), 1)));
+        assert_eq!(push_row_without(&mut out, &[0, 1, 0], 1), None);
+        assert_eq!(push_description_without(&mut out, &[0, 1, b'a'], 1), None);
+    }
+
+    #[test]
+    fn errors_keep_all_but_position_and_our_context() {
+        let fields = vec![
+            (b'S', "ERROR".to_owned()),
+            (b'C', "42703".to_owned()),
+            (b'P', "30".to_owned()),
+            (b'W', "PL/pgSQL function pgsegue.sync_m(integer[]) line 3".to_owned()),
+        ];
+        let mut out = Vec::new();
+        let error = frame(&ErrorResponse::new(fields));
+        push_error(&mut out, &error[5..], |p| Some(p - 20));
+        let expected =
+            vec![(b'S', "ERROR".to_owned()), (b'C', "42703".to_owned()), (b'P', "10".to_owned())];
+        assert_eq!(out, frame(&ErrorResponse::new(expected)));
+        assert_eq!(sqlstate(&out[5..]), Some(&b"42703"[..]));
+    }
+
+    #[test]
+    fn numbers_and_statuses() {
+        assert_eq!(command_rows(b"SELECT 12\0"), Some(12));
+        assert_eq!(command_rows(b"BEGIN\0"), None);
+        assert_eq!((outcome(Some(b"2")), outcome(Some(&[0, 0, 0, 1])), outcome(None)), (2, 1, 0));
+        assert_eq!(ready_for_query(b"T"), Some(TransactionStatus::InTransaction));
+        assert_eq!(ready_for_query(b"x"), None);
+    }
+}
