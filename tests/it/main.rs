@@ -6,3 +6,12 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking with the cause"
 )]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    reason = "support is written like a library: for the tests to come too"
+)]
+
+mod support;
+mod throwaway;
