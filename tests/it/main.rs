@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a test fails by panicking with the cause"
 )]
 #![allow(
@@ -13,5 +14,8 @@
     reason = "support is written like a library: for the tests to come too"
 )]
 
+mod admin;
+mod cli;
+mod config;
 mod support;
 mod throwaway;

@@ -1,10 +1,14 @@
-//! What every integration test stands on: one Postgres per run, one database per test, waiting
-//! without sleeping, comparing tables row by row.
+//! What every integration test stands on: one Postgres per run, one database per test, the real
+//! binary as a child, waiting without sleeping, comparing tables row by row.
 
 mod database;
+mod drivers;
+mod proxy;
 mod wait;
 
 pub use database::{TestDb, database, database_on, server};
+pub use drivers::{node, python};
+pub use proxy::{Proxy, pgsegue};
 pub use wait::eventually;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
