@@ -6,6 +6,7 @@ use crate::engine::{self, Engine};
 use crate::proxy;
 use crate::routing::{Handle, Routes};
 use crate::telemetry::Metrics;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,7 +117,7 @@ async fn run(
     tokio::select! {
         served = serving => served?,
         () = draining => {}
-        reloaded = reloading => reloaded?,
+        never = reloading => match never {},
     }
     stop.cancel();
     if let Some(running) = running
@@ -132,13 +133,13 @@ async fn reload(
     reloader: Reloader,
     engine: Option<Arc<Engine>>,
     shutdown: CancellationToken,
-) -> std::io::Result<()> {
+) -> Infallible {
     let apply = async |declared: Vec<engine::Declared>| match &engine {
         Some(engine) => engine.apply(declared).await.map_err(ApplyError::Engine),
         None if declared.is_empty() => Ok(()),
         None => Err(ApplyError::NoEngine),
     };
-    reloader.run(apply, shutdown).await?;
+    reloader.run(apply, shutdown).await;
     std::future::pending().await
 }
 

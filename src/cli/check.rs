@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// Reads the catalog, changes nothing, needs no running proxy. Exit code 0: nothing is in the way;
 /// 1: there is a blocker; 2: it could not be checked.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   pgsegue check
   pgsegue check orders_v2 --json | jq '.[].findings[].id'
 A warning that you have read and accept goes into `accepted` in the config file.")]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// The config file has the same levers. The lower of the two counts: either can lower, both must
 /// agree to raise.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   pgsegue route orders_v2 --dark 5 --why 'first comparison'
   pgsegue route orders_v2 --reads 10 --why 'canary, CHG-1234'
   pgsegue route orders_v2 --reads 0 --why 'p99 went up'")]

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 /// SIGHUP reads the config file again (a change of the file does as well). SIGTERM or Ctrl-C
 /// takes no new clients and lets the sessions end; a second one ends at once.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   pgsegue serve --config /etc/pgsegue.toml
   psql 'host=127.0.0.1 port=6432 ...'     as the apps connect
   curl http://127.0.0.1:9632/readyz       200 when it takes clients")]

@@ -35,6 +35,9 @@ pub enum Error {
         #[source]
         source: notify::Error,
     },
+    /// The process cannot be told to read the file again.
+    #[error("cannot listen for SIGHUP")]
+    Signal(#[source] std::io::Error),
     /// The file is read and not valid: every problem found, in the file's order.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<Problem>),

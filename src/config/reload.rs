@@ -13,7 +13,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ pub struct Reloader {
     /// What was tried last, with success or not.
     tried: String,
     changed: Arc<Notify>,
+    // From the start: without a handler SIGHUP ends the process.
+    hangup: Signal,
     _watcher: RecommendedWatcher,
 }
 
@@ -41,6 +43,7 @@ impl Reloader {
     /// # Errors
     /// When the file is missing or invalid, or its folder cannot be watched.
     pub fn load(path: &Path, metrics: Metrics) -> Result<(Self, Settings), Error> {
+        let hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
         let changed = Arc::new(Notify::new());
         let watcher = match watch(path, &changed) {
             Err(_) if !path.exists() => return Err(Error::Missing { path: path.to_owned() }),
@@ -50,23 +53,19 @@ impl Reloader {
         let settings = parse(path, &tried)?;
         let in_force = settings.process.clone();
         let path = path.to_owned();
-        Ok((Self { path, metrics, in_force, tried, changed, _watcher: watcher }, settings))
+        Ok((Self { path, metrics, in_force, tried, changed, hangup, _watcher: watcher }, settings))
     }
 
     /// Works until `shutdown`. `apply` puts a set of migrations in force or says why not.
-    ///
-    /// # Errors
-    /// When the process cannot listen for SIGHUP.
     pub async fn run<E: std::error::Error>(
         mut self,
         apply: impl AsyncFn(Vec<Declared>) -> Result<(), E>,
         shutdown: CancellationToken,
-    ) -> std::io::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
+    ) {
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                Some(()) = hangup.recv() => self.tried.clear(),
+                () = shutdown.cancelled() => return,
+                Some(()) = self.hangup.recv() => self.tried.clear(),
                 () = self.changed.notified() => sleep(DEBOUNCE).await,
             }
             self.reload(&apply).await;
@@ -98,8 +97,8 @@ impl Reloader {
         self.warn_of_restart(&settings.process);
         match apply(settings.migrations).await {
             Ok(()) => {
-                self.metrics.config_reloads.with_label_values(&["applied"]).inc();
                 self.metrics.config_rejected.set(0);
+                self.metrics.config_reloads.with_label_values(&["applied"]).inc();
                 tracing::info!(path = %self.path.display(), "config file applied");
             }
             Err(error) => self.rejected(&error),
@@ -117,8 +116,8 @@ impl Reloader {
     }
 
     fn rejected(&self, error: &dyn std::error::Error) {
-        self.metrics.config_reloads.with_label_values(&["rejected"]).inc();
         self.metrics.config_rejected.set(1);
+        self.metrics.config_reloads.with_label_values(&["rejected"]).inc();
         let causes = std::iter::successors(error.source(), |cause| cause.source());
         let causes: String = causes.map(|cause| format!(": {cause}")).collect();
         tracing::error!("config file rejected, nothing changed: {error}{causes}");

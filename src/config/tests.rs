@@ -423,6 +423,20 @@ fn a_missing_file_says_what_to_do() {
     );
 }
 
+#[test]
+fn every_file_that_is_shipped_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut seen = Vec::new();
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let valid = load(&path);
+        assert!(valid.is_ok(), "{valid:?}");
+        seen.push(path.file_name().unwrap().to_string_lossy().into_owned());
+    }
+    seen.sort();
+    assert_eq!(seen, ["docker.toml", "pgsegue.toml"]);
+}
+
 /// Every key of the TOML form, so that a new one cannot be left undocumented.
 #[test]
 fn the_documented_file_is_valid_and_names_every_key() {

@@ -21,7 +21,7 @@ const SPINNER: &str = "{msg:10} {spinner} {elapsed}{prefix}";
 /// The work is done by the running `pgsegue serve`; this command asks for it and shows how it
 /// goes until reads can be routed. Ending this command (Ctrl-C) does not end the work.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   pgsegue migration start orders_v2
   pgsegue migration start orders_v2 --no-wait && pgsegue migration status orders_v2")]
 pub(in crate::cli) struct Start {
