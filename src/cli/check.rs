@@ -73,28 +73,30 @@ impl Check {
         } else {
             reports.iter().for_each(print);
         }
-        let blocked = reports.iter().flat_map(|report| &report.findings).any(is_blocker);
+        let blocked = reports.iter().flat_map(|report| &report.findings).any(Finding::is_blocker);
         Ok(ExitCode::from(u8::from(blocked)))
     }
 }
 
-fn is_blocker(finding: &Finding) -> bool {
-    matches!(finding.severity, Severity::Blocker)
-}
-
 fn print(report: &Report) {
-    let blockers = report.findings.iter().filter(|finding| is_blocker(finding)).count();
+    let blockers = report.findings.iter().filter(|finding| finding.is_blocker()).count();
     let verdict = match (blockers, report.findings.len()) {
         (0, 0) => "nothing is in the way".to_owned(),
-        (0, warnings) => format!("can be started; {warnings} to know"),
+        (0, others) => format!("can be started, {others} to know"),
         (blockers, all) => {
             format!("cannot be started: {blockers} in the way, {} to know", all - blockers)
         }
     };
     output::line(&format!("{}: {verdict}", report.migration));
     for finding in &report.findings {
-        let word = if is_blocker(finding) { "BLOCKER" } else { "warning" };
-        output::line(&format!("  {word}  {}: {}", finding.id, finding.message));
-        output::line(&format!("           do: {}", finding.remedy));
+        let word = match finding.severity {
+            Severity::Blocker => "BLOCKER",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        output::line(&format!("  {word:7}  {}: {}", finding.id, finding.message));
+        if !finding.remedy.is_empty() {
+            output::line(&format!("           do: {}", finding.remedy));
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use super::Error;
 use crate::manifest::Migration;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// One thing that is in the way, or that an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Short and stable: what `accepted` in the config file names.
     pub id: String,
@@ -18,13 +18,22 @@ pub struct Finding {
 }
 
 /// Whether a finding stops the migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The migration cannot be started.
     Blocker,
-    /// It can, and something needs care.
+    /// It works, less well.
     Warning,
+    /// Worth knowing, or accepted by the SRE.
+    Info,
+}
+
+impl Finding {
+    /// Whether it keeps the migration from starting.
+    pub fn is_blocker(&self) -> bool {
+        self.severity == Severity::Blocker
+    }
 }
 
 /// Looks at the real database.
