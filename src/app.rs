@@ -1,6 +1,7 @@
 //! Puts the parts together and runs them: the only file that sees all of them.
 
 use crate::admin::Admin;
+use crate::causes;
 use crate::config::{self, Reloader, Settings};
 use crate::engine::{self, Engine};
 use crate::proxy;
@@ -181,7 +182,7 @@ async fn start_engine(
         match started.await {
             Ok(engine) => return Ok(Some(engine)),
             Err(error) if is_database_down(&error) => {
-                tracing::warn!("waiting for the database: {}", chain(&error));
+                tracing::warn!("waiting for the database: {}", causes::in_one_line(&error));
                 sleep(CONNECT_RETRY).await;
             }
             Err(error) => return Err(Error::Engine(error)),
@@ -208,9 +209,4 @@ fn is_database_down(error: &(dyn std::error::Error + 'static)) -> bool {
 fn has_io_cause(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
         .any(|error| error.is::<std::io::Error>())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

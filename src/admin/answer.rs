@@ -1,5 +1,6 @@
 //! What a failed request is told: JSON with the error and what to do.
 
+use crate::causes;
 use crate::engine;
 use axum::Json;
 use axum::http::StatusCode;
@@ -41,16 +42,15 @@ impl Failure {
     }
 
     pub(super) fn internal(error: &dyn std::error::Error) -> Self {
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        let causes: String = causes.map(|cause| format!(": {cause}")).collect();
-        let body = Body { error: format!("{error}{causes}"), hint: "is the database reachable?" };
+        let error = causes::in_one_line(error);
+        tracing::warn!("a request of the admin server failed: {error}");
+        let body = Body { error, hint: "is the database reachable?" };
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, body }
     }
 }
 
 impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
-        tracing::warn!("a request of the admin server failed: {error}");
         Self::internal(&error)
     }
 }

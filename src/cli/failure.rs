@@ -1,7 +1,7 @@
 //! How a command that failed says so: one line with every cause, and a hint.
 
 use super::output;
-use crate::{app, config, engine};
+use crate::{app, causes, config, engine};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -18,18 +18,8 @@ impl Failure {
         Self { message: message.into(), hint: hint.into(), code: 2 }
     }
 
-    /// The error with its causes, without those whose text is in the line already.
     pub(super) fn from_error(error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            next = cause.source();
-        }
-        Self::new(message, "")
+        Self::new(causes::in_one_line(error), "")
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {

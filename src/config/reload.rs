@@ -6,6 +6,7 @@
 use super::error::Error;
 use super::settings::{Process, Settings};
 use super::{parse, read};
+use crate::causes;
 use crate::engine::Declared;
 use crate::telemetry::Metrics;
 use notify::event::{AccessKind, AccessMode};
@@ -118,9 +119,7 @@ impl Reloader {
     fn rejected(&self, error: &dyn std::error::Error) {
         self.metrics.config_rejected.set(1);
         self.metrics.config_reloads.with_label_values(&["rejected"]).inc();
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        let causes: String = causes.map(|cause| format!(": {cause}")).collect();
-        tracing::error!("config file rejected, nothing changed: {error}{causes}");
+        tracing::error!("config file rejected, nothing changed: {}", causes::in_one_line(error));
     }
 
     fn warn_of_restart(&self, new: &Process) {
