@@ -19,7 +19,8 @@ const SPINNER: &str = "{msg:10} {spinner} {elapsed}{prefix}";
 /// Start a migration: check, dual write, backfill, repair, verify
 ///
 /// The work is done by the running `pgsegue serve`; this command asks for it and shows how it
-/// goes until reads can be routed. Ending this command (Ctrl-C) does not end the work.
+/// goes until reads can be routed. Ending this command (Ctrl-C) does not end the work; running it
+/// again shows it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsegue migration start orders_v2
@@ -44,7 +45,14 @@ impl Start {
     pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
         let control = connect::control(config).await?;
         let before = connect::status(&control, &self.name).await?;
-        control.start(&self.name, &connect::who("migration start")).await?;
+        if let Err(error) = control.start(&self.name, &connect::who("migration start")).await {
+            // Whoever was disconnected wants to see how it goes on.
+            let now = connect::status(&control, &self.name).await?;
+            if now.phase == Phase::Declared || step(&now.phase) != Step::Going {
+                return Err(error.into());
+            }
+            output::remark("it has been started already");
+        }
         if self.no_wait {
             output::line(&format!("{}: asked to start", self.name));
             return Ok(ExitCode::SUCCESS);
