@@ -1,1 +1,212 @@
-//! (stub)
+//! Puts the parts together and runs them: the only file that sees all of them.
+
+use crate::admin::Admin;
+use crate::causes;
+use crate::config::{self, Reloader, Settings};
+use crate::engine::{self, Engine};
+use crate::proxy;
+use crate::routing::{Handle, Routes};
+use crate::telemetry::Metrics;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+
+/// How long sessions may take to end after a shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(30);
+const CONNECT_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The config file.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The engine.
+    #[error("the engine cannot start")]
+    Engine(#[from] engine::Error),
+    /// A listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system.
+    #[error("a listener or signal failed")]
+    Io(#[from] std::io::Error),
+    /// A mistake in the metrics themselves.
+    #[error("the metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Runs the proxy, the engine and the admin server until `shutdown`, then lets the sessions end.
+/// The admin server answers from the start; clients are accepted when the routes are published.
+///
+/// # Errors
+/// When the config file is invalid, an address is taken, or the engine refuses the migrations. A
+/// database that is down is waited for.
+pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Error> {
+    let metrics = Metrics::new()?;
+    let (reloader, settings) = Reloader::load(config, metrics.clone())?;
+    let process = &settings.process;
+    let routes = Handle::new(Routes::none());
+    let admin_listener = listen(process.admin).await?;
+    let admin = Admin::new(metrics.clone(), process.control.clone());
+    let admin_shutdown = CancellationToken::new();
+    let served = admin.clone().serve(admin_listener, admin_shutdown.clone());
+    let work = async {
+        let started = start_engine(&settings, &routes, &metrics);
+        let engine = tokio::select! {
+            engine = started => engine?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let listener = listen(process.listen).await?;
+        admin.set_ready(true);
+        tracing::info!(listen = %process.listen, admin = %process.admin, "ready");
+        let parts = Parts { engine, reloader, admin: &admin };
+        let options = Arc::new(options(&settings));
+        let proxied = proxy::serve(listener, options, routes, metrics, shutdown.clone());
+        run(parts, proxied, &shutdown).await
+    };
+    tokio::select! {
+        done = work => {
+            admin_shutdown.cancel();
+            done
+        }
+        failed = served => Ok(failed?),
+    }
+}
+
+/// What runs beside the client sessions.
+struct Parts<'a> {
+    engine: Option<Arc<Engine>>,
+    reloader: Reloader,
+    admin: &'a Admin,
+}
+
+async fn run(
+    parts: Parts<'_>,
+    proxied: impl Future<Output = std::io::Result<()>>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let engine = parts.engine;
+    // Ends with this function, however it ends.
+    let stop = shutdown.child_token();
+    let _stop_at_the_end = stop.clone().drop_guard();
+    let running = engine.clone().map(|e| tokio::spawn(e.run(stop.clone())));
+    let reloading = reload(parts.reloader, engine.clone(), shutdown.clone());
+    let serving = async {
+        proxied.await?;
+        shutdown.cancelled().await;
+        Ok::<(), Error>(())
+    };
+    let draining = async {
+        shutdown.cancelled().await;
+        parts.admin.set_ready(false);
+        tracing::info!("shutting down: sessions have {} s to end", DRAIN.as_secs());
+        sleep(DRAIN).await;
+        tracing::warn!("sessions are left, ending anyway");
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = draining => {}
+        never = reloading => match never {},
+    }
+    stop.cancel();
+    if let Some(running) = running
+        && timeout(DRAIN, running).await.is_err()
+    {
+        tracing::warn!("the engine has not ended in time");
+    }
+    Ok(())
+}
+
+/// Follows the config file; goes on waiting after `shutdown`, when others decide about the end.
+async fn reload(
+    reloader: Reloader,
+    engine: Option<Arc<Engine>>,
+    shutdown: CancellationToken,
+) -> Infallible {
+    let apply = async |declared: Vec<engine::Declared>| match &engine {
+        Some(engine) => engine.apply(declared).await.map_err(ApplyError::Engine),
+        None if declared.is_empty() => Ok(()),
+        None => Err(ApplyError::NoEngine),
+    };
+    reloader.run(apply, shutdown).await;
+    std::future::pending().await
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    #[error("the engine refuses it")]
+    Engine(#[source] engine::Error),
+    #[error("this process was started without [control]; restart it to begin with migrations")]
+    NoEngine,
+}
+
+fn options(settings: &Settings) -> proxy::Options {
+    proxy::Options {
+        server: settings.process.server.clone(),
+        control: settings.process.control.clone(),
+        dark_reads_max: settings.process.dark_reads_max,
+        sql_bytes_max: settings.process.sql_bytes_max,
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+/// An engine that has published the routes of the config file; none without `[control]`.
+async fn start_engine(
+    settings: &Settings,
+    routes: &Arc<Handle>,
+    metrics: &Metrics,
+) -> Result<Option<Arc<Engine>>, Error> {
+    let Some(control) = &settings.process.control else { return Ok(None) };
+    loop {
+        let started = async {
+            let engine =
+                Engine::connect(control.clone(), Arc::clone(routes), metrics.clone()).await?;
+            engine.apply(settings.migrations.clone()).await?;
+            Ok(engine)
+        };
+        match started.await {
+            Ok(engine) => return Ok(Some(engine)),
+            Err(error) if is_database_down(&error) => {
+                tracing::warn!("waiting for the database: {}", causes::in_one_line(&error));
+                sleep(CONNECT_RETRY).await;
+            }
+            Err(error) => return Err(Error::Engine(error)),
+        }
+    }
+}
+
+/// Whether it is worth to try again: not reached, starting up, ending, or full.
+fn is_database_down(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<tokio_postgres::Error>())
+        .is_some_and(|error| match error.code() {
+            Some(code) => [
+                SqlState::CANNOT_CONNECT_NOW,
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                SqlState::TOO_MANY_CONNECTIONS,
+            ]
+            .contains(code),
+            None => error.is_closed() || has_io_cause(error),
+        })
+}
+
+fn has_io_cause(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.is::<std::io::Error>())
+}

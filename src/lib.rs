@@ -6,7 +6,7 @@
 //!
 //! | rank | module | what it is |
 //! |---|---|---|
-//! | 0 | [`clock`], [`wire`], [`sql`] | pure: frames as bytes, SQL as text; no I/O |
+//! | 0 | [`causes`], [`clock`], [`wire`], [`sql`] | pure: frames as bytes, SQL as text; no I/O |
 //! | 1 | [`manifest`], [`telemetry`], [`throwaway`] | what an SRE declares; metrics; a Postgres for tests and the demo |
 //! | 2 | [`routing`], [`pg`] | the routing snapshot every statement is decided by; the control connections |
 //! | 3 | [`proxy`], [`engine`] | the two actors: client sessions; the migration itself |
@@ -14,6 +14,7 @@
 //! | 5 | [`app`] | puts the parts together and runs them |
 //! | 6 | [`cli`], [`demo`] | commands |
 
+pub mod causes;
 pub mod clock;
 pub mod sql;
 pub mod wire;

@@ -1,3 +1,5 @@
 //! The binary: nothing but the way into the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pgsegue::cli::run()
+}

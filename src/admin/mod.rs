@@ -1,1 +1,103 @@
-//! (stub)
+//! HTTP for operators and their tools: health, metrics, status. Read-only; listens on loopback
+//! because it asks for no password.
+//!
+//! Invariant: nothing here can hold up a client session; a slow database makes a slow answer.
+
+mod answer;
+
+use crate::engine::Control;
+use crate::telemetry::Metrics;
+use answer::Failure;
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Events of one answer; the newest.
+const EVENTS_MAX: u32 = 1_000;
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the admin server shows.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    metrics: Metrics,
+    control: Option<tokio_postgres::Config>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Admin {
+    /// Not ready yet; without `control` there are no migrations to show.
+    pub fn new(metrics: Metrics, control: Option<tokio_postgres::Config>) -> Self {
+        Self { metrics, control, ready: Arc::default() }
+    }
+
+    /// Whether the process takes clients, as `/readyz` says it.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .route("/migrations", get(migrations))
+            .route("/migrations/{name}/status", get(status))
+            .route("/migrations/{name}/events", get(events))
+            .fallback(async || Failure::no_such_path())
+            .with_state(self);
+        axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    }
+
+    /// A connection per request: rare requests, and none of them meets a dead connection.
+    async fn control(&self) -> Result<Control, Failure> {
+        let Some(control) = &self.control else { return Err(Failure::no_control()) };
+        Ok(Control::connect(control).await?)
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    if admin.ready.load(Ordering::SeqCst) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Result<Response, Failure> {
+    let text = admin.metrics.encode().map_err(|error| Failure::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
+}
+
+async fn migrations(State(admin): State<Admin>) -> Result<Response, Failure> {
+    if admin.control.is_none() {
+        return Ok(Json(Vec::<()>::new()).into_response());
+    }
+    Ok(Json(admin.control().await?.list().await?).into_response())
+}
+
+async fn status(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Response, Failure> {
+    let status = admin.control().await?.status(&name).await?;
+    Ok(Json(status.ok_or_else(|| Failure::no_such_migration(&name))?).into_response())
+}
+
+async fn events(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Response, Failure> {
+    let control = admin.control().await?;
+    let status = control.status(&name).await?;
+    status.ok_or_else(|| Failure::no_such_migration(&name))?;
+    Ok(Json(control.events(&name, EVENTS_MAX).await?).into_response())
+}

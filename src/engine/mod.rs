@@ -1,6 +1,7 @@
 //! The migration itself: install, barrier, backfill, repair, verify, and the journal that lets a
 //! killed process go on where it was. Publishes routes; knows no client session.
 
+pub mod check;
 mod control;
 mod error;
 mod state;

@@ -4,5 +4,18 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a test fails by panicking with the cause"
 )]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    reason = "support is written like a library: for the tests to come too"
+)]
+
+mod admin;
+mod cli;
+mod config;
+mod support;
+mod throwaway;

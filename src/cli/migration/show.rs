@@ -1,0 +1,100 @@
+//! `pgsegue migration list | status`.
+
+use crate::cli::failure::Failure;
+use crate::cli::{connect, output};
+use crate::engine::{Phase, Status};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// List the migrations that the control schema knows
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show where a migration is
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Show {
+    /// The migration
+    name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
+        let all = connect::control(config).await?.list().await?;
+        if self.json {
+            output::json(&all)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<[String; 6]> = all
+            .into_iter()
+            .map(|status| {
+                let phase = phase(&status.phase);
+                let reads = format!("{} %", status.reads);
+                let dirty = status.dirty_keys.to_string();
+                [status.name, status.source, status.shadow, phase, reads, dirty]
+            })
+            .collect();
+        output::table(["NAME", "SOURCE", "SHADOW", "PHASE", "READS", "DIRTY KEYS"], &rows);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
+        let control = connect::control(config).await?;
+        let status = connect::status(&control, &self.name).await?;
+        if self.json {
+            output::json(&status)?;
+        } else {
+            print(&status);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(status: &Status) {
+    let dual_write = if status.dual_write { "on" } else { "off" };
+    let verified = status.verified_at.as_deref().unwrap_or("never");
+    let lines = [
+        ("tables", format!("{} → {}", status.source, status.shadow)),
+        ("phase", phase(&status.phase)),
+        ("dual write", dual_write.to_owned()),
+        ("reads", format!("{} % from the shadow", status.reads)),
+        ("dark reads", format!("{} %", status.dark_reads)),
+        ("rows", format!("about {}", status.rows_estimate)),
+        ("dirty keys", status.dirty_keys.to_string()),
+        ("verified", format!("{verified}, {} passes", status.verify_passes)),
+        ("differences", status.differences_found.to_string()),
+    ];
+    output::line(&status.name);
+    for (what, value) in lines {
+        output::line(&format!("  {what:12}{value}"));
+    }
+    for key in &status.poison_keys {
+        output::line(&format!("  poison key  {key}"));
+    }
+}
+
+/// A phase in words, with what is known about its progress.
+pub(super) fn phase(phase: &Phase) -> String {
+    match phase {
+        Phase::Declared => "declared (not started)".to_owned(),
+        Phase::Prepare => "prepare".to_owned(),
+        Phase::DualWrite => "dual write (waiting for writers from before)".to_owned(),
+        Phase::Backfill { rows, .. } => format!("backfill, {rows} rows copied"),
+        Phase::Repair => "repair".to_owned(),
+        Phase::Verify { rows, differences, .. } => {
+            format!("verify, {rows} rows compared, {differences} different")
+        }
+        Phase::Ready => "ready".to_owned(),
+        Phase::Paused { from } => format!("paused in: {}", self::phase(from)),
+        Phase::Blocked { reason, .. } => format!("blocked: {reason}"),
+        Phase::Aborted => "aborted".to_owned(),
+    }
+}

@@ -1,0 +1,192 @@
+//! `pgsegue migration start`: asks for it, then shows how it goes.
+
+use super::show;
+use crate::cli::failure::Failure;
+use crate::cli::{connect, output};
+use crate::engine::{Control, Phase, Status};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+const POLL: Duration = Duration::from_millis(200);
+/// A running engine picks a request up at once; after this long without a move nobody does.
+const STILL: Duration = Duration::from_secs(5);
+const BAR: &str = "{msg:10} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left{prefix}";
+const SPINNER: &str = "{msg:10} {spinner} {elapsed}{prefix}";
+
+/// Start a migration: check, dual write, backfill, repair, verify
+///
+/// The work is done by the running `pgsegue serve`; this command asks for it and shows how it
+/// goes until reads can be routed. Ending this command (Ctrl-C) does not end the work; running it
+/// again shows it again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pgsegue migration start orders_v2
+  pgsegue migration start orders_v2 --no-wait && pgsegue migration status orders_v2")]
+pub(in crate::cli) struct Start {
+    /// The migration
+    name: String,
+    /// Only ask for it
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// Whether there is more to wait for.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Going,
+    Ready,
+    Stopped,
+}
+
+impl Start {
+    pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
+        let control = connect::control(config).await?;
+        let before = connect::status(&control, &self.name).await?;
+        if let Err(error) = control.start(&self.name, &connect::who("migration start")).await {
+            // Whoever was disconnected wants to see how it goes on.
+            let now = connect::status(&control, &self.name).await?;
+            if now.phase == Phase::Declared || step(&now.phase) != Step::Going {
+                return Err(error.into());
+            }
+            output::remark("it has been started already");
+        }
+        if self.no_wait {
+            output::line(&format!("{}: asked to start", self.name));
+            return Ok(ExitCode::SUCCESS);
+        }
+        follow(&control, &self.name, before.phase).await
+    }
+}
+
+async fn follow(control: &Control, name: &str, before: Phase) -> Result<ExitCode, Failure> {
+    let mut tick = interval(POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut progress = Progress::new();
+    let mut last = before.clone();
+    let mut moved = false;
+    let mut still_since = Some(Instant::now());
+    loop {
+        tick.tick().await;
+        let status = connect::status(control, name).await?;
+        if status.phase != last {
+            moved = true;
+            still_since = Some(Instant::now());
+        }
+        last = status.phase.clone();
+        progress.show(&status);
+        let is_still = still_since.is_some_and(|since| since.elapsed() >= STILL);
+        match step(&status.phase) {
+            Step::Ready => {
+                progress.clear();
+                output::line(&format!("{name}: ready; every row is verified"));
+                output::remark(&format!(
+                    "next: pgsegue route {name} --dark 5 --why '…', then --reads"
+                ));
+                return Ok(ExitCode::SUCCESS);
+            }
+            // A phase from before the request counts only when nobody takes the request up.
+            Step::Stopped if moved || is_still => {
+                progress.clear();
+                return Err(stopped(name, &status.phase));
+            }
+            Step::Stopped | Step::Going => {}
+        }
+        if is_still && !moved {
+            still_since = None;
+            output::remark(
+                "nothing has moved for 5 s: is `pgsegue serve` running with this config file? \
+                 The request stays; it is taken up as soon as one runs.",
+            );
+        }
+    }
+}
+
+fn step(phase: &Phase) -> Step {
+    match phase {
+        Phase::Ready => Step::Ready,
+        Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => Step::Stopped,
+        Phase::Declared
+        | Phase::Prepare
+        | Phase::DualWrite
+        | Phase::Backfill { .. }
+        | Phase::Repair
+        | Phase::Verify { .. } => Step::Going,
+    }
+}
+
+fn stopped(name: &str, phase: &Phase) -> Failure {
+    let hint = match phase {
+        Phase::Blocked { .. } => format!("then go on with `pgsegue migration resume {name}`"),
+        Phase::Paused { .. } => format!("go on with `pgsegue migration resume {name}`"),
+        Phase::Declared
+        | Phase::Prepare
+        | Phase::DualWrite
+        | Phase::Backfill { .. }
+        | Phase::Repair
+        | Phase::Verify { .. }
+        | Phase::Ready
+        | Phase::Aborted => format!("`pgsegue migration events {name}` says who did it and why"),
+    };
+    Failure::new(format!("{name} is {}", show::phase(phase)), hint).code(1)
+}
+
+/// A bar on a terminal; one line per phase elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    phase: &'static str,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { bar: ProgressBar::new_spinner(), phase: "" }
+    }
+
+    fn show(&mut self, status: &Status) {
+        let (phase, rows) = match &status.phase {
+            Phase::Declared => ("waiting", None),
+            Phase::Prepare => ("prepare", None),
+            Phase::DualWrite => ("dual write", None),
+            Phase::Backfill { rows, .. } => ("backfill", Some(*rows)),
+            Phase::Repair => ("repair", None),
+            Phase::Verify { rows, .. } => ("verify", Some(*rows)),
+            Phase::Ready => ("ready", None),
+            Phase::Paused { .. } => ("paused", None),
+            Phase::Blocked { .. } => ("blocked", None),
+            Phase::Aborted => ("aborted", None),
+        };
+        if phase != self.phase {
+            self.phase = phase;
+            self.begin(rows.is_some());
+        }
+        if let Some(rows) = rows {
+            self.bar.set_length(status.rows_estimate.max(rows));
+            self.bar.set_position(rows);
+        } else {
+            self.bar.tick();
+        }
+        let dirty = match status.dirty_keys {
+            0 => String::new(),
+            keys => format!(", {keys} dirty keys"),
+        };
+        self.bar.set_prefix(dirty);
+    }
+
+    fn begin(&mut self, counts_rows: bool) {
+        if self.bar.is_hidden() {
+            output::remark(self.phase);
+        }
+        let template = if counts_rows { BAR } else { SPINNER };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+        self.bar.reset();
+        self.bar.set_message(self.phase);
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,261 @@
+//! From the TOML form to what the parts of the process take: everything is checked here, once.
+
+use super::error::{Error, Problem, Source};
+use super::{file, migration};
+use crate::engine::Declared;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+use tokio_postgres::config::SslMode;
+use toml::Spanned;
+
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6432);
+const ADMIN_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9632);
+/// A statement of a mebibyte is bulk data; parsing it would cost milliseconds.
+const SQL_BYTES_MAX: u64 = 1 << 20;
+/// Bounds what dark reads can hold: statements waiting with their parameters, and connections.
+const DARK_READS_MAX: u64 = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A valid config file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The part that a running process does not change.
+    pub process: Process,
+    /// The migrations and their levers: hot.
+    pub migrations: Vec<Declared>,
+}
+
+/// The part that needs a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The Postgres behind it: `host:port`.
+    pub server: String,
+    /// The proxy's own connections; needed as soon as a migration is declared.
+    pub control: Option<tokio_postgres::Config>,
+    /// Where the admin server listens: loopback.
+    pub admin: SocketAddr,
+    /// Statements longer than this many bytes are not parsed.
+    pub sql_bytes_max: usize,
+    /// Dark reads that may be queued or running.
+    pub dark_reads_max: usize,
+}
+
+/// Checks everything, and collects every problem rather than the first.
+pub(super) fn validate(
+    source: &Source<'_>,
+    raw: file::File,
+    env_password: Option<String>,
+) -> Result<Settings, Error> {
+    let mut check = Check { source, problems: Vec::new() };
+    let has_control = raw.control.is_some();
+    let process = process(&mut check, &raw, env_password);
+    if let (false, Some(first)) = (has_control, raw.migration.first()) {
+        check.wrong(
+            &first.name.span(),
+            "a migration needs the proxy's own connection to the database",
+            "add [control] with url = \"postgres://pgsegue@127.0.0.1:5432/app\"",
+        );
+    }
+    let migrations = migration::all(&mut check, raw.migration);
+    match process {
+        Some(process) if check.problems.is_empty() => Ok(Settings { process, migrations }),
+        _ => {
+            check.problems.sort_by_key(|problem| (problem.line, problem.column));
+            Err(Error::Invalid(check.problems))
+        }
+    }
+}
+
+/// The problems found so far.
+pub(super) struct Check<'a> {
+    source: &'a Source<'a>,
+    problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    pub(super) fn wrong(&mut self, span: &Range<usize>, message: &str, hint: &str) {
+        self.problems.push(self.source.problem(span, message, hint));
+    }
+
+    /// The number, or the default where there is none, or `None` with a problem.
+    pub(super) fn number(
+        &mut self,
+        value: Option<&Spanned<u64>>,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let Some(value) = value else { return Some(default) };
+        if range.contains(value.get_ref()) {
+            return Some(*value.get_ref());
+        }
+        let (least, most) = (range.start(), range.end());
+        self.wrong(
+            &value.span(),
+            &format!("must be between {least} and {most}"),
+            &format!("the default is {default}"),
+        );
+        None
+    }
+
+    /// One of a closed set of words, or the default.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        value: Option<&Spanned<String>>,
+        words: &[(&str, T)],
+        default: T,
+    ) -> Option<T> {
+        let Some(value) = value else { return Some(default) };
+        let found = words.iter().find(|(word, _)| word == value.get_ref());
+        if found.is_none() {
+            let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let message = format!(
+                "unknown value \"{}\", expected one of {}",
+                value.get_ref(),
+                known.join(", ")
+            );
+            self.wrong(&value.span(), &message, "");
+        }
+        found.map(|(_, meaning)| *meaning)
+    }
+}
+
+fn process(
+    check: &mut Check<'_>,
+    raw: &file::File,
+    env_password: Option<String>,
+) -> Option<Process> {
+    let listen = address(check, raw.proxy.listen.as_ref(), LISTEN);
+    let admin = admin(check, raw.admin.listen.as_ref());
+    let server = server(check, raw.server.as_ref());
+    let control = match &raw.control {
+        Some(raw) => control(check, raw, env_password).map(Some),
+        None => Some(None),
+    };
+    let sql = check.number(raw.proxy.sql_bytes_max.as_ref(), SQL_BYTES_MAX, 1_024..=1 << 26);
+    let dark = check.number(raw.proxy.dark_reads_max.as_ref(), DARK_READS_MAX, 0..=10_000);
+    Some(Process {
+        listen: listen?,
+        server: server?,
+        control: control?,
+        admin: admin?,
+        sql_bytes_max: usize::try_from(sql?).ok()?,
+        dark_reads_max: usize::try_from(dark?).ok()?,
+    })
+}
+
+fn address(
+    check: &mut Check<'_>,
+    value: Option<&Spanned<String>>,
+    default: SocketAddr,
+) -> Option<SocketAddr> {
+    let Some(value) = value else { return Some(default) };
+    let parsed = value.get_ref().parse().ok();
+    if parsed.is_none() {
+        let hint = format!("for example listen = \"{default}\"");
+        check.wrong(&value.span(), "must be an IP address and a port", &hint);
+    }
+    parsed
+}
+
+/// There is no authentication on the admin server, so nobody else may reach it.
+fn admin(check: &mut Check<'_>, value: Option<&Spanned<String>>) -> Option<SocketAddr> {
+    let listen = address(check, value, ADMIN_LISTEN)?;
+    if listen.ip().is_loopback() {
+        return Some(listen);
+    }
+    let message =
+        format!("the admin server may only listen on a loopback address, not {}", listen.ip());
+    let hint = "it asks for no password; use 127.0.0.1 or [::1] and reach it through ssh or a \
+                sidecar";
+    check.wrong(&value.map(Spanned::span).unwrap_or_default(), &message, hint);
+    None
+}
+
+fn server(check: &mut Check<'_>, raw: Option<&file::Server>) -> Option<String> {
+    let Some(raw) = raw else {
+        let hint = "add [server] with address = \"127.0.0.1:5432\", the Postgres behind the proxy";
+        check.wrong(&(0..0), "the section [server] is missing", hint);
+        return None;
+    };
+    let text = raw.address.get_ref();
+    let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        !host.is_empty() && !bare_v6 && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if !valid {
+        let hint = "for example address = \"127.0.0.1:5432\"";
+        check.wrong(&raw.address.span(), "must be a host and a port", hint);
+    }
+    valid.then(|| text.clone())
+}
+
+fn control(
+    check: &mut Check<'_>,
+    raw: &file::Control,
+    env_password: Option<String>,
+) -> Option<tokio_postgres::Config> {
+    let mut control: tokio_postgres::Config = match raw.url.get_ref().parse() {
+        Ok(control) => control,
+        Err(error) => {
+            let hint = "for example url = \"postgres://pgsegue@127.0.0.1:5432/app\"";
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let message =
+                format!("not a connection string: {}", cause.unwrap_or_else(|| error.to_string()));
+            check.wrong(&raw.url.span(), &message, hint);
+            return None;
+        }
+    };
+    for (missing, what) in [
+        (control.get_hosts().is_empty(), "host"),
+        (control.get_user().is_none(), "user"),
+        (control.get_dbname().is_none(), "database"),
+    ] {
+        if missing {
+            let hint = "for example url = \"postgres://pgsegue@127.0.0.1:5432/app\"";
+            check.wrong(&raw.url.span(), &format!("the url names no {what}"), hint);
+        }
+    }
+    if control.get_ssl_mode() == SslMode::Require {
+        let hint = "run pgsegue beside the server, or through a TLS tunnel";
+        check.wrong(&raw.url.span(), "the control connection cannot use TLS", hint);
+    }
+    if let Some(password) = password(check, raw.password_file.as_ref(), env_password)
+        && control.get_password().is_none()
+    {
+        control.password(password);
+    }
+    if control.get_application_name().is_none() {
+        control.application_name("pgsegue");
+    }
+    if control.get_connect_timeout().is_none() {
+        control.connect_timeout(CONNECT_TIMEOUT);
+    }
+    Some(control)
+}
+
+fn password(
+    check: &mut Check<'_>,
+    file: Option<&Spanned<String>>,
+    env_password: Option<String>,
+) -> Option<String> {
+    let Some(file) = file else { return env_password };
+    let folder = check.source.path.parent().unwrap_or_else(|| Path::new(""));
+    match std::fs::read_to_string(folder.join(file.get_ref())) {
+        Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => {
+            let message = format!("cannot read the file {}: {error}", file.get_ref());
+            check.wrong(
+                &file.span(),
+                &message,
+                "a relative path starts at the config file's folder",
+            );
+            None
+        }
+    }
+}
