@@ -6,3 +6,6 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking with the cause"
 )]
+
+mod engine_run;
+mod engine_support;
