@@ -250,7 +250,7 @@ fn assignments(shape: &Shape) -> String {
             let c = mapped.column.name.quoted();
             if mapped.column.storage == Storage::Toastable {
                 format!(
-                    "{c} = CASE WHEN ROW(t.{c}) OPERATOR(pg_catalog.*<>) ROW(excluded.{c}) \
+                    "{c} = CASE WHEN ROW(t.{c})::record OPERATOR(pg_catalog.*<>) ROW(excluded.{c})::record \
                      THEN excluded.{c} ELSE t.{c} END"
                 )
             } else {
