@@ -4,6 +4,113 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The control connection failed.
-    #[error("the control connection failed")]
+    #[error("the control connection failed: {}", crate::pg::reason(.0))]
     Postgres(#[from] tokio_postgres::Error),
+    /// Another process works on this database.
+    #[error(
+        "another pgsegue process runs the engine of this database ({holder}); stop it, or wait \
+         until its connection has ended"
+    )]
+    Busy {
+        /// Process id at the server, application name, client address.
+        holder: String,
+    },
+    /// The control role cannot bring schema `pgsegue` up to date.
+    #[error(
+        "schema pgsegue cannot be installed ({reason}); run GRANT CREATE ON DATABASE to the \
+         control role, or create the schema with that role as its owner"
+    )]
+    Install {
+        /// What the server said.
+        reason: String,
+    },
+    /// A started migration is missing in the declarations.
+    #[error(
+        "migration {name} has been started (phase {phase}) and is not declared any more; put it \
+         back, or run: pgsegue migration abort {name}"
+    )]
+    Undeclared {
+        /// The migration.
+        name: String,
+        /// Where it is.
+        phase: &'static str,
+    },
+    /// A started migration is declared differently.
+    #[error(
+        "migration {name} has been started (phase {phase}) and its {changed} differs from what it \
+         was started with; restore it, or run: pgsegue migration abort {name}"
+    )]
+    Redefined {
+        /// The migration.
+        name: String,
+        /// Where it is.
+        phase: &'static str,
+        /// Which part differs.
+        changed: String,
+    },
+    /// A migration that nobody knows.
+    #[error("there is no migration {name}; it must be in the config file of a running proxy")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// No running engine has the migration declared.
+    #[error(
+        "no running proxy has migration {name} declared; add it to the config file and start \
+         pgsegue serve"
+    )]
+    NotDeclared {
+        /// The name asked for.
+        name: String,
+    },
+    /// The migration is not in a phase for this.
+    #[error("migration {name} is in phase {phase}, so it cannot {asked}; {hint}")]
+    NotNow {
+        /// The migration.
+        name: String,
+        /// Where it is.
+        phase: &'static str,
+        /// What was asked for.
+        asked: &'static str,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// The tables do not have the shape that the declaration says.
+    #[error("{0}")]
+    Shape(String),
+    /// Something in schema `pgsegue` is not as this version wrote it.
+    #[error(
+        "the journal of migration {name} cannot be read ({reason}); restore its row in pgsegue.migrations"
+    )]
+    Journal {
+        /// The migration.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The journal moved on without this process: it has lost the engine's lock.
+    #[error("the journal of migration {name} was changed by another process; reading it again")]
+    Overtaken {
+        /// The migration.
+        name: String,
+    },
+}
+
+impl Error {
+    /// The SQLSTATE, when the server gave one.
+    pub(crate) fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Postgres(error) => error.code().map(tokio_postgres::error::SqlState::code),
+            Self::Busy { .. }
+            | Self::Install { .. }
+            | Self::Undeclared { .. }
+            | Self::Redefined { .. }
+            | Self::Unknown { .. }
+            | Self::NotDeclared { .. }
+            | Self::NotNow { .. }
+            | Self::Shape(_)
+            | Self::Journal { .. }
+            | Self::Overtaken { .. } => None,
+        }
+    }
 }

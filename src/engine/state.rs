@@ -1,5 +1,7 @@
 //! Phases and what `status` shows of a migration.
 
+use crate::routing::Mirror;
+use crate::sql::target::SyncMode;
 use serde::{Deserialize, Serialize};
 
 /// Where a migration is. Journaled as JSON; matched exhaustively, never compared by order.
@@ -46,6 +48,85 @@ pub enum Phase {
     },
     /// Ended by an operator: writes go to the source alone, functions are dropped.
     Aborted,
+}
+
+impl Phase {
+    /// The phase's name, as the journal and `status` write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Declared => "declared",
+            Self::Prepare => "prepare",
+            Self::DualWrite => "dual_write",
+            Self::Backfill { .. } => "backfill",
+            Self::Repair => "repair",
+            Self::Verify { .. } => "verify",
+            Self::Ready => "ready",
+            Self::Paused { .. } => "paused",
+            Self::Blocked { .. } => "blocked",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// What happens to writes. Until a verify is over, a chunk or an old snapshot may bring back a
+    /// row that a writer deletes, so deletes are recorded.
+    pub(crate) fn mirror(&self) -> Mirror {
+        match self {
+            Self::Declared | Self::Prepare | Self::Aborted => Mirror::Off,
+            Self::DualWrite | Self::Backfill { .. } | Self::Repair | Self::Verify { .. } => {
+                Mirror::On(SyncMode::SyncRecordDeletes)
+            }
+            Self::Ready => Mirror::On(SyncMode::Sync),
+            Self::Paused { from } | Self::Blocked { from, .. } => from.mirror(),
+        }
+    }
+
+    /// Whether the declaration is bound: changing it needs an abort first.
+    pub(crate) fn is_bound(&self) -> bool {
+        match self {
+            Self::Declared | Self::Aborted => false,
+            Self::Prepare
+            | Self::DualWrite
+            | Self::Backfill { .. }
+            | Self::Repair
+            | Self::Verify { .. }
+            | Self::Ready
+            | Self::Paused { .. }
+            | Self::Blocked { .. } => true,
+        }
+    }
+
+    /// Whether the shadow may serve reads at all.
+    pub(crate) fn serves_reads(&self) -> bool {
+        match self {
+            Self::Ready => true,
+            Self::Declared
+            | Self::Prepare
+            | Self::DualWrite
+            | Self::Backfill { .. }
+            | Self::Repair
+            | Self::Verify { .. }
+            | Self::Paused { .. }
+            | Self::Blocked { .. }
+            | Self::Aborted => false,
+        }
+    }
+
+    /// Where to go on after a time in which writes were not mirrored: all over again, from the
+    /// barrier. Phases before the first mirrored write stay.
+    pub(crate) fn after_gap(&self) -> Self {
+        match self {
+            Self::Declared | Self::Prepare | Self::Aborted => self.clone(),
+            Self::DualWrite
+            | Self::Backfill { .. }
+            | Self::Repair
+            | Self::Verify { .. }
+            | Self::Ready => Self::DualWrite,
+            Self::Paused { from } => Self::Paused { from: Box::new(from.after_gap()) },
+            Self::Blocked { reason, from } => {
+                Self::Blocked { reason: reason.clone(), from: Box::new(from.after_gap()) }
+            }
+        }
+    }
 }
 
 /// One migration as the CLI, the HTTP API and the demo show it.

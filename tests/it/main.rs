@@ -17,5 +17,7 @@
 mod admin;
 mod cli;
 mod config;
+mod engine_run;
+mod engine_support;
 mod support;
 mod throwaway;

@@ -1,48 +1,24 @@
-//! Preflight: what the catalog says about a migration before it is started.
+//! Preflight against the real database: everything in the catalog that would let a write go by
+//! unseen, a sync fail, or a read differ.
 
-use super::Error;
+mod finding;
+
+pub use finding::{Finding, Severity};
+
+use super::{Error, shape};
 use crate::manifest::Migration;
-use serde::Serialize;
+use tokio_postgres::Client;
 
-/// One thing that is in the way, or that an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Short and stable: what `accepted` in the config file names.
-    pub id: String,
-    /// Whether it stops the migration.
-    pub severity: Severity,
-    /// What was found, with names.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-/// Whether a finding stops the migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// The migration cannot be started.
-    Blocker,
-    /// It works, less well.
-    Warning,
-    /// Worth knowing, or accepted by the SRE.
-    Info,
-}
-
-impl Finding {
-    /// Whether it keeps the migration from starting.
-    pub fn is_blocker(&self) -> bool {
-        self.severity == Severity::Blocker
-    }
-}
-
-/// Looks at the real database.
+/// Checks one migration. Changes nothing.
 ///
 /// # Errors
-/// When the database fails.
-pub async fn check(
-    _client: &tokio_postgres::Client,
-    _migration: &Migration,
-) -> Result<Vec<Finding>, Error> {
-    Ok(Vec::new())
+/// When the database fails; what is wrong with the migration is a finding.
+pub async fn check(client: &Client, migration: &Migration) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    match shape::read(client, migration).await {
+        Ok(_) => {}
+        Err(Error::Shape(reason)) => findings.push(Finding::blocker("shape", reason, "")),
+        Err(error) => return Err(error),
+    }
+    Ok(findings)
 }

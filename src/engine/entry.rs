@@ -1,0 +1,127 @@
+//! One migration as this process has it in memory, and the routes that follow from it. Pure: no
+//! database here, so that a lever can be published without a round trip.
+
+use super::journal::{ControlLevers, Journaled};
+use super::{Declared, Phase};
+use crate::manifest::{DualWrite, Levers, Percent};
+use crate::routing::{Gate, Mirror, Route, Routes};
+use crate::sql::target::{Functions, Target};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// What an operator asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) id: i64,
+    pub(crate) what: String,
+    pub(crate) who: String,
+    pub(crate) why: String,
+}
+
+/// One declared migration.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) declared: Declared,
+    pub(crate) phase: Phase,
+    pub(crate) control: ControlLevers,
+    /// A full verify has passed.
+    pub(crate) verified: bool,
+    /// Writes went to the source alone since dual write was last on.
+    pub(crate) gap: bool,
+    pub(crate) target: Option<Arc<Target>>,
+    pub(crate) gate: Arc<Gate>,
+    /// Wakes the worker.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) requests: VecDeque<Request>,
+}
+
+impl Entry {
+    pub(crate) fn new(declared: Declared, journaled: Option<&Journaled>) -> Self {
+        let mut entry = Self {
+            declared,
+            phase: journaled.map_or(Phase::Declared, |j| j.phase.clone()),
+            control: journaled.map_or(ControlLevers::OPEN, |j| j.control),
+            verified: journaled.is_some_and(|j| j.verified),
+            gap: journaled.is_some_and(|j| j.gap),
+            target: None,
+            gate: Arc::default(),
+            wake: Arc::default(),
+            requests: VecDeque::new(),
+        };
+        entry.note_gap();
+        entry
+    }
+
+    /// The levers in force: either side can lower, both must agree to raise.
+    pub(crate) fn levers(&self) -> Levers {
+        let c = self.control;
+        self.declared.levers.lower(c.reads, c.dark_reads, c.dual_write)
+    }
+
+    /// Whether the dual-write levers are on.
+    pub(crate) fn is_dual(&self) -> bool {
+        self.levers().dual_write == DualWrite::On
+    }
+
+    /// Remembers that mirroring is interrupted; to be called after every change of levers or phase.
+    pub(crate) fn note_gap(&mut self) {
+        if !self.is_dual() && self.phase.mirror() != Mirror::Off {
+            self.gap = true;
+            self.gate.close();
+        }
+    }
+
+    /// Puts a phase in force. The journal has it already.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        if !self.phase.serves_reads() {
+            self.gate.close();
+        }
+        self.note_gap();
+    }
+
+    /// Whether the gate may open when no key is dirty.
+    pub(crate) fn may_open(&self) -> bool {
+        self.phase.serves_reads() && self.verified && !self.gap
+    }
+
+    fn route(&self) -> Option<Arc<Route>> {
+        let target = Arc::clone(self.target.as_ref()?);
+        let levers = self.levers();
+        let interrupted = self.gap || levers.dual_write == DualWrite::Off;
+        let (reads, dark_reads) = if self.may_open() && !interrupted {
+            (levers.reads, levers.dark_reads)
+        } else {
+            (Percent::ZERO, Percent::ZERO)
+        };
+        Some(Arc::new(Route {
+            target,
+            mirror: if interrupted { Mirror::Off } else { self.phase.mirror() },
+            reads,
+            dark_reads,
+            sticky: levers.sticky,
+            unclassified: self.declared.migration.unclassified,
+            gate: Arc::clone(&self.gate),
+        }))
+    }
+}
+
+/// The routes of a set of migrations, as the successor of `now`.
+pub(crate) fn routes(
+    entries: &BTreeMap<String, Entry>,
+    functions: &Arc<Functions>,
+    now: &Routes,
+    epoch: u64,
+) -> Routes {
+    let routes: Vec<Arc<Route>> = entries.values().filter_map(Entry::route).collect();
+    let same_targets = routes.len() == now.routes.len()
+        && routes.iter().zip(&now.routes).all(|(a, b)| a.target == b.target);
+    let same = same_targets && *functions == now.functions;
+    Routes {
+        epoch,
+        generation: if same { now.generation } else { now.generation + 1 },
+        routes,
+        functions: Arc::clone(functions),
+    }
+}

@@ -1,0 +1,31 @@
+//! What the catalog says about functions, for deciding whether a read may run twice.
+
+use super::Error;
+use crate::sql::target::Functions;
+use tokio_postgres::GenericClient;
+
+/// Aggregates whose result does not hang on the order of their input.
+const ORDER_FREE: [&str; 10] =
+    ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or"];
+
+/// Reads the names that qualify in every overload and every schema.
+pub(crate) async fn load(client: &impl GenericClient) -> Result<Functions, Error> {
+    let order_free: Vec<&str> = ORDER_FREE.to_vec();
+    let rows = client
+        .query(
+            "SELECT lower(proname), bool_and(CASE prokind WHEN 'f' THEN provolatile = 'i' \
+             WHEN 'a' THEN proname = ANY ($1::text[]) AND pronamespace = 'pg_catalog'::regnamespace \
+             ELSE false END) FROM pg_proc GROUP BY 1 HAVING bool_and(provolatile <> 'v')",
+            &[&order_free],
+        )
+        .await?;
+    let mut functions = Functions::default();
+    for row in rows {
+        let name: String = row.try_get(0)?;
+        if row.try_get(1)? {
+            functions.deterministic.insert(name.clone());
+        }
+        functions.non_volatile.insert(name);
+    }
+    Ok(functions)
+}

@@ -1,0 +1,572 @@
+//! The engine of one process: its lock, its view of the journal, the routes it publishes, and one
+//! worker per migration.
+
+use super::entry::{self, Entry, Request};
+use super::journal::{self, Journaled, NewEvent};
+use super::{Error, Phase, functions, install, shape, worker};
+use crate::manifest::{Levers, Migration};
+use crate::pg::{self, Connection};
+use crate::routing;
+use crate::sql::target::Functions;
+use crate::telemetry::Metrics;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The channel on which the control side says that something changed.
+pub(crate) const CHANNEL: &str = "pgsegue";
+/// How long `connect` waits for a predecessor to give the engine's lock back.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Between polls of the dirty keys, while a gate that may open is closed, and otherwise.
+const POLL_CLOSED: Duration = Duration::from_millis(50);
+const POLL_OPEN: Duration = Duration::from_millis(200);
+
+/// One migration as the config file has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The part that is fixed once started.
+    pub migration: Migration,
+    /// The hot part.
+    pub levers: Levers,
+}
+
+/// The engine of one process.
+#[derive(Debug)]
+pub struct Engine {
+    config: tokio_postgres::Config,
+    routes: Arc<routing::Handle>,
+    metrics: Metrics,
+    /// When the first connection of this process began, as the server says it.
+    started: String,
+    // Held for in-memory work and a publication, never over an await.
+    state: Mutex<State>,
+    /// The connection that holds the engine's lock; none while it is lost.
+    control: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    /// Declarations have changed.
+    declared: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<String, Entry>,
+    journal: BTreeMap<String, Journaled>,
+    functions: Arc<Functions>,
+    last_request: i64,
+    leading: bool,
+}
+
+impl Engine {
+    /// Connects, takes the engine's advisory lock, brings schema `pgsegue` up to date, reads the
+    /// journal. Publishes nothing yet.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, another process holds the lock, or the schema cannot
+    /// be installed.
+    pub async fn connect(
+        control: tokio_postgres::Config,
+        routes: Arc<routing::Handle>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, Error> {
+        let mut connection = pg::connect(&control, "pgsegue engine").await?;
+        lock(&connection, LOCK_PATIENCE).await?;
+        install::base(&mut connection.client).await?;
+        connection.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        let started = connection
+            .client
+            .query_one(
+                "SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+                &[],
+            )
+            .await?
+            .try_get(0)?;
+        let journal = journal::load(&connection.client).await?;
+        let functions = Arc::new(functions::load(&connection.client).await?);
+        let state = State {
+            journal: journal.into_iter().map(|j| (j.name.clone(), j)).collect(),
+            functions,
+            leading: true,
+            ..State::default()
+        };
+        Ok(Arc::new(Self {
+            config: control,
+            routes,
+            metrics,
+            started,
+            state: Mutex::new(state),
+            control: tokio::sync::Mutex::new(Some(Arc::new(connection))),
+            declared: Notify::new(),
+        }))
+    }
+
+    /// Puts a set of declarations in force as a whole: validates them against the journal, then
+    /// publishes routes. Called before the first client is accepted and at every reload. A change
+    /// of levers alone is published before any round trip to the database.
+    ///
+    /// # Errors
+    /// When a started migration is no longer declared or declared differently; nothing changes.
+    pub async fn apply(&self, declared: Vec<Declared>) -> Result<(), Error> {
+        let changes = self.take_over(&declared)?;
+        self.publish();
+        let names: Vec<String> = declared.iter().map(|d| d.migration.name.clone()).collect();
+        if let Some(control) = self.control().await {
+            journal::undeclare_others(&control.client, &names).await?;
+            for one in &declared {
+                journal::declare(&control.client, one).await?;
+            }
+            for change in &changes {
+                change.record(&control.client).await?;
+            }
+        }
+        self.find_targets().await?;
+        self.declared.notify_one();
+        Ok(())
+    }
+
+    /// Validates, then replaces the entries in memory. Returns the lever changes.
+    fn take_over(&self, declared: &[Declared]) -> Result<Vec<LeverChange>, Error> {
+        let mut state = self.state();
+        validate(&state, declared)?;
+        let mut changes = Vec::new();
+        let mut before = std::mem::take(&mut state.entries);
+        for one in declared {
+            let name = one.migration.name.clone();
+            let entry = match before.remove(&name) {
+                Some(mut entry) => {
+                    changes.extend(LeverChange::between(
+                        &name,
+                        &entry.declared.levers,
+                        &one.levers,
+                    ));
+                    if journal::definition(&entry.declared.migration)
+                        != journal::definition(&one.migration)
+                    {
+                        entry.target = None;
+                    }
+                    entry.declared = one.clone();
+                    entry.note_gap();
+                    entry.wake.notify_one();
+                    entry
+                }
+                None => Entry::new(one.clone(), state.journal.get(&name)),
+            };
+            state.entries.insert(name, entry);
+        }
+        for entry in before.values() {
+            entry.gate.close();
+            entry.wake.notify_one();
+        }
+        for change in &changes {
+            self.metrics.route_changes.with_label_values(&[&change.migration]).inc();
+        }
+        Ok(changes)
+    }
+
+    /// Reads the shape of every migration that has none yet. Tables that do not exist (or do not
+    /// fit) leave the migration out of the routes; it is tried again.
+    async fn find_targets(&self) -> Result<(), Error> {
+        let missing: Vec<Migration> = self
+            .state()
+            .entries
+            .values()
+            .filter(|entry| entry.target.is_none())
+            .map(|entry| entry.declared.migration.clone())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let Some(control) = self.control().await else { return Ok(()) };
+        let mut found = false;
+        for migration in missing {
+            match shape::read(&control.client, &migration).await {
+                Ok(Some(shape)) => {
+                    self.with_entry(&migration.name, |entry| {
+                        entry.target = Some(Arc::new(shape.target()));
+                    });
+                    found = true;
+                }
+                Ok(None) => {}
+                Err(Error::Shape(reason)) => {
+                    tracing::debug!(migration = migration.name, reason, "not routed");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if found {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Works until `shutdown`: listens for requests, polls dirty keys, runs the migrations.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut workers = JoinSet::new();
+        let mut running: BTreeMap<String, CancellationToken> = BTreeMap::new();
+        let mut looked = Instant::now();
+        let mut pulled = false;
+        while !shutdown.is_cancelled() {
+            let Some(control) = self.keep_control(&shutdown).await else { break };
+            self.reconcile(&mut workers, &mut running, &shutdown);
+            if !pulled {
+                pulled = self.succeeded(self.pull(&control).await);
+            }
+            let poll = self.poll_interval();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = control.closed.cancelled() => pulled = false,
+                () = control.notified.notified() => pulled = false,
+                () = self.declared.notified() => {}
+                () = tokio::time::sleep(poll) => {
+                    self.succeeded(self.poll_gates(&control).await);
+                    if looked.elapsed() > Duration::from_secs(2) {
+                        looked = Instant::now();
+                        self.succeeded(self.find_targets().await);
+                    }
+                }
+            }
+        }
+        self.close_gates();
+        for stop in running.values() {
+            stop.cancel();
+        }
+        while workers.join_next().await.is_some() {}
+        // Gives the engine's lock back.
+        drop(self.control.lock().await.take());
+    }
+
+    fn succeeded(&self, result: Result<(), Error>) -> bool {
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the control connection had an error; trying again");
+            self.close_gates();
+        }
+        result.is_ok()
+    }
+
+    fn reconcile(
+        self: &Arc<Self>,
+        workers: &mut JoinSet<()>,
+        running: &mut BTreeMap<String, CancellationToken>,
+        shutdown: &CancellationToken,
+    ) {
+        let names: Vec<String> = self.state().entries.keys().cloned().collect();
+        running.retain(|name, stop| {
+            let keep = names.contains(name);
+            if !keep {
+                stop.cancel();
+            }
+            keep
+        });
+        for name in names {
+            running.entry(name.clone()).or_insert_with(|| {
+                let stop = shutdown.child_token();
+                workers.spawn(worker::run(Arc::clone(self), name, stop.clone()));
+                stop
+            });
+        }
+    }
+
+    /// The control connection, made anew with its lock when it was lost. While it is lost every
+    /// gate is closed and no worker goes on: another process may be the engine by then.
+    async fn keep_control(&self, shutdown: &CancellationToken) -> Option<Arc<Connection>> {
+        let mut patience = Duration::from_millis(100);
+        loop {
+            if let Some(control) = self.control().await {
+                return Some(control);
+            }
+            match self.reconnect().await {
+                Ok(()) => continue,
+                Err(error) => tracing::warn!(%error, "no control connection; trying again"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(patience) => {}
+            }
+            patience = (patience * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn reconnect(&self) -> Result<(), Error> {
+        let connection = pg::connect(&self.config, "pgsegue engine").await?;
+        lock(&connection, Duration::ZERO).await?;
+        connection.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        let journal = journal::load(&connection.client).await?;
+        {
+            let mut state = self.state();
+            for journaled in journal {
+                if let Some(entry) = state.entries.get_mut(&journaled.name) {
+                    entry.gap |= journaled.gap;
+                    entry.control = journaled.control;
+                    entry.verified = journaled.verified;
+                    entry.enter(journaled.phase.clone());
+                    entry.wake.notify_one();
+                }
+                state.journal.insert(journaled.name.clone(), journaled);
+            }
+            state.leading = true;
+        }
+        *self.control.lock().await = Some(Arc::new(connection));
+        self.publish();
+        Ok(())
+    }
+
+    /// The control connection while it lives.
+    pub(super) async fn control(&self) -> Option<Arc<Connection>> {
+        let mut control = self.control.lock().await;
+        match control.as_ref() {
+            Some(connection) if !connection.client.is_closed() => Some(Arc::clone(connection)),
+            Some(_) => {
+                *control = None;
+                self.state().leading = false;
+                self.close_gates();
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Reads what the control side changed: levers first, published at once, then requests.
+    async fn pull(&self, control: &Connection) -> Result<(), Error> {
+        let journal = journal::load(&control.client).await?;
+        {
+            let mut state = self.state();
+            for journaled in journal {
+                if let Some(entry) = state.entries.get_mut(&journaled.name) {
+                    entry.control = journaled.control;
+                    entry.gap |= journaled.gap;
+                    entry.note_gap();
+                    entry.wake.notify_one();
+                }
+            }
+        }
+        self.publish();
+        let last = self.state().last_request;
+        let rows = control
+            .client
+            .query(
+                "SELECT id, migration, what, who, why FROM pgsegue.requests WHERE id > $1 \
+                 ORDER BY id",
+                &[&last],
+            )
+            .await?;
+        for row in rows {
+            let request = Request {
+                id: row.try_get(0)?,
+                what: row.try_get(2)?,
+                who: row.try_get(3)?,
+                why: row.try_get(4)?,
+            };
+            let mut state = self.state();
+            state.last_request = request.id;
+            if let Some(entry) = state.entries.get_mut(&row.try_get::<_, String>(1)?) {
+                entry.requests.push_back(request);
+                entry.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_interval(&self) -> Duration {
+        let waiting = self.state().entries.values().any(|e| e.may_open() && !e.gate.is_open());
+        if waiting { POLL_CLOSED } else { POLL_OPEN }
+    }
+
+    /// Counts dirty keys and opens or closes the gates. The tickets are taken before the query: a
+    /// session that closed a gate in between keeps it closed.
+    async fn poll_gates(&self, control: &Connection) -> Result<(), Error> {
+        let tickets: Vec<_> = self
+            .state()
+            .entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.gate.ticket()))
+            .collect();
+        let names: Vec<&str> = tickets.iter().map(|(name, _)| name.as_str()).collect();
+        let rows = control
+            .client
+            .query(
+                "SELECT n, (SELECT count(*) FROM (SELECT FROM pgsegue.dirty_keys \
+                 WHERE migration = n LIMIT 100000) d) FROM unnest($1::text[]) AS n",
+                &[&names],
+            )
+            .await?;
+        let mut state = self.state();
+        for row in rows {
+            let name: String = row.try_get(0)?;
+            let dirty: i64 = row.try_get(1)?;
+            self.metrics.dirty_keys.with_label_values(&[&name]).set(dirty);
+            let ticket = tickets.iter().find(|(of, _)| *of == name).map(|(_, ticket)| *ticket);
+            let (Some(entry), Some(ticket)) = (state.entries.get_mut(&name), ticket) else {
+                continue;
+            };
+            if dirty == 0 && entry.may_open() {
+                entry.gate.open_if(ticket);
+            } else if entry.gate.is_open() {
+                entry.gate.close();
+            }
+            if dirty > 0 && entry.phase.serves_reads() {
+                entry.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    fn close_gates(&self) {
+        for entry in self.state().entries.values() {
+            entry.gate.close();
+        }
+    }
+
+    /// Publishes the routes that follow from the entries.
+    pub(super) fn publish(&self) {
+        let state = self.state();
+        // Under the lock: two publications cannot overtake each other.
+        self.routes
+            .publish(|now, epoch| entry::routes(&state.entries, &state.functions, now, epoch));
+    }
+
+    /// Does something with one entry; none when the migration is not declared any more.
+    pub(super) fn with_entry<T>(&self, name: &str, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        self.state().entries.get_mut(name).map(f)
+    }
+
+    /// Puts a phase that the journal has in force.
+    pub(super) fn enter(&self, name: &str, phase: &Phase) {
+        let changed = {
+            let mut state = self.state();
+            if let Some(journaled) = state.journal.get_mut(name) {
+                journaled.phase = phase.clone();
+            }
+            state.entries.get_mut(name).is_some_and(|entry| {
+                let changed = entry.phase.name() != phase.name();
+                entry.enter(phase.clone());
+                changed
+            })
+        };
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// Whether this process holds the engine's lock.
+    pub(super) fn is_leading(&self) -> bool {
+        self.state().leading
+    }
+
+    pub(super) fn config(&self) -> &tokio_postgres::Config {
+        &self.config
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn routes(&self) -> &routing::Handle {
+        &self.routes
+    }
+
+    pub(super) fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A started migration must be declared, and as it was started.
+fn validate(state: &State, declared: &[Declared]) -> Result<(), Error> {
+    let phases = state.journal.values().map(|j| {
+        let phase = state.entries.get(&j.name).map_or(&j.phase, |entry| &entry.phase);
+        let definition = match state.entries.get(&j.name) {
+            Some(entry) => journal::definition(&entry.declared.migration),
+            None => j.definition.clone(),
+        };
+        (j.name.clone(), phase, definition)
+    });
+    let running = state.entries.values().map(|entry| {
+        let migration = &entry.declared.migration;
+        (migration.name.clone(), &entry.phase, journal::definition(migration))
+    });
+    for (name, phase, definition) in phases.chain(running).filter(|(_, phase, _)| phase.is_bound())
+    {
+        let Some(now) = declared.iter().find(|d| d.migration.name == name) else {
+            return Err(Error::Undeclared { name, phase: phase.name() });
+        };
+        let now = journal::definition(&now.migration);
+        if let Some(changed) = journal::difference(&definition, &now) {
+            return Err(Error::Redefined { name, phase: phase.name(), changed });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the engine's advisory lock, for the life of the connection.
+async fn lock(connection: &Connection, patience: Duration) -> Result<(), Error> {
+    let (class, object) = install::ENGINE_LOCK;
+    let until = Instant::now() + patience;
+    loop {
+        let row = connection
+            .client
+            .query_one("SELECT pg_try_advisory_lock($1, $2)", &[&class, &object])
+            .await?;
+        if row.try_get(0)? {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(Error::Busy { holder: holder(connection).await? });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn holder(connection: &Connection) -> Result<String, Error> {
+    let (class, object) = install::ENGINE_LOCK;
+    let row = connection
+        .client
+        .query_opt(
+            "SELECT format('server process %s, %s, from %s, since %s', l.pid, \
+             coalesce(a.application_name, '?'), coalesce(a.client_addr::text, 'a local socket'), \
+             coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?')) FROM pg_locks l \
+             LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' \
+             AND l.classid::int8 = $1::int4 AND l.objid::int8 = $2::int4 AND l.granted \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            &[&class, &object],
+        )
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_else(|| "it has just ended".to_owned()))
+}
+
+/// A lever that the file changed.
+struct LeverChange {
+    migration: String,
+    what: &'static str,
+    from: String,
+    to: String,
+}
+
+impl LeverChange {
+    fn between(migration: &str, from: &Levers, to: &Levers) -> Vec<Self> {
+        let on = |levers: &Levers| match levers.dual_write {
+            crate::manifest::DualWrite::On => "on".to_owned(),
+            crate::manifest::DualWrite::Off => "off".to_owned(),
+        };
+        [
+            ("reads", from.reads.to_string(), to.reads.to_string()),
+            ("dark_reads", from.dark_reads.to_string(), to.dark_reads.to_string()),
+            ("dual_write", on(from), on(to)),
+        ]
+        .into_iter()
+        .filter(|(_, from, to)| from != to)
+        .map(|(what, from, to)| Self { migration: migration.to_owned(), what, from, to })
+        .collect()
+    }
+
+    async fn record(&self, client: &tokio_postgres::Client) -> Result<(), Error> {
+        let Self { migration, what, from, to } = self;
+        let event =
+            NewEvent { migration, who: journal::FILE, what, from, to, why: "the file was changed" };
+        journal::event(client, &event).await
+    }
+}

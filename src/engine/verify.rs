@@ -1,0 +1,175 @@
+//! Comparing both tables. One statement per chunk compares a range of keys in one snapshot, minus
+//! the keys that are dirty in that same snapshot: since every sync commits together with its
+//! write, a row that differs there is a divergence, not a race.
+//!
+//! Rows are compared as text, after casts to the shadow's exact types, under the pinned settings:
+//! type equality calls 1.0 and 1.00 the same. Every difference becomes a dirty key in the same
+//! statement.
+
+use super::Error;
+use super::range::{Range, nth_key_sql};
+use super::shape::Shape;
+use crate::sql::ident::literal;
+use tokio_postgres::Client;
+
+/// Named in events and logs, at most.
+const SAMPLE: usize = 20;
+
+/// What one chunk found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// Pairs of rows compared.
+    pub rows: u64,
+    /// Keys that the source has and the shadow has not.
+    pub missing: u64,
+    /// Keys that the shadow has and the source has not.
+    pub orphaned: u64,
+    /// Keys whose rows differ.
+    pub different: u64,
+    /// Some of them: kind, key, columns.
+    pub sample: Vec<String>,
+    /// Whether an unseen write was on record: then differences were to be expected.
+    pub unseen: bool,
+}
+
+impl Compared {
+    /// All rows that are not the same.
+    pub fn differences(&self) -> u64 {
+        self.missing + self.orphaned + self.different
+    }
+}
+
+/// Compares the rows after `after`: `limit` rows of the source, and what the shadow has in the
+/// same range. Returns the key to go on after; none: that was the last chunk.
+///
+/// # Errors
+/// When the database fails, or a mapping does on one of the rows.
+pub async fn chunk(
+    client: &Client,
+    shape: &Shape,
+    after: Option<&[String]>,
+    limit: u32,
+) -> Result<(Compared, Option<Vec<String>>), Error> {
+    let open = Range { after, upper: None };
+    let upper: Option<Vec<String>> = client
+        .query_opt(&nth_key_sql(shape, open, limit), &[])
+        .await?
+        .map(|row| row.try_get(0))
+        .transpose()?;
+    // The last chunk is open above, the first one below: orphans may lie outside the source's keys.
+    let compared = compare(client, shape, Range { after, upper: upper.as_deref() }).await?;
+    Ok((compared, upper))
+}
+
+/// Records the single row after `after` as dirty: comparing it fails. Returns its key.
+///
+/// # Errors
+/// When the database fails.
+pub async fn record_incomparable(
+    client: &Client,
+    shape: &Shape,
+    after: Option<&[String]>,
+    reason: &str,
+) -> Result<Option<Vec<String>>, Error> {
+    let open = Range { after, upper: None };
+    let row = client.query_opt(&nth_key_sql(shape, open, 1), &[]).await?;
+    let Some(key) = row.map(|row| row.try_get::<_, Vec<String>>(0)).transpose()? else {
+        return Ok(None);
+    };
+    client
+        .execute(
+            "INSERT INTO pgsegue.dirty_keys (migration, key, reason) \
+             VALUES ($1, $2, left('not comparable: ' || $3, 500))",
+            &[&shape.migration.name, &key, &reason],
+        )
+        .await?;
+    Ok(Some(key))
+}
+
+async fn compare(client: &Client, shape: &Shape, range: Range<'_>) -> Result<Compared, Error> {
+    let row = client.query_one(&compare_sql(shape, range), &[]).await?;
+    let number = |i: usize| -> Result<u64, Error> {
+        Ok(u64::try_from(row.try_get::<_, i64>(i)?).unwrap_or(0))
+    };
+    Ok(Compared {
+        rows: number(0)?,
+        missing: number(1)?,
+        orphaned: number(2)?,
+        different: number(3)?,
+        sample: row.try_get(4)?,
+        unseen: row.try_get(5)?,
+    })
+}
+
+/// The statement that compares a range.
+pub(crate) fn compare_sql(shape: &Shape, range: Range<'_>) -> String {
+    let migration = literal(&shape.migration.name);
+    let numbered = || shape.mapped.iter().enumerate().map(|(i, m)| (i + 1, m));
+    let list = |parts: Vec<String>| parts.join(", ");
+    let mapped = list(
+        numbered()
+            .map(|(i, m)| format!("({})::{} AS c{i}", m.expression, m.column.type_sql))
+            .collect(),
+    );
+    let present =
+        list(numbered().map(|(i, m)| format!("{} AS c{i}", m.column.name.quoted())).collect());
+    let row = |side: &str| list(numbered().map(|(i, _)| format!("{side}.c{i}")).collect());
+    let differing = list(
+        numbered()
+            .map(|(i, m)| {
+                let name = literal(m.column.name.as_str());
+                format!(
+                    "CASE WHEN ROW(s.c{i})::text IS DISTINCT FROM ROW(t.c{i})::text THEN {name} END"
+                )
+            })
+            .collect(),
+    );
+    let key_columns: Vec<String> = shape
+        .key
+        .iter()
+        .filter_map(|pair| {
+            numbered()
+                .find(|(_, m)| m.column.name == pair.shadow.name)
+                .map(|(i, _)| format!("c{i}"))
+        })
+        .collect();
+    let same_key: Vec<String> = key_columns.iter().map(|c| format!("s.{c} = t.{c}")).collect();
+    let shadow_images: Vec<String> = key_columns.iter().map(|c| format!("t.{c}::text")).collect();
+    let first = key_columns.first().map_or("c1", String::as_str);
+    format!(
+        "WITH compared AS MATERIALIZED (
+            SELECT coalesce(s.image, ARRAY[{shadow_images}]) AS key,
+                CASE WHEN t.{first} IS NULL THEN 'missing' WHEN s.{first} IS NULL THEN 'orphaned'
+                    WHEN ROW({row_s})::text <> ROW({row_t})::text THEN 'different' END AS kind,
+                CASE WHEN s.{first} IS NOT NULL AND t.{first} IS NOT NULL
+                    AND ROW({row_s})::text <> ROW({row_t})::text
+                    THEN array_remove(ARRAY[{differing}]::text[], NULL) END AS columns
+            FROM (SELECT {images} AS image, {mapped} FROM {source} WHERE {source_range}) AS s
+            FULL JOIN (SELECT {present} FROM {shadow} WHERE {shadow_range}) AS t ON {same_key}),
+        found AS MATERIALIZED (
+            SELECT c.* FROM compared c WHERE c.kind IS NOT NULL AND NOT EXISTS (
+                SELECT FROM pgsegue.dirty_keys d
+                WHERE d.migration = {migration} AND d.key = c.key)),
+        recorded AS (
+            INSERT INTO pgsegue.dirty_keys (migration, key, reason)
+            SELECT {migration}, key, \"left\"('divergence: ' || kind
+                || coalesce(' ' || array_to_string(columns, ', '), ''), 500) FROM found)
+        SELECT (SELECT count(*) FROM compared),
+            (SELECT count(*) FROM found WHERE kind = 'missing'),
+            (SELECT count(*) FROM found WHERE kind = 'orphaned'),
+            (SELECT count(*) FROM found WHERE kind = 'different'),
+            coalesce((SELECT array_agg(kind || ' (' || array_to_string(key, ', ') || ')'
+                || coalesce(' in ' || array_to_string(columns, ', '), ''))
+                FROM (SELECT * FROM found LIMIT {SAMPLE}) AS f), '{{}}'),
+            EXISTS (SELECT FROM pgsegue.dirty_keys WHERE migration = {migration} AND key IS NULL)",
+        shadow_images = shadow_images.join(", "),
+        row_s = row("s"),
+        row_t = row("t"),
+        images = super::range::source_images(shape),
+        source = shape.source.name.quoted(),
+        shadow = shape.shadow.name.quoted(),
+        source_range = range.of_source(shape),
+        shadow_range = range.of_shadow(shape),
+        same_key = same_key.join(" AND "),
+    )
+}

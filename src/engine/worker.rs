@@ -1,0 +1,608 @@
+//! One migration's worker: looks at the phase, does one bounded step, journals it, looks again.
+//! Requests are taken between steps, so pause and abort wait for one chunk at most.
+
+use super::backfill::Backfill;
+use super::runtime::Engine;
+use super::shape::{self, Shape};
+use super::verify::{self, Compared};
+use super::{Error, Phase, barrier, check, install, journal, repair, requests};
+use crate::pg::{self, Connection};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing to do until somebody wakes the worker; looked at anyway now and then.
+const IDLE: Duration = Duration::from_secs(5);
+/// Between two passes of the continuous verify.
+const BETWEEN_PASSES: Duration = Duration::from_secs(1);
+/// The continuous verify rests this many times as long as it works: a fifth of one core at most
+/// for its own queries, and less, since the work is split over two processes.
+const VERIFY_REST: u32 = 9;
+const VERIFY_ROWS: u32 = 10_000;
+/// Passes in a row that may find differences before an operator is asked.
+const PASSES_MAX: u32 = 3;
+/// Dirty keys that do not keep a verify from starting: it leaves them out.
+const BACKLOG_SMALL: i64 = 200;
+
+/// The worker of one migration.
+pub(super) struct Worker {
+    pub(super) engine: Arc<Engine>,
+    pub(super) name: String,
+    pub(super) connection: Option<Connection>,
+    shape: Option<Arc<Shape>>,
+    backfill: Option<Backfill>,
+    pub(super) pass: Option<Pass>,
+    not_before: Instant,
+    next_pass: Instant,
+    dirty_passes: u32,
+    last_sample: Vec<String>,
+    gap_saved: bool,
+}
+
+/// One verify pass.
+#[derive(Debug)]
+pub(super) struct Pass {
+    after: Option<Vec<String>>,
+    rows: u64,
+    differences: u64,
+    limit: u32,
+    /// Records of unseen writes that were there when the pass began.
+    unseen: Vec<i64>,
+    /// Somebody waits for it.
+    urgent: bool,
+    sample: Vec<String>,
+}
+
+/// Whether a pass goes on.
+enum Flow {
+    Continue,
+    Done(Pass),
+}
+
+/// Runs until `stop`.
+pub(super) async fn run(engine: Arc<Engine>, name: String, stop: CancellationToken) {
+    let Some(wake) = engine.with_entry(&name, |entry| Arc::clone(&entry.wake)) else { return };
+    let now = Instant::now();
+    let mut worker = Worker {
+        engine,
+        name,
+        connection: None,
+        shape: None,
+        backfill: None,
+        pass: None,
+        not_before: now,
+        next_pass: now,
+        dirty_passes: 0,
+        last_sample: Vec::new(),
+        gap_saved: false,
+    };
+    let mut patience = Duration::from_millis(100);
+    loop {
+        let step = tokio::select! {
+            () = stop.cancelled() => return,
+            step = Box::pin(worker.step(&wake)) => step,
+        };
+        let rest = match step {
+            Ok(rest) => {
+                patience = Duration::from_millis(100);
+                rest
+            }
+            Err(error) => {
+                let wait = patience;
+                patience = (patience * 2).min(Duration::from_secs(5));
+                worker.recover(&error).await;
+                wait
+            }
+        };
+        if rest.is_zero() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = wake.notified() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+impl Worker {
+    async fn step(&mut self, wake: &Notify) -> Result<Duration, Error> {
+        if !self.engine.is_leading() {
+            return Ok(Duration::from_millis(100));
+        }
+        let seen = self.engine.with_entry(&self.name, |entry| {
+            (entry.phase.clone(), entry.requests.front().cloned(), entry.gap, entry.is_dual())
+        });
+        let Some((phase, request, gap, dual)) = seen else { return Ok(IDLE) };
+        if let Some(request) = request {
+            requests::handle(self, &phase, &request).await?;
+            self.engine.with_entry(&self.name, |entry| entry.requests.pop_front());
+            return Ok(Duration::ZERO);
+        }
+        if gap {
+            return self.bridge_gap(&phase, dual).await;
+        }
+        match phase {
+            Phase::Declared | Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => {
+                self.shape = None;
+                Ok(IDLE)
+            }
+            Phase::Prepare => self.prepare(&phase).await,
+            Phase::DualWrite => self.pass_barrier(&phase, wake).await,
+            Phase::Backfill { .. } => self.copy(&phase).await,
+            Phase::Repair => self.repair(&phase).await,
+            Phase::Verify { .. } => self.verify(&phase).await,
+            Phase::Ready => self.watch(&phase).await,
+        }
+    }
+
+    /// After an error: a lost connection is made anew, a journal that moved on is read again.
+    async fn recover(&mut self, error: &Error) {
+        tracing::warn!(migration = self.name, %error, "a step failed; trying again");
+        self.pass = None;
+        if self.connection.as_ref().is_some_and(|c| c.client.is_closed()) {
+            self.connection = None;
+        }
+        if let Error::Overtaken { .. } = error
+            && let Some(control) = self.engine.control().await
+            && let Ok(journal) = journal::load(&control.client).await
+            && let Some(journaled) = journal.into_iter().find(|j| j.name == self.name)
+        {
+            self.engine.enter(&self.name, &journaled.phase);
+        }
+    }
+
+    /// The worker's own connection, with a lock timeout that yields before the server looks for
+    /// deadlocks.
+    pub(super) async fn client(&mut self) -> Result<&mut Client, Error> {
+        if self.connection.as_ref().is_none_or(|c| c.client.is_closed()) {
+            let connection = pg::connect(self.engine.config(), "pgsegue engine worker").await?;
+            let budget = self
+                .engine
+                .with_entry(&self.name, |entry| entry.declared.migration.lock_budget)
+                .unwrap_or(Duration::from_millis(100));
+            let set = format!("SET lock_timeout = {}", budget.as_millis().max(1));
+            connection.client.batch_execute(&set).await?;
+            self.connection = Some(connection);
+        }
+        match self.connection.as_mut() {
+            Some(connection) => Ok(&mut connection.client),
+            None => Err(Error::Unknown { name: self.name.clone() }),
+        }
+    }
+
+    /// The shape of the tables; an error of the declaration when they do not have it.
+    async fn shape(&mut self) -> Result<Arc<Shape>, Error> {
+        if let Some(shape) = &self.shape {
+            return Ok(Arc::clone(shape));
+        }
+        let migration = self.engine.with_entry(&self.name, |e| e.declared.migration.clone());
+        let Some(migration) = migration else {
+            return Err(Error::Unknown { name: self.name.clone() });
+        };
+        let read = shape::read(self.client().await?, &migration).await?;
+        let shape = Arc::new(read.ok_or_else(|| {
+            Error::Shape(format!(
+                "{} or {} does not exist; create it, then resume",
+                migration.source, migration.shadow
+            ))
+        })?);
+        let target = Arc::new(shape.target());
+        let changed = self.engine.with_entry(&self.name, |entry| {
+            let changed = entry.target.as_ref() != Some(&target);
+            entry.target = Some(target);
+            changed
+        });
+        if changed == Some(true) {
+            self.engine.publish();
+        }
+        self.shape = Some(Arc::clone(&shape));
+        Ok(shape)
+    }
+
+    /// The shape, or a block that says what is wrong with it.
+    async fn shape_or_block(&mut self, phase: &Phase) -> Result<Option<Arc<Shape>>, Error> {
+        match self.shape().await {
+            Ok(shape) => Ok(Some(shape)),
+            Err(Error::Shape(reason)) => {
+                self.block(phase, reason).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Journals a change of phase, then puts it in force: killed in between, the journal is what
+    /// the next process goes by.
+    pub(super) async fn advance(
+        &mut self,
+        from: &Phase,
+        to: Phase,
+        why: &str,
+    ) -> Result<(), Error> {
+        let name = self.name.clone();
+        let tx = self.client().await?.transaction().await?;
+        journal::advance(&tx, &name, (from, &to), journal::ENGINE, why).await?;
+        tx.commit().await?;
+        if from.name() != to.name() {
+            tracing::info!(migration = name, from = from.name(), to = to.name(), "{why}");
+        }
+        self.engine.enter(&name, &to);
+        Ok(())
+    }
+
+    async fn block(&mut self, from: &Phase, reason: String) -> Result<(), Error> {
+        tracing::warn!(migration = self.name, reason, "blocked");
+        let to = Phase::Blocked { reason: reason.clone(), from: Box::new(from.clone()) };
+        self.advance(from, to, &reason).await
+    }
+
+    /// While dual write is off the journal says so; once it is on again, everything starts anew
+    /// from the barrier. Mirroring is published before the barrier looks at the epoch.
+    async fn bridge_gap(&mut self, phase: &Phase, dual: bool) -> Result<Duration, Error> {
+        let name = self.name.clone();
+        self.pass = None;
+        if !dual {
+            if !self.gap_saved {
+                let sql = "UPDATE pgsegue.migrations SET gap = true WHERE name = $1";
+                self.client().await?.execute(sql, &[&name]).await?;
+                self.gap_saved = true;
+            }
+            return Ok(IDLE);
+        }
+        self.gap_saved = false;
+        let to = phase.after_gap();
+        let tx = self.client().await?.transaction().await?;
+        let sql =
+            "UPDATE pgsegue.migrations SET gap = false, backfill_until = NULL WHERE name = $1";
+        tx.execute(sql, &[&name]).await?;
+        journal::advance(&tx, &name, (phase, &to), journal::ENGINE, "dual write is on again")
+            .await?;
+        tx.commit().await?;
+        self.engine.with_entry(&name, |entry| {
+            entry.gap = false;
+            entry.enter(to);
+        });
+        self.engine.publish();
+        Ok(Duration::ZERO)
+    }
+
+    async fn prepare(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
+        let findings = check::check(self.client().await?, &shape.migration).await?;
+        let blockers: Vec<String> =
+            findings.iter().filter(|f| f.is_blocker()).map(ToString::to_string).collect();
+        if !blockers.is_empty() {
+            self.block(phase, blockers.join("\n")).await?;
+            return Ok(Duration::ZERO);
+        }
+        if let Err(error) = install::functions(self.client().await?, &shape).await {
+            if error.sqlstate().is_none() {
+                return Err(error);
+            }
+            self.block(phase, format!("the functions cannot be installed: {error}")).await?;
+            return Ok(Duration::ZERO);
+        }
+        self.advance(phase, Phase::DualWrite, "checked and installed").await?;
+        Ok(Duration::ZERO)
+    }
+
+    async fn pass_barrier(&mut self, phase: &Phase, wake: &Notify) -> Result<Duration, Error> {
+        let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
+        self.client().await?;
+        let (engine, name) = (&self.engine, &self.name);
+        let Some(connection) = &self.connection else { return Ok(Duration::ZERO) };
+        let interrupted = async {
+            loop {
+                wake.notified().await;
+                let stop = engine
+                    .with_entry(name, |e| e.gap || !e.requests.is_empty() || e.phase != *phase);
+                if stop != Some(false) || !engine.is_leading() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            passed = barrier::wait(&connection.client, engine.routes(), &shape, engine.started()) => passed?,
+            () = interrupted => return Ok(Duration::ZERO),
+        }
+        self.backfill = None;
+        let to = Phase::Backfill { after: None, rows: 0 };
+        self.advance(phase, to, "every write is mirrored").await?;
+        Ok(Duration::ZERO)
+    }
+
+    async fn copy(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        let now = Instant::now();
+        if now < self.not_before {
+            return Ok(self.not_before - now);
+        }
+        let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
+        let mut backfill = self.backfill.take().unwrap_or_else(|| Backfill::new(&shape));
+        let progress = backfill.chunk(self.client().await?, &shape, phase).await?;
+        self.engine
+            .metrics()
+            .backfill_rows
+            .with_label_values(&[&self.name])
+            .inc_by(progress.copied);
+        self.engine.enter(&self.name, &progress.phase);
+        self.not_before = Instant::now() + progress.rest;
+        if matches!(progress.phase, Phase::Backfill { .. }) {
+            self.backfill = Some(backfill);
+            return Ok(progress.rest);
+        }
+        let analyze = format!("ANALYZE {}", shape.shadow.name.quoted());
+        if let Err(error) = self.client().await?.batch_execute(&analyze).await {
+            tracing::debug!(migration = self.name, reason = pg::reason(&error), "not analyzed");
+        }
+        Ok(Duration::ZERO)
+    }
+
+    async fn repair(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
+        let repaired = self.repair_batch(&shape).await?;
+        let backlog = repair::backlog(self.client().await?, &shape).await?;
+        if !backlog.poison.is_empty() {
+            self.block(phase, poison_reason(&backlog.poison)).await?;
+        } else if backlog.keys <= BACKLOG_SMALL && backlog.tried == 0 {
+            let to = Phase::Verify { after: None, rows: 0, differences: 0 };
+            self.advance(phase, to, "the dirty keys are worked off").await?;
+        } else if repaired.done == 0 {
+            return Ok(Duration::from_millis(50));
+        }
+        Ok(Duration::ZERO)
+    }
+
+    async fn repair_batch(&mut self, shape: &Shape) -> Result<repair::Repaired, Error> {
+        let repaired = repair::batch(self.client().await?, shape).await?;
+        self.engine.metrics().repaired_keys.with_label_values(&[&self.name]).inc_by(repaired.done);
+        Ok(repaired)
+    }
+
+    async fn verify(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
+        self.repair_batch(&shape).await?;
+        if self.pass.is_none() {
+            self.begin_pass(&shape, Urgency::Waited).await?;
+        }
+        match self.verify_chunk(&shape).await? {
+            Flow::Continue => {
+                let to = match &self.pass {
+                    Some(Pass { after, rows, differences, .. }) => Phase::Verify {
+                        after: after.clone(),
+                        rows: *rows,
+                        differences: *differences,
+                    },
+                    None => phase.clone(),
+                };
+                self.advance(phase, to, "").await?;
+            }
+            Flow::Done(pass) => self.judge(phase, &shape, pass).await?,
+        }
+        Ok(Duration::ZERO)
+    }
+
+    /// A mandatory pass is over: on to `Ready` when it found nothing and nothing is stuck.
+    async fn judge(&mut self, phase: &Phase, shape: &Shape, pass: Pass) -> Result<(), Error> {
+        let backlog = repair::backlog(self.client().await?, shape).await?;
+        if !backlog.poison.is_empty() {
+            return self.block(phase, poison_reason(&backlog.poison)).await;
+        }
+        if pass.differences == 0 {
+            self.dirty_passes = 0;
+            self.next_pass = Instant::now() + BETWEEN_PASSES;
+            let why = format!("{} rows compared, no difference", pass.rows);
+            return self.advance(phase, Phase::Ready, &why).await;
+        }
+        self.dirty_passes += 1;
+        let again: Vec<&String> =
+            pass.sample.iter().filter(|one| self.last_sample.contains(one)).collect();
+        if self.dirty_passes >= PASSES_MAX && !again.is_empty() {
+            let named: Vec<String> = again.into_iter().take(10).cloned().collect();
+            self.dirty_passes = 0;
+            let reason = format!(
+                "{PASSES_MAX} verifies in a row found differences that repair does not remove: {}; \
+                 look for something else that writes the shadow or a mapping that is not \
+                 deterministic, then resume",
+                named.join("; ")
+            );
+            return self.block(phase, reason).await;
+        }
+        self.last_sample = pass.sample;
+        let why = format!("{} differences found", pass.differences);
+        self.advance(phase, Phase::Repair, &why).await
+    }
+
+    /// The migration is ready: repair at once, compare at a low rate, for ever.
+    async fn watch(&mut self, _phase: &Phase) -> Result<Duration, Error> {
+        let Some(shape) = self.shape_or_block(&Phase::Ready).await? else {
+            return Ok(Duration::ZERO);
+        };
+        let repaired = self.repair_batch(&shape).await?;
+        if repaired.done > 0 {
+            return Ok(Duration::ZERO);
+        }
+        let backlog = repair::backlog(self.client().await?, &shape).await?;
+        let unnoticed = self.pass.as_ref().is_none_or(|pass| pass.unseen.is_empty());
+        if !backlog.unseen.is_empty() && unnoticed {
+            self.begin_pass(&shape, Urgency::Waited).await?;
+        }
+        let urgent = self.pass.as_ref().is_some_and(|pass| pass.urgent);
+        let now = Instant::now();
+        if !urgent && now < self.next_pass {
+            return Ok(self.next_pass - now);
+        }
+        if self.pass.is_none() {
+            self.begin_pass(&shape, Urgency::Background).await?;
+        }
+        let flow = self.verify_chunk(&shape).await?;
+        let spent = now.elapsed();
+        let rest = match flow {
+            Flow::Done(_) => BETWEEN_PASSES,
+            Flow::Continue if urgent => Duration::ZERO,
+            Flow::Continue => spent * VERIFY_REST,
+        };
+        self.next_pass = Instant::now() + rest;
+        Ok(rest)
+    }
+
+    /// Starts a pass over, from the first row.
+    pub(super) async fn begin_pass(
+        &mut self,
+        shape: &Shape,
+        urgency: Urgency,
+    ) -> Result<(), Error> {
+        let backlog = repair::backlog(self.client().await?, shape).await?;
+        self.pass = Some(Pass {
+            after: None,
+            rows: 0,
+            differences: 0,
+            limit: VERIFY_ROWS,
+            unseen: backlog.unseen,
+            urgent: matches!(urgency, Urgency::Waited),
+            sample: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Asks for a full pass now (an operator waits for it).
+    pub(super) async fn verify_now(&mut self, phase: &Phase) -> Result<(), Error> {
+        if let Some(shape) = self.shape_or_block(phase).await? {
+            self.begin_pass(&shape, Urgency::Waited).await?;
+        }
+        Ok(())
+    }
+
+    async fn verify_chunk(&mut self, shape: &Shape) -> Result<Flow, Error> {
+        let Some(mut pass) = self.pass.take() else { return Ok(Flow::Continue) };
+        let client = self.client().await?;
+        let (compared, next) = match verify::chunk(client, shape, pass.after.as_deref(), pass.limit)
+            .await
+        {
+            Ok(done) => done,
+            Err(Error::Postgres(error)) if error.as_db_error().is_some() && pass.limit > 1 => {
+                // Some row cannot be compared (its mapping fails): close in on it.
+                pass.limit /= 2;
+                self.pass = Some(pass);
+                return Ok(Flow::Continue);
+            }
+            Err(Error::Postgres(error)) if error.as_db_error().is_some() => {
+                let (after, reason) = (pass.after.as_deref(), pg::reason(&error));
+                let next = verify::record_incomparable(client, shape, after, &reason).await?;
+                let sample = vec![format!("not comparable: {reason}")];
+                let compared = Compared { rows: 1, different: 1, sample, ..Compared::default() };
+                (compared, next)
+            }
+            Err(error) => return Err(error),
+        };
+        pass.limit = pass.limit.saturating_mul(2).min(VERIFY_ROWS);
+        self.found(&compared).await?;
+        pass.rows += compared.rows;
+        pass.differences += compared.differences();
+        pass.sample.extend(compared.sample);
+        pass.sample.truncate(100);
+        pass.after = next;
+        if pass.after.is_some() {
+            self.pass = Some(pass);
+            return Ok(Flow::Continue);
+        }
+        self.finish(&pass).await?;
+        Ok(Flow::Done(pass))
+    }
+
+    /// Says what a chunk found. The keys are dirty already; reads stop before they are repaired.
+    async fn found(&mut self, compared: &Compared) -> Result<(), Error> {
+        let name = self.name.clone();
+        let metrics = self.engine.metrics();
+        metrics.verify_rows.with_label_values(&[&name]).inc_by(compared.rows);
+        let kinds = [
+            ("missing", compared.missing),
+            ("orphaned", compared.orphaned),
+            ("different", compared.different),
+        ];
+        for (kind, count) in kinds {
+            if count > 0 {
+                metrics.verify_differences.with_label_values(&[&name, kind]).inc_by(count);
+            }
+        }
+        let count = compared.differences();
+        if count == 0 {
+            return Ok(());
+        }
+        self.engine.with_entry(&name, |entry| entry.gate.close());
+        let keys = compared.sample.join("; ");
+        let what = if compared.unseen { "unseen write" } else { "divergence" };
+        tracing::warn!(migration = name, count, keys, "verify found rows that differ: {what}");
+        let sql = "UPDATE pgsegue.migrations SET differences_found = differences_found + $2 \
+                   WHERE name = $1";
+        let added = i64::try_from(count).unwrap_or(i64::MAX);
+        let client = self.client().await?;
+        client.execute(sql, &[&name, &added]).await?;
+        let event = journal::NewEvent {
+            migration: &name,
+            who: journal::ENGINE,
+            what,
+            from: "",
+            to: &count.to_string(),
+            why: &keys,
+        };
+        journal::event(client, &event).await
+    }
+
+    /// A pass is over. A clean one has compared every row after the unseen writes that were on
+    /// record when it began: they are accounted for. Later ones have later records.
+    async fn finish(&mut self, pass: &Pass) -> Result<(), Error> {
+        let name = self.name.clone();
+        let clean = pass.differences == 0;
+        let tx = self.client().await?.transaction().await?;
+        tx.execute(
+            "UPDATE pgsegue.migrations SET verify_passes = verify_passes + 1, \
+             verified_at = CASE WHEN $2 THEN clock_timestamp() ELSE verified_at END \
+             WHERE name = $1",
+            &[&name, &clean],
+        )
+        .await?;
+        if clean && !pass.unseen.is_empty() {
+            tx.execute(
+                "DELETE FROM pgsegue.dirty_keys WHERE migration = $1 AND seq = ANY ($2)",
+                &[&name, &pass.unseen],
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        if clean {
+            self.engine.with_entry(&name, |entry| entry.verified = true);
+        }
+        Ok(())
+    }
+
+    /// Forgets what belongs to the phase that ends.
+    pub(super) fn reset(&mut self) {
+        self.shape = None;
+        self.backfill = None;
+        self.pass = None;
+        self.dirty_passes = 0;
+        self.last_sample.clear();
+    }
+}
+
+/// Whether somebody waits for a pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Urgency {
+    /// At full speed.
+    Waited,
+    /// At the low rate.
+    Background,
+}
+
+fn poison_reason(poison: &[String]) -> String {
+    format!(
+        "repair cannot bring these keys in step: {}; correct the rows or the shadow's constraints, \
+         then resume",
+        poison.join("; ")
+    )
+}

@@ -1,0 +1,235 @@
+//! A throwaway Postgres for the engine's tests, and what most of them need: tables, a
+//! declaration, a comparison of source and shadow.
+
+use pgsegue::engine::shape::{self, Shape};
+use pgsegue::engine::{Declared, install};
+use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
+use pgsegue::pg;
+use pgsegue::sql::ident::{Ident, QualifiedName};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, NoTls};
+
+/// Runs until its standard input closes, which it does when the tests end, however they end.
+const SCRIPT: &str = r#"
+set -e
+bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+[ -z "$bin" ] || PATH="$bin:$PATH"
+dir=$(mktemp -d /tmp/pgsegue-engine.XXXXXX)
+initdb -D "$dir/data" -U postgres -A trust --no-sync -E UTF8 --locale=C >"$dir/log" 2>&1
+cat >>"$dir/data/postgresql.conf" <<CONF
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+max_connections = 300
+max_prepared_transactions = 20
+CONF
+pg_ctl -D "$dir/data" -o "-p $1" -l "$dir/log" -w start >/dev/null
+echo ready
+cat >/dev/null
+pg_ctl -D "$dir/data" -m immediate stop >/dev/null
+rm -rf "$dir"
+"#;
+
+struct Server {
+    port: u16,
+    _script: Child,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+fn start() -> Server {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new("sh");
+    command.args(["-c", SCRIPT, "sh", &port.to_string()]).current_dir("/tmp");
+    let id = |what: &str, user: &[&str]| {
+        let out = Command::new("id").arg(what).args(user).output().unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().parse::<u32>().unwrap()
+    };
+    if id("-u", &[]) == 0 {
+        command.uid(id("-u", &["postgres"])).gid(id("-g", &["postgres"]));
+    }
+    let mut script =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
+    let mut line = String::new();
+    BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready", "no Postgres: install its server programs (initdb, pg_ctl)");
+    Server { port, _script: script }
+}
+
+/// A fresh database.
+pub(crate) struct Db {
+    pub(crate) conninfo: String,
+    pub(crate) client: Client,
+}
+
+pub(crate) async fn connect(conninfo: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(conninfo, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+pub(crate) async fn database() -> Db {
+    let port = SERVER.get_or_init(start).port;
+    let name = format!("t{}", NEXT.fetch_add(1, Ordering::SeqCst));
+    let at = |db: &str| format!("host=127.0.0.1 port={port} user=postgres dbname={db}");
+    let admin = connect(&at("postgres")).await;
+    admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let conninfo = at(&name);
+    let client = connect(&conninfo).await;
+    Db { conninfo, client }
+}
+
+impl Db {
+    pub(crate) async fn another(&self) -> Client {
+        connect(&self.conninfo).await
+    }
+
+    pub(crate) fn config(&self) -> tokio_postgres::Config {
+        self.conninfo.parse().unwrap()
+    }
+
+    /// A connection as the engine opens it.
+    pub(crate) async fn engine_client(&self) -> Client {
+        let connection = pg::connect(&self.config(), "pgsegue engine").await.unwrap();
+        connection.client
+    }
+
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// The keys on record, with their reasons.
+    pub(crate) async fn dirty(&self) -> Vec<(Option<Vec<String>>, String)> {
+        let sql = "SELECT key, reason FROM pgsegue.dirty_keys ORDER BY seq";
+        let rows = self.client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// Waits until a query over `pg_stat_activity` or `pg_locks` says true.
+    pub(crate) async fn until(&self, sql: &str) {
+        let start = Instant::now();
+        loop {
+            if self.client.query_one(sql, &[]).await.unwrap().get(0) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "never true: {sql}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until some backend waits for a lock with a query that contains `text`.
+    pub(crate) async fn until_blocked(&self, text: &str) {
+        self.until(&format!(
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
+             AND wait_event_type = 'Lock' AND pid <> pg_backend_pid() AND query LIKE '%{text}%'"
+        ))
+        .await;
+    }
+}
+
+/// `orders(id, user_id, total, note)` with `rows` rows, and its shadow in a new shape.
+pub(crate) async fn orders(db: &Db, rows: u32) -> Migration {
+    db.client
+        .batch_execute(&format!(
+            "CREATE TABLE orders (id int4 PRIMARY KEY, user_id int4 NOT NULL, \
+                total int4 NOT NULL, note text); \
+             CREATE TABLE orders_v2 (id int8 PRIMARY KEY, customer_id int4 NOT NULL, \
+                total_minor int8 NOT NULL, currency text NOT NULL, note text); \
+             INSERT INTO orders SELECT i, i % 100, i, 'note ' || i FROM generate_series(1, {rows}) i"
+        ))
+        .await
+        .unwrap();
+    migration(&[
+        ("id", "id"),
+        ("customer_id", "user_id"),
+        ("total_minor", "total::bigint * 100"),
+        ("currency", "'USD'"),
+        ("note", "note"),
+    ])
+}
+
+pub(crate) fn migration(columns: &[(&str, &str)]) -> Migration {
+    let pairs = |of: &[(&str, &str)]| {
+        of.iter().map(|(name, sql)| (Ident::new(*name), (*sql).to_owned())).collect()
+    };
+    Migration {
+        name: "orders_v2".to_owned(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        key: vec![Ident::new("id")],
+        columns: pairs(columns),
+        reverse: pairs(&[("total", "(total_minor / 100)::int")])
+            .into_iter()
+            .filter(|_: &(Ident, String)| columns.iter().any(|(name, _)| *name == "total_minor"))
+            .collect(),
+        unclassified: Unclassified::Record,
+        lock_budget: Duration::from_millis(150),
+        backfill_rows_per_second: None,
+        accepted: Vec::new(),
+    }
+}
+
+pub(crate) fn declared(migration: &Migration, reads: f64) -> Declared {
+    let percent = |value| Percent::new(value).unwrap();
+    Declared {
+        migration: migration.clone(),
+        levers: Levers {
+            dual_write: DualWrite::On,
+            reads: percent(reads),
+            dark_reads: percent(0.0),
+            sticky: Sticky::Session,
+        },
+    }
+}
+
+/// Installs schema and functions without an engine.
+pub(crate) async fn install(db: &Db, migration: &Migration) -> Shape {
+    let client = db.engine_client().await;
+    client.batch_execute(install::base_sql()).await.unwrap();
+    let shape = shape::read(&client, migration).await.unwrap().unwrap();
+    client.batch_execute(&install::sync_sql(&shape)).await.unwrap();
+    client.batch_execute(&install::mark_sql(&migration.name)).await.unwrap();
+    shape
+}
+
+/// Asserts that the shadow holds exactly the mapped source, row by row, as text.
+pub(crate) async fn assert_in_step(db: &Db, migration: &Migration) {
+    let names: Vec<String> = migration.columns.iter().map(|(name, _)| name.quoted()).collect();
+    let client = db.engine_client().await;
+    let shape = shape::read(&client, migration).await.unwrap().unwrap();
+    let mapped: Vec<String> =
+        shape.mapped.iter().map(|m| format!("({})::{}", m.expression, m.column.type_sql)).collect();
+    let sql = format!(
+        "WITH s AS (SELECT ROW({mapped})::text AS r FROM {source}), \
+         t AS (SELECT ROW({names})::text AS r FROM {shadow}) \
+         SELECT coalesce((SELECT string_agg('source ' || r, '; ') FROM \
+             (TABLE s EXCEPT ALL TABLE t LIMIT 5) a), '') \
+         || coalesce((SELECT string_agg('shadow ' || r, '; ') FROM \
+             (TABLE t EXCEPT ALL TABLE s LIMIT 5) b), '')",
+        mapped = mapped.join(", "),
+        names = names.join(", "),
+        source = migration.source.quoted(),
+        shadow = migration.shadow.quoted(),
+    );
+    let difference: String = client.query_one(&sql, &[]).await.unwrap().get(0);
+    assert_eq!(difference, "", "source and shadow differ");
+}
+
+/// Writes as the proxy does: the statement's keys feed the sync function.
+pub(crate) fn mirrored(statement: &str, mode: i32) -> String {
+    format!(
+        "WITH w AS ({statement} RETURNING id AS k) \
+         SELECT count(*), pgsegue.sync_orders_v2(array_agg(k), {mode}) FROM w"
+    )
+}
+
+/// Runs a mirrored write; returns what the sync function said.
+pub(crate) async fn write(client: &Client, statement: &str, mode: i32) -> i32 {
+    client.query_one(&mirrored(statement, mode), &[]).await.unwrap().get(1)
+}
