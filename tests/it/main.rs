@@ -17,5 +17,6 @@
 mod admin;
 mod cli;
 mod config;
+mod operator;
 mod support;
 mod throwaway;
