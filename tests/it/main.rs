@@ -19,5 +19,6 @@ mod cli;
 mod config;
 mod engine_run;
 mod engine_support;
+mod operator;
 mod support;
 mod throwaway;
