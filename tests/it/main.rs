@@ -7,5 +7,9 @@
     reason = "a test fails by panicking with the cause"
 )]
 
+mod engine_check;
+mod engine_repair;
 mod engine_run;
 mod engine_support;
+mod engine_sync;
+mod engine_verify;
