@@ -2,7 +2,8 @@
 //! worker per migration.
 
 use super::entry::{self, Entry, Request};
-use super::journal::{self, Journaled, NewEvent};
+use super::journal::{self, Journaled};
+use super::levers::LeverChange;
 use super::{Error, Phase, functions, install, shape, worker};
 use crate::manifest::{Levers, Migration};
 use crate::pg::{self, Connection};
@@ -24,6 +25,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Between polls of the dirty keys, while a gate that may open is closed, and otherwise.
 const POLL_CLOSED: Duration = Duration::from_millis(50);
 const POLL_OPEN: Duration = Duration::from_millis(200);
+
+/// Between looks for tables that were missing, and for functions that were redefined.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// One migration as the config file has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +121,7 @@ impl Engine {
             for one in &declared {
                 journal::declare(&control.client, one).await?;
             }
+            journal::save_gaps(&control.client, &self.gaps()).await?;
             for change in &changes {
                 change.record(&control.client).await?;
             }
@@ -124,6 +129,13 @@ impl Engine {
         self.find_targets().await?;
         self.declared.notify_one();
         Ok(())
+    }
+
+    /// The migrations that are not mirrored though they were.
+    fn gaps(&self) -> Vec<String> {
+        let state = self.state();
+        let interrupted = state.entries.iter().filter(|(_, entry)| entry.gap && !entry.is_dual());
+        interrupted.map(|(name, _)| name.clone()).collect()
     }
 
     /// Validates, then replaces the entries in memory. Returns the lever changes.
@@ -188,14 +200,33 @@ impl Engine {
                     });
                     found = true;
                 }
-                Ok(None) => {}
-                Err(Error::Shape(reason)) => {
-                    tracing::debug!(migration = migration.name, reason, "not routed");
-                }
+                Ok(None) => self.not_routed(&migration.name, "a table does not exist"),
+                Err(Error::Shape(reason)) => self.not_routed(&migration.name, &reason),
                 Err(error) => return Err(error),
             }
         }
         if found {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// A migration without a target is not mirrored: after its start that is a gap.
+    fn not_routed(&self, name: &str, reason: &str) {
+        tracing::debug!(migration = name, reason, "not routed");
+        self.with_entry(name, |entry| {
+            if entry.phase.mirror() != routing::Mirror::Off {
+                entry.gap = true;
+                entry.gate.close();
+            }
+        });
+    }
+
+    /// Reads again what the catalog says about functions.
+    async fn refresh_functions(&self, control: &Connection) -> Result<(), Error> {
+        let functions = functions::load(&control.client).await?;
+        if *self.state().functions != functions {
+            self.state().functions = Arc::new(functions);
             self.publish();
         }
         Ok(())
@@ -221,9 +252,10 @@ impl Engine {
                 () = self.declared.notified() => {}
                 () = tokio::time::sleep(poll) => {
                     self.succeeded(self.poll_gates(&control).await);
-                    if looked.elapsed() > Duration::from_secs(2) {
+                    if looked.elapsed() > LOOK_AGAIN {
                         looked = Instant::now();
                         self.succeeded(self.find_targets().await);
+                        self.succeeded(self.refresh_functions(&control).await);
                     }
                 }
             }
@@ -536,37 +568,4 @@ async fn holder(connection: &Connection) -> Result<String, Error> {
         )
         .await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_else(|| "it has just ended".to_owned()))
-}
-
-/// A lever that the file changed.
-struct LeverChange {
-    migration: String,
-    what: &'static str,
-    from: String,
-    to: String,
-}
-
-impl LeverChange {
-    fn between(migration: &str, from: &Levers, to: &Levers) -> Vec<Self> {
-        let on = |levers: &Levers| match levers.dual_write {
-            crate::manifest::DualWrite::On => "on".to_owned(),
-            crate::manifest::DualWrite::Off => "off".to_owned(),
-        };
-        [
-            ("reads", from.reads.to_string(), to.reads.to_string()),
-            ("dark_reads", from.dark_reads.to_string(), to.dark_reads.to_string()),
-            ("dual_write", on(from), on(to)),
-        ]
-        .into_iter()
-        .filter(|(_, from, to)| from != to)
-        .map(|(what, from, to)| Self { migration: migration.to_owned(), what, from, to })
-        .collect()
-    }
-
-    async fn record(&self, client: &tokio_postgres::Client) -> Result<(), Error> {
-        let Self { migration, what, from, to } = self;
-        let event =
-            NewEvent { migration, who: journal::FILE, what, from, to, why: "the file was changed" };
-        journal::event(client, &event).await
-    }
 }
