@@ -26,8 +26,13 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const POLL_CLOSED: Duration = Duration::from_millis(50);
 const POLL_OPEN: Duration = Duration::from_millis(200);
 
-/// Between looks for tables that were missing, and for functions that were redefined.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between looks for tables that were missing.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between looks for functions that were redefined.
+const REFRESH_FUNCTIONS: Duration = Duration::from_secs(60);
+
+/// Between looks at the control side though nothing was notified.
+const PULL_ANYWAY: Duration = Duration::from_secs(5);
 
 /// One migration as the config file has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,7 +241,7 @@ impl Engine {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut workers = JoinSet::new();
         let mut running: BTreeMap<String, CancellationToken> = BTreeMap::new();
-        let mut looked = Instant::now();
+        workers.spawn(Arc::clone(&self).poll(shutdown.clone()));
         let mut pulled = false;
         while !shutdown.is_cancelled() {
             let Some(control) = self.keep_control(&shutdown).await else { break };
@@ -244,20 +249,12 @@ impl Engine {
             if !pulled {
                 pulled = self.succeeded(self.pull(&control).await);
             }
-            let poll = self.poll_interval();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = control.closed.cancelled() => pulled = false,
                 () = control.notified.notified() => pulled = false,
                 () = self.declared.notified() => {}
-                () = tokio::time::sleep(poll) => {
-                    self.succeeded(self.poll_gates(&control).await);
-                    if looked.elapsed() > LOOK_AGAIN {
-                        looked = Instant::now();
-                        self.succeeded(self.find_targets().await);
-                        self.succeeded(self.refresh_functions(&control).await);
-                    }
-                }
+                () = tokio::time::sleep(if pulled { PULL_ANYWAY } else { POLL_OPEN }) => pulled = false,
             }
         }
         self.close_gates();
@@ -267,6 +264,29 @@ impl Engine {
         while workers.join_next().await.is_some() {}
         // Gives the engine's lock back.
         drop(self.control.lock().await.take());
+    }
+
+    /// Polls the dirty keys, and now and then the catalog: apart from `run`, so that a lever never
+    /// waits for it.
+    async fn poll(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut looked = Instant::now();
+        let mut refreshed = looked;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.poll_interval()) => {}
+            }
+            let Some(control) = self.control().await else { continue };
+            self.succeeded(self.poll_gates(&control).await);
+            if looked.elapsed() > LOOK_AGAIN {
+                looked = Instant::now();
+                self.succeeded(self.find_targets().await);
+            }
+            if refreshed.elapsed() > REFRESH_FUNCTIONS {
+                refreshed = Instant::now();
+                self.succeeded(self.refresh_functions(&control).await);
+            }
+        }
     }
 
     fn succeeded(&self, result: Result<(), Error>) -> bool {

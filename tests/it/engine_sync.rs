@@ -178,6 +178,23 @@ async fn a_locked_shadow_row_holds_a_writer_no_longer_than_the_budget_and_says_2
 }
 
 #[tokio::test]
+async fn a_cycle_through_the_sync_never_makes_the_client_the_deadlock_victim() {
+    let (db, _) = ready(10).await;
+    let other = db.another().await;
+    other.batch_execute("BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await.unwrap();
+    let client = db.another().await;
+    client.batch_execute("BEGIN; UPDATE orders SET total = 1 WHERE id = 5").await.unwrap();
+    let waiting = tokio::spawn(async move {
+        other.batch_execute("UPDATE orders SET note = 'other' WHERE id = 5; COMMIT").await.unwrap();
+    });
+    db.until_blocked("SET note = ''other''").await;
+    assert_eq!(write(&client, "UPDATE orders SET total = 2 WHERE id = 5", 0).await, 2);
+    client.batch_execute("COMMIT").await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(keys(&db.dirty().await), ["5"]);
+}
+
+#[tokio::test]
 async fn many_locks_released_in_turn_do_not_add_up() {
     let (db, _) = ready(10).await;
     let mut holders = Vec::new();
