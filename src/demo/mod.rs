@@ -1,0 +1,42 @@
+//! The demo: a whole migration on a throwaway Postgres, under live traffic through the real proxy.
+//!
+//! Invariant: nothing is said that was not measured. What could not be measured is a problem in the
+//! report, and a demo with a problem has failed.
+
+mod error;
+mod history;
+mod incident;
+mod load;
+mod narrator;
+mod operations;
+mod probe;
+mod random;
+mod report;
+mod scene;
+mod speaker;
+mod stage;
+mod story;
+mod tables;
+
+pub use error::Error;
+pub use narrator::{Narrator, Voice};
+pub use report::Report;
+pub use stage::Stage;
+
+/// How the demo runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long the scenes last that nothing but the audience waits for, together.
+    pub seconds: u32,
+    /// How it is told.
+    pub voice: Voice,
+}
+
+/// Plays the demo from the first to the last scene. Dropping the future ends it; the stage that is
+/// returned still stands (server and proxy run) until it is closed or dropped.
+///
+/// # Errors
+/// When no Postgres can be started, the proxy does not come up, or a scene does not come to its end.
+pub async fn play(options: Options) -> Result<(Report, Stage), Error> {
+    Box::pin(story::tell(options)).await
+}
