@@ -5,8 +5,10 @@ use super::output;
 use super::serve::{LogFormat, log};
 use crate::demo::{self, Options, Stage, Voice};
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// As a shell reports the end by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -43,17 +45,23 @@ impl Demo {
         let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let bars = std::io::stderr().is_terminal() && !logged;
         let voice = if bars { Voice::Bars } else { Voice::Lines };
+        let stop = CancellationToken::new();
+        let mut playing = pin!(demo::play(Options { seconds: self.seconds, voice }, stop.clone()));
         let played = tokio::select! {
-            played = demo::play(Options { seconds: self.seconds, voice }) => played,
+            played = &mut playing => played,
             () = next(&mut signals) => {
-                output::remark("ended early; nothing is left behind");
-                return Ok(ExitCode::from(INTERRUPTED));
+                stop.cancel();
+                playing.await
             }
         };
-        let (report, stage) = played.map_err(|error| {
+        let played = played.map_err(|error| {
             let hint = "PGSEGUE_LOG=info pgsegue demo shows the log of the proxy";
             Failure::from_error(&error).hint(if logged { "" } else { hint }).code(1)
         })?;
+        let Some((report, stage)) = played else {
+            output::remark("ended early; nothing is left behind");
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
         if self.json {
             output::json(&report)?;
         } else {

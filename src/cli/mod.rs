@@ -6,6 +6,7 @@
 mod check;
 mod connect;
 mod demo;
+mod explain;
 mod failure;
 mod migration;
 mod output;
@@ -57,6 +58,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Check(check::Check),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Migration(migration::Migration),
     Route(route::Route),
@@ -75,6 +77,7 @@ pub fn run() -> ExitCode {
         match arguments.command {
             Command::Serve(command) => command.run(config).await,
             Command::Check(command) => command.run(config).await,
+            Command::Explain(command) => command.run(config).await,
             Command::Migration(command) => command.run(config).await,
             Command::Route(command) => command.run(config).await,
             Command::Demo(command) => command.run().await,

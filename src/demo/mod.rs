@@ -19,9 +19,12 @@ mod story;
 mod tables;
 
 pub use error::Error;
-pub use narrator::{Narrator, Voice};
+pub use narrator::Voice;
 pub use report::Report;
 pub use stage::Stage;
+
+use narrator::Narrator;
+use tokio_util::sync::CancellationToken;
 
 /// How the demo runs.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +35,22 @@ pub struct Options {
     pub voice: Voice,
 }
 
-/// Plays the demo from the first to the last scene. Dropping the future ends it; the stage that is
-/// returned still stands (server and proxy run) until it is closed or dropped.
+/// Plays the demo from the first to the last scene; none when it was stopped before. The stage that
+/// is returned still stands (server and proxy run) until it is closed or dropped.
 ///
 /// # Errors
 /// When no Postgres can be started, the proxy does not come up, or a scene does not come to its end.
-pub async fn play(options: Options) -> Result<(Report, Stage), Error> {
-    Box::pin(story::tell(options)).await
+pub async fn play(
+    options: Options,
+    stop: CancellationToken,
+) -> Result<Option<(Report, Stage)>, Error> {
+    let narrator = Narrator::new(options.voice);
+    narrator.begins("starting a throwaway Postgres");
+    // Not interrupted: it takes a second or two, and half a server could not be cleaned up.
+    let postgres = Stage::server().await?;
+    narrator.says("a throwaway Postgres runs");
+    tokio::select! {
+        told = Box::pin(story::tell(options, narrator, postgres)) => told.map(Some),
+        () = stop.cancelled() => Ok(None),
+    }
 }

@@ -21,14 +21,14 @@ pub enum Voice {
 
 /// The teller.
 #[derive(Debug)]
-pub struct Narrator {
+pub(super) struct Narrator {
     bar: ProgressBar,
     voice: Voice,
 }
 
 impl Narrator {
     /// Bars need a terminal on standard error.
-    pub fn new(voice: Voice) -> Self {
+    pub(super) fn new(voice: Voice) -> Self {
         let target = match voice {
             Voice::Bars => ProgressDrawTarget::stderr(),
             Voice::Lines => ProgressDrawTarget::hidden(),

@@ -12,6 +12,7 @@ use super::stage::Stage;
 use super::tables::{self, NAME, Shares};
 use crate::engine::Phase;
 use crate::manifest::Percent;
+use crate::throwaway::Postgres;
 use indicatif::HumanCount;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +37,13 @@ pub(super) struct Story {
 }
 
 /// Tells all of it.
-pub(super) async fn tell(options: Options) -> Result<(Report, Stage), Error> {
+pub(super) async fn tell(
+    options: Options,
+    narrator: Narrator,
+    postgres: Postgres,
+) -> Result<(Report, Stage), Error> {
     let began = Instant::now();
-    let mut story = Story::open(options).await?;
+    let mut story = Story::open(options, narrator, postgres).await?;
     story.watch(Scene::Source, "the app at work: 8 clients, reads and writes on orders").await?;
     story.migrate().await?;
     story.compare_reads().await?;
@@ -57,11 +62,7 @@ pub(super) async fn tell(options: Options) -> Result<(Report, Stage), Error> {
 }
 
 impl Story {
-    async fn open(options: Options) -> Result<Self, Error> {
-        let narrator = Narrator::new(options.voice);
-        narrator.begins("starting a throwaway Postgres");
-        let postgres = Stage::server().await?;
-        narrator.says("a throwaway Postgres runs");
+    async fn open(options: Options, narrator: Narrator, postgres: Postgres) -> Result<Self, Error> {
         narrator.begins("filling orders");
         let stage = Stage::build(postgres).await?;
         let rows = HumanCount(u64::try_from(tables::ROWS).unwrap_or(0));

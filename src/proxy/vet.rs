@@ -1,4 +1,4 @@
-//! Is a query's shadow form as good as the query? Asked once per text, role and search_path, on a
+//! Is a query's shadow form as good as the query? Asked once per text (constants aside), role and search_path, on a
 //! control connection, before the shadow may answer: both forms are prepared and planned there.
 //! Parameters, names and types have to agree, and the shadow must not be scanned as a whole where
 //! the source is not. Until the answer is there, the source serves.
@@ -29,6 +29,8 @@ pub(super) struct Query<'a> {
     pub(super) user: &'a str,
     pub(super) search_path: &'a str,
     pub(super) text: &'a str,
+    /// The text without its constants.
+    pub(super) fingerprint: &'a str,
     /// Declared parameter types, as in a Parse.
     pub(super) types: &'a [u8],
 }
@@ -38,7 +40,7 @@ struct Key {
     generation: u64,
     user: Box<str>,
     search_path: Box<str>,
-    text: Box<str>,
+    fingerprint: Box<str>,
     types: Box<[u8]>,
 }
 
@@ -102,6 +104,7 @@ struct Verdict {
 
 struct Job {
     key: Key,
+    source: String,
     shadow: String,
     targets: Vec<Arc<Target>>,
 }
@@ -141,7 +144,7 @@ impl Vetting {
             generation: query.generation,
             user: query.user.into(),
             search_path: query.search_path.into(),
-            text: query.text.into(),
+            fingerprint: query.fingerprint.into(),
             types: query.types.into(),
         };
         let known = self.verdicts.get(&key);
@@ -157,7 +160,8 @@ impl Vetting {
         let vetted = known.map_or(Vetted::Unknown, |v| v.vetted);
         if let (Some(jobs), Some(shadow)) = (&self.jobs, shadow()) {
             let verdict = Verdict { vetted: vetted.clone(), since: Instant::now() };
-            let job = Job { key: key.clone(), shadow, targets: targets() };
+            let source = query.text.to_owned();
+            let job = Job { key: key.clone(), source, shadow, targets: targets() };
             if jobs.try_send(job).is_ok() {
                 self.verdicts.insert(key, verdict);
             }
@@ -180,7 +184,7 @@ async fn work(
         let vetted = match vet(client, &job).await {
             Ok(native) => Vetted::Fit(Arc::new(native)),
             Err(why) => {
-                tracing::info!(query = job.key.text, %why, "this read stays on the source");
+                tracing::info!(query = job.source, %why, "this read stays on the source");
                 Vetted::Unfit
             }
         };
@@ -215,13 +219,13 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     let types: Vec<_> = (1..=u16::try_from(count).unwrap_or(0))
         .map(|n| side::type_of(declared.type_of(n)))
         .collect();
-    let source = transaction.prepare_typed(&job.key.text, &types).await?;
+    let source = transaction.prepare_typed(&job.source, &types).await?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
     let native = compare(&source, &shadow)?;
     let scans = |plan: &serde_json::Value, table: &crate::sql::ident::QualifiedName| {
         scans_whole(plan, table.schema.as_str(), table.name.as_str())
     };
-    let on_source = explain(&transaction, &job.key.text, &source).await?;
+    let on_source = explain(&transaction, &job.source, &source).await?;
     let on_shadow = explain(&transaction, &job.shadow, &shadow).await?;
     for target in &job.targets {
         if scans(&on_shadow, &target.shadow) && !scans(&on_source, &target.source) {

@@ -5,7 +5,7 @@
 //! read is unfit. Unfit is always safe: the source answers.
 
 use super::ident::Ident;
-use super::lex::{Token, identifier};
+use super::lex::{Kind, Token, identifier, is_keyword};
 use super::mention::{Mention, Spelling, Table, mentions};
 use super::read_visit::{Factor, Found};
 use super::splice::Spliced;
@@ -26,6 +26,9 @@ const TOKENS_SHALLOW: usize = 300;
 /// A query that names a migrated source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Read {
+    /// The text with its constants left out: statements that differ in nothing else share a
+    /// verdict on their shadow form. Constants of different types stay apart.
+    pub fingerprint: Box<str>,
     /// How the shadow answers it, or why it cannot.
     pub fit: Result<Fit, String>,
 }
@@ -105,11 +108,37 @@ pub(super) fn read(
     functions: &Functions,
 ) -> Read {
     if tokens.len() > TOKENS_MAX {
-        return Read { fit: Err(format!("longer than {TOKENS_MAX} tokens")) };
+        let fit = Err(format!("longer than {TOKENS_MAX} tokens"));
+        return Read { fingerprint: Box::default(), fit };
     }
     let work = || fit(text, tokens, targets, functions);
     let fit = if tokens.len() < TOKENS_SHALLOW { work() } else { stacker::grow(STACK_BYTES, work) };
-    Read { fit }
+    Read { fingerprint: fingerprint(text, tokens), fit }
+}
+
+fn fingerprint(text: &str, tokens: &[Token]) -> Box<str> {
+    let mut out = String::with_capacity(text.len());
+    // GROUP BY 1: there a number names a column.
+    let grouped = tokens.iter().any(|t| is_keyword(text, t, "group"));
+    for token in tokens {
+        let spelled = text.get(token.at.clone()).unwrap_or_default();
+        match token.kind {
+            Kind::Number if !grouped => out.push_str(number_class(spelled)),
+            Kind::Text if spelled.starts_with('\'') => out.push_str("?s"),
+            _ => out.push_str(spelled),
+        }
+        out.push(' ');
+    }
+    out.into_boxed_str()
+}
+
+/// The type that a numeric constant has.
+fn number_class(spelled: &str) -> &'static str {
+    match (spelled.bytes().all(|b| b.is_ascii_digit()), spelled.len()) {
+        (true, 0..=9) => "?4",
+        (true, 10..=18) => "?8",
+        _ => "?n",
+    }
 }
 
 fn fit(

@@ -17,7 +17,12 @@
 mod admin;
 mod cli;
 mod config;
+mod engine_check;
+mod engine_repair;
 mod engine_run;
 mod engine_support;
+mod engine_sync;
+mod engine_verify;
+mod operator;
 mod support;
 mod throwaway;

@@ -4,7 +4,7 @@ use super::show;
 use crate::cli::failure::Failure;
 use crate::cli::{connect, output};
 use crate::engine::{Control, Phase, Status};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const POLL: Duration = Duration::from_millis(200);
 /// A running engine picks a request up at once; after this long without a move nobody does.
 const STILL: Duration = Duration::from_secs(5);
-const BAR: &str = "{msg:10} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left{prefix}";
+const BAR: &str = "{msg:10} {wide_bar} {human_pos}/{human_len} rows{speed}{prefix}";
 const SPINNER: &str = "{msg:10} {spinner} {elapsed}{prefix}";
 
 /// Start a migration: check, dual write, backfill, repair, verify
@@ -141,7 +141,7 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        Self { bar: ProgressBar::new_spinner(), phase: "" }
+        Self { bar: ProgressBar::hidden(), phase: "" }
     }
 
     fn show(&mut self, status: &Status) {
@@ -159,7 +159,7 @@ impl Progress {
         };
         if phase != self.phase {
             self.phase = phase;
-            self.begin(rows.is_some());
+            self.begin(rows);
         }
         if let Some(rows) = rows {
             self.bar.set_length(status.rows_estimate.max(rows));
@@ -174,19 +174,29 @@ impl Progress {
         self.bar.set_prefix(dirty);
     }
 
-    fn begin(&mut self, counts_rows: bool) {
+    /// A bar of its own per phase, with its own clock.
+    fn begin(&mut self, rows: Option<u64>) {
+        self.bar.finish_and_clear();
+        let template = if rows.is_some() { BAR } else { SPINNER };
+        self.bar = ProgressBar::new(0).with_message(self.phase).with_position(rows.unwrap_or(0));
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.with_key("speed", speed));
+        }
         if self.bar.is_hidden() {
             output::remark(self.phase);
         }
-        let template = if counts_rows { BAR } else { SPINNER };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
-        }
-        self.bar.reset();
-        self.bar.set_message(self.phase);
     }
 
     fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Nothing for the first second: rows that were done before would count as done in no time.
+fn speed(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    if state.elapsed() >= Duration::from_secs(1) {
+        let (speed, left) = (state.per_sec(), HumanDuration(state.eta()));
+        // A line of a progress bar is not worth an error.
+        write!(out, ", {speed:.0} rows/s, {left:#} left").ok();
     }
 }

@@ -220,6 +220,7 @@ impl Session {
     /// The source's description of a query whose shadow form is known to answer the same; the
     /// first look at a query only starts the vetting.
     pub(super) fn vetted(&self, case: &Case<'_>, fit: &Fit) -> Option<Arc<Native>> {
+        let Class::Read(read) = &case.statement.class else { return None };
         if !typed_params_agree(fit, case.types) {
             return None;
         }
@@ -230,6 +231,7 @@ impl Session {
             user: &facts.user,
             search_path: &facts.search_path,
             text: case.text.get(case.statement.at.clone())?,
+            fingerprint: &read.fingerprint,
             types: case.types,
         };
         let targets = || fit.targets().filter_map(|t| case.route(t)).map(|r| Arc::clone(&r.target));

@@ -97,6 +97,19 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
 }
 
 #[test]
+fn queries_that_differ_in_constants_of_one_type_share_a_fingerprint() {
+    let of = |sql: &str| match understand(sql, &targets(), &functions()).statements.remove(0).class
+    {
+        Class::Read(read) => read.fingerprint,
+        other => panic!("{other:?}"),
+    };
+    let same = of("SELECT user_id FROM orders WHERE id = 5 AND 'a' = 'b'");
+    assert_eq!(same, of("SELECT user_id  FROM orders WHERE id = 123456789 AND '' = 'it''s'"));
+    assert_ne!(same, of("SELECT user_id FROM orders WHERE id = 1234567890 AND 'a' = 'b'"));
+    assert_ne!(same, of("SELECT user_id FROM orders WHERE id = 5.0 AND 'a' = 'b'"));
+}
+
+#[test]
 fn refuses_reads_that_only_the_source_answers_right() {
     for sql in [
         "SELECT * FROM orders FOR UPDATE",
