@@ -24,6 +24,7 @@ pub use report::Report;
 pub use stage::Stage;
 
 use narrator::Narrator;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How the demo runs.
@@ -44,13 +45,14 @@ pub async fn play(
     options: Options,
     stop: CancellationToken,
 ) -> Result<Option<(Report, Stage)>, Error> {
+    let began = Instant::now();
     let narrator = Narrator::new(options.voice);
     narrator.begins("starting a throwaway Postgres");
     // Not interrupted: it takes a second or two, and half a server could not be cleaned up.
     let postgres = Stage::server().await?;
     narrator.says("a throwaway Postgres runs");
     tokio::select! {
-        told = Box::pin(story::tell(options, narrator, postgres)) => told.map(Some),
+        told = Box::pin(story::tell(options, narrator, postgres, began)) => told.map(Some),
         () = stop.cancelled() => Ok(None),
     }
 }

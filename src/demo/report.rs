@@ -155,11 +155,7 @@ impl Report {
                 us(writes.p99_us)
             )?;
         }
-        writeln!(
-            out,
-            "\non shadow: share of the reads that orders_v2 answered. A text is answered by orders \
-             the first time,\nso clients that write their values into the text stay there.\n"
-        )?;
+        writeln!(out, "\non shadow: share of the reads that orders_v2 answered\n")?;
         for (what, value) in self.lines() {
             writeln!(out, "{what:<38}{value}")?;
         }

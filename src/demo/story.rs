@@ -41,8 +41,8 @@ pub(super) async fn tell(
     options: Options,
     narrator: Narrator,
     postgres: Postgres,
+    began: Instant,
 ) -> Result<(Report, Stage), Error> {
-    let began = Instant::now();
     let mut story = Story::open(options, narrator, postgres).await?;
     story.watch(Scene::Source, "the app at work: 8 clients, reads and writes on orders").await?;
     story.migrate().await?;
