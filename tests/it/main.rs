@@ -20,5 +20,7 @@ mod config;
 mod engine_run;
 mod engine_support;
 mod operator;
+mod pgbench;
+mod steer;
 mod support;
 mod throwaway;
