@@ -17,6 +17,7 @@
 mod admin;
 mod cli;
 mod config;
+mod drivers;
 mod engine_run;
 mod engine_support;
 mod operator;
