@@ -51,6 +51,15 @@ pub async fn settled(proxy: &Proxy, db: &TestDb, name: &str) {
     .await;
 }
 
+/// Waits until this share of reads is in force.
+pub async fn levers(proxy: &Proxy, name: &str, reads: f64) {
+    eventually(&format!("{reads} % of reads"), async || {
+        let now = status(proxy, name);
+        if now["reads"] == reads { Ok(()) } else { Err(now) }
+    })
+    .await;
+}
+
 /// The statements so far, by `route/kind`.
 pub fn statements(proxy: &Proxy) -> BTreeMap<String, u64> {
     let (_, text) = proxy.get("/metrics");
