@@ -17,9 +17,11 @@
 mod admin;
 mod cli;
 mod config;
+mod crash;
 mod drivers;
 mod engine_run;
 mod engine_support;
+mod history;
 mod operator;
 mod pgbench;
 mod steer;
