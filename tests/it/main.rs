@@ -21,6 +21,7 @@ mod crash;
 mod drivers;
 mod engine_run;
 mod engine_support;
+mod flips;
 mod history;
 mod operator;
 mod pgbench;
