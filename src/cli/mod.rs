@@ -5,6 +5,7 @@
 
 mod check;
 mod connect;
+mod explain;
 mod failure;
 mod migration;
 mod output;
@@ -53,6 +54,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Check(check::Check),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Migration(migration::Migration),
     Route(route::Route),
@@ -70,6 +72,7 @@ pub fn run() -> ExitCode {
         match arguments.command {
             Command::Serve(command) => command.run(config).await,
             Command::Check(command) => command.run(config).await,
+            Command::Explain(command) => command.run(config).await,
             Command::Migration(command) => command.run(config).await,
             Command::Route(command) => command.run(config).await,
         }

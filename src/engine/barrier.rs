@@ -7,6 +7,8 @@
 //! 2. A proxy that died may have left statements in the socket of a backend that still works them
 //!    off. Such a backend is older than this engine, and not idle; it is waited for until it is
 //!    gone, or has been idle for a while: with an empty socket and no client there is nothing more.
+//!    A live client that is simply busy is told from a full socket by how often it is seen idle:
+//!    between two frames that are there already a backend is idle for microseconds.
 //! 3. Now no unmirrored statement can *begin*. Those that have run belong to transactions that hold
 //!    RowExclusiveLock (TRUNCATE: AccessExclusiveLock) on the source or a partition until they end,
 //!    prepared transactions included. Each of the holders is waited for, as CREATE INDEX
@@ -22,6 +24,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 const POLL: Duration = Duration::from_millis(20);
+/// Times that a busy backend must be seen idle. A socket full of the shortest statements is worked
+/// off in some 10 s, or 500 polls, of which a few see it idle.
+const SEEN_IDLE: u32 = 20;
 
 /// Waits until every unmirrored write has ended. Reads only, so it may be dropped at any await.
 ///
@@ -57,21 +62,30 @@ struct Barrier<'a> {
 impl Barrier<'_> {
     /// Waits until each of those that are there now is gone; later ones do not matter.
     async fn pass(&self, obstacle: Obstacle) -> Result<(), Error> {
-        let mut left = self.look(obstacle).await?;
+        let mut left: Vec<(String, u32)> =
+            self.look(obstacle).await?.into_iter().map(|one| (one.name, 0)).collect();
         let mut polls = 0_u32;
         while !left.is_empty() {
             if polls.is_multiple_of(500) {
-                tracing::info!(?obstacle, who = left.join(", "), "the barrier waits");
+                let who: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+                tracing::info!(?obstacle, who = who.join(", "), "the barrier waits");
             }
             polls = polls.wrapping_add(1);
             tokio::time::sleep(POLL).await;
             let now = self.look(obstacle).await?;
-            left.retain(|one| now.contains(one));
+            left.retain_mut(|(name, idle)| match now.iter().find(|one| one.name == *name) {
+                Some(one) if one.idle => {
+                    *idle += 1;
+                    *idle < SEEN_IDLE
+                }
+                Some(_) => true,
+                None => false,
+            });
         }
         Ok(())
     }
 
-    async fn look(&self, obstacle: Obstacle) -> Result<Vec<String>, Error> {
+    async fn look(&self, obstacle: Obstacle) -> Result<Vec<Seen>, Error> {
         match obstacle {
             Obstacle::OlderBackend => busy_older_backends(self.client, self.engine_start).await,
             Obstacle::Writer => writers(self.client, self.shape).await,
@@ -79,12 +93,19 @@ impl Barrier<'_> {
     }
 }
 
+/// Somebody who may be waited for.
+struct Seen {
+    name: String,
+    idle: bool,
+}
+
 /// Client backends of this database that started before the engine did and are not idle. Idle for
 /// 100 ms means idle: a backend with another frame in its socket goes on at once.
-async fn busy_older_backends(client: &Client, engine_start: &str) -> Result<Vec<String>, Error> {
+async fn busy_older_backends(client: &Client, engine_start: &str) -> Result<Vec<Seen>, Error> {
     let rows = client
         .query(
-            "SELECT 'pid ' || pid FROM pg_stat_activity \
+            "SELECT format('pid %s since %s', pid, backend_start), coalesce(state = 'idle', false) \
+             FROM pg_stat_activity \
              WHERE datname = current_database() AND backend_type = 'client backend' \
              AND pid <> pg_backend_pid() AND application_name NOT LIKE 'pgsegue engine%' \
              AND backend_start < $1::text::timestamptz \
@@ -93,14 +114,14 @@ async fn busy_older_backends(client: &Client, engine_start: &str) -> Result<Vec<
             &[&engine_start],
         )
         .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    rows.iter().map(|row| Ok(Seen { name: row.try_get(0)?, idle: row.try_get(1)? })).collect()
 }
 
 /// Virtual transactions that hold, or wait for, a lock that a write on the source takes.
-async fn writers(client: &Client, shape: &Shape) -> Result<Vec<String>, Error> {
+async fn writers(client: &Client, shape: &Shape) -> Result<Vec<Seen>, Error> {
     let rows = client
         .query(
-            "SELECT DISTINCT virtualtransaction || coalesce(' of pid ' || pid, ' prepared') \
+            "SELECT DISTINCT virtualtransaction || coalesce(' of pid ' || pid, ' prepared'), false \
              FROM pg_locks WHERE locktype = 'relation' AND pid IS DISTINCT FROM pg_backend_pid() \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
@@ -109,5 +130,5 @@ async fn writers(client: &Client, shape: &Shape) -> Result<Vec<String>, Error> {
             &[&shape.source.oid],
         )
         .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    rows.iter().map(|row| Ok(Seen { name: row.try_get(0)?, idle: row.try_get(1)? })).collect()
 }

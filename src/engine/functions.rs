@@ -9,7 +9,10 @@ const ORDER_FREE: [&str; 10] =
     ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or"];
 
 /// Reads the names that qualify in every overload and every schema.
-pub(crate) async fn load(client: &impl GenericClient) -> Result<Functions, Error> {
+///
+/// # Errors
+/// When the database fails.
+pub async fn load(client: &impl GenericClient) -> Result<Functions, Error> {
     let order_free: Vec<&str> = ORDER_FREE.to_vec();
     let rows = client
         .query(

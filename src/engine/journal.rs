@@ -145,6 +145,16 @@ pub(crate) async fn undeclare_others(
     Ok(())
 }
 
+/// Remembers that migrations are not mirrored though they were: they need a barrier again.
+pub(crate) async fn save_gaps(client: &impl GenericClient, names: &[String]) -> Result<(), Error> {
+    if !names.is_empty() {
+        client
+            .execute("UPDATE pgsegue.migrations SET gap = true WHERE name = ANY ($1)", &[&names])
+            .await?;
+    }
+    Ok(())
+}
+
 /// Writes a line of the audit trail.
 pub(crate) async fn event(client: &impl GenericClient, event: &NewEvent<'_>) -> Result<(), Error> {
     client

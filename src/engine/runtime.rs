@@ -2,7 +2,8 @@
 //! worker per migration.
 
 use super::entry::{self, Entry, Request};
-use super::journal::{self, Journaled, NewEvent};
+use super::journal::{self, Journaled};
+use super::levers::LeverChange;
 use super::{Error, Phase, functions, install, shape, worker};
 use crate::manifest::{Levers, Migration};
 use crate::pg::{self, Connection};
@@ -24,6 +25,14 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Between polls of the dirty keys, while a gate that may open is closed, and otherwise.
 const POLL_CLOSED: Duration = Duration::from_millis(50);
 const POLL_OPEN: Duration = Duration::from_millis(200);
+
+/// Between looks for tables that were missing.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between looks for functions that were redefined.
+const REFRESH_FUNCTIONS: Duration = Duration::from_secs(60);
+
+/// Between looks at the control side though nothing was notified.
+const PULL_ANYWAY: Duration = Duration::from_secs(5);
 
 /// One migration as the config file has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +126,7 @@ impl Engine {
             for one in &declared {
                 journal::declare(&control.client, one).await?;
             }
+            journal::save_gaps(&control.client, &self.gaps()).await?;
             for change in &changes {
                 change.record(&control.client).await?;
             }
@@ -124,6 +134,13 @@ impl Engine {
         self.find_targets().await?;
         self.declared.notify_one();
         Ok(())
+    }
+
+    /// The migrations that are not mirrored though they were.
+    fn gaps(&self) -> Vec<String> {
+        let state = self.state();
+        let interrupted = state.entries.iter().filter(|(_, entry)| entry.gap && !entry.is_dual());
+        interrupted.map(|(name, _)| name.clone()).collect()
     }
 
     /// Validates, then replaces the entries in memory. Returns the lever changes.
@@ -188,10 +205,8 @@ impl Engine {
                     });
                     found = true;
                 }
-                Ok(None) => {}
-                Err(Error::Shape(reason)) => {
-                    tracing::debug!(migration = migration.name, reason, "not routed");
-                }
+                Ok(None) => self.not_routed(&migration.name, "a table does not exist"),
+                Err(Error::Shape(reason)) => self.not_routed(&migration.name, &reason),
                 Err(error) => return Err(error),
             }
         }
@@ -201,11 +216,32 @@ impl Engine {
         Ok(())
     }
 
+    /// A migration without a target is not mirrored: after its start that is a gap.
+    fn not_routed(&self, name: &str, reason: &str) {
+        tracing::debug!(migration = name, reason, "not routed");
+        self.with_entry(name, |entry| {
+            if entry.phase.mirror() != routing::Mirror::Off {
+                entry.gap = true;
+                entry.gate.close();
+            }
+        });
+    }
+
+    /// Reads again what the catalog says about functions.
+    async fn refresh_functions(&self, control: &Connection) -> Result<(), Error> {
+        let functions = functions::load(&control.client).await?;
+        if *self.state().functions != functions {
+            self.state().functions = Arc::new(functions);
+            self.publish();
+        }
+        Ok(())
+    }
+
     /// Works until `shutdown`: listens for requests, polls dirty keys, runs the migrations.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut workers = JoinSet::new();
         let mut running: BTreeMap<String, CancellationToken> = BTreeMap::new();
-        let mut looked = Instant::now();
+        workers.spawn(Arc::clone(&self).poll(shutdown.clone()));
         let mut pulled = false;
         while !shutdown.is_cancelled() {
             let Some(control) = self.keep_control(&shutdown).await else { break };
@@ -213,19 +249,12 @@ impl Engine {
             if !pulled {
                 pulled = self.succeeded(self.pull(&control).await);
             }
-            let poll = self.poll_interval();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = control.closed.cancelled() => pulled = false,
                 () = control.notified.notified() => pulled = false,
                 () = self.declared.notified() => {}
-                () = tokio::time::sleep(poll) => {
-                    self.succeeded(self.poll_gates(&control).await);
-                    if looked.elapsed() > Duration::from_secs(2) {
-                        looked = Instant::now();
-                        self.succeeded(self.find_targets().await);
-                    }
-                }
+                () = tokio::time::sleep(if pulled { PULL_ANYWAY } else { POLL_OPEN }) => pulled = false,
             }
         }
         self.close_gates();
@@ -235,6 +264,29 @@ impl Engine {
         while workers.join_next().await.is_some() {}
         // Gives the engine's lock back.
         drop(self.control.lock().await.take());
+    }
+
+    /// Polls the dirty keys, and now and then the catalog: apart from `run`, so that a lever never
+    /// waits for it.
+    async fn poll(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut looked = Instant::now();
+        let mut refreshed = looked;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.poll_interval()) => {}
+            }
+            let Some(control) = self.control().await else { continue };
+            self.succeeded(self.poll_gates(&control).await);
+            if looked.elapsed() > LOOK_AGAIN {
+                looked = Instant::now();
+                self.succeeded(self.find_targets().await);
+            }
+            if refreshed.elapsed() > REFRESH_FUNCTIONS {
+                refreshed = Instant::now();
+                self.succeeded(self.refresh_functions(&control).await);
+            }
+        }
     }
 
     fn succeeded(&self, result: Result<(), Error>) -> bool {
@@ -536,37 +588,4 @@ async fn holder(connection: &Connection) -> Result<String, Error> {
         )
         .await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_else(|| "it has just ended".to_owned()))
-}
-
-/// A lever that the file changed.
-struct LeverChange {
-    migration: String,
-    what: &'static str,
-    from: String,
-    to: String,
-}
-
-impl LeverChange {
-    fn between(migration: &str, from: &Levers, to: &Levers) -> Vec<Self> {
-        let on = |levers: &Levers| match levers.dual_write {
-            crate::manifest::DualWrite::On => "on".to_owned(),
-            crate::manifest::DualWrite::Off => "off".to_owned(),
-        };
-        [
-            ("reads", from.reads.to_string(), to.reads.to_string()),
-            ("dark_reads", from.dark_reads.to_string(), to.dark_reads.to_string()),
-            ("dual_write", on(from), on(to)),
-        ]
-        .into_iter()
-        .filter(|(_, from, to)| from != to)
-        .map(|(what, from, to)| Self { migration: migration.to_owned(), what, from, to })
-        .collect()
-    }
-
-    async fn record(&self, client: &tokio_postgres::Client) -> Result<(), Error> {
-        let Self { migration, what, from, to } = self;
-        let event =
-            NewEvent { migration, who: journal::FILE, what, from, to, why: "the file was changed" };
-        journal::event(client, &event).await
-    }
 }

@@ -61,7 +61,8 @@ pub async fn chunk(
     Ok((compared, upper))
 }
 
-/// Records the single row after `after` as dirty: comparing it fails. Returns its key.
+/// Records the single row after `after` as dirty, unless it is already: comparing it fails.
+/// Returns what that amounts to, and the row's key.
 ///
 /// # Errors
 /// When the database fails.
@@ -70,20 +71,23 @@ pub async fn record_incomparable(
     shape: &Shape,
     after: Option<&[String]>,
     reason: &str,
-) -> Result<Option<Vec<String>>, Error> {
+) -> Result<(Compared, Option<Vec<String>>), Error> {
     let open = Range { after, upper: None };
     let row = client.query_opt(&nth_key_sql(shape, open, 1), &[]).await?;
     let Some(key) = row.map(|row| row.try_get::<_, Vec<String>>(0)).transpose()? else {
-        return Ok(None);
+        return Ok((Compared::default(), None));
     };
-    client
+    let recorded = client
         .execute(
             "INSERT INTO pgsegue.dirty_keys (migration, key, reason) \
-             VALUES ($1, $2, left('not comparable: ' || $3, 500))",
+             SELECT $1, $2, left('not comparable: ' || $3::text, 500) WHERE NOT EXISTS \
+             (SELECT FROM pgsegue.dirty_keys WHERE migration = $1::text AND key = $2::text[])",
             &[&shape.migration.name, &key, &reason],
         )
         .await?;
-    Ok(Some(key))
+    let sample = vec![format!("not comparable ({}): {reason}", key.join(", "))];
+    let compared = Compared { rows: 1, different: recorded, sample, ..Compared::default() };
+    Ok((compared, Some(key)))
 }
 
 async fn compare(client: &Client, shape: &Shape, range: Range<'_>) -> Result<Compared, Error> {

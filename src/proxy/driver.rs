@@ -3,14 +3,22 @@
 
 use super::session::{Out, Session};
 use crate::wire::build::{self, Report, Severity};
+use std::cell::RefCell;
 use std::io;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes read at once.
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 64 * 1024;
 /// A side is not read while more than this waits for the other.
 const BACKLOG_BYTES_MAX: usize = 256 * 1024;
+/// A buffer that is empty keeps this much; 5,000 idle sessions are to be cheap.
+const KEPT_BYTES: usize = 4 * 1024;
+
+thread_local! {
+    /// What was just read, until it is dealt with: within one poll, so one per thread will do.
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
 
 /// What was read and not dealt with, what waits to be written, of one socket.
 #[derive(Debug, Default)]
@@ -39,8 +47,16 @@ impl Side {
             }
         }
         self.sent = 0;
-        self.unsent = Vec::new();
+        emptied(&mut self.unsent);
         Ok(())
+    }
+}
+
+fn emptied(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT_BYTES {
+        *buffer = Vec::new();
+    } else {
+        buffer.clear();
     }
 }
 
@@ -54,9 +70,11 @@ pub(super) async fn run(
 ) -> io::Result<()> {
     let mut client = Side::default();
     let mut server = Side::default();
-    let mut buffer = vec![0; READ_BYTES];
     loop {
-        step_client(&mut session, &mut client, &mut server);
+        // What was held back may go on by what the server has said.
+        if !client.unread.is_empty() && !session.is_held() {
+            step_client(&mut session, &mut client, &mut server, &[]);
+        }
         // A client that cannot be written to is gone; the server still has to end.
         if client.write(client_socket).is_err() {
             leave(&mut client, &mut server);
@@ -73,15 +91,18 @@ pub(super) async fn run(
             _ready = client_socket.writable(), if client.wants_write() && !client.closed => {}
             _ready = server_socket.writable(), if server.wants_write() => {}
             _ready = client_socket.readable(), if read_client => {
-                if !receive(client_socket, &mut client, &mut buffer) {
+                let open = receive(client_socket, |bytes| {
+                    step_client(&mut session, &mut client, &mut server, bytes);
+                });
+                if !open {
                     leave(&mut client, &mut server);
                 }
             }
             _ready = server_socket.readable(), if read_server => {
-                if !receive(server_socket, &mut server, &mut buffer) {
-                    server.closed = true;
-                }
-                step_server(&mut session, &mut client, &mut server);
+                let open = receive(server_socket, |bytes| {
+                    step_server(&mut session, &mut client, &mut server, bytes);
+                });
+                server.closed |= !open;
             }
             () = shutdown.cancelled(), if session.is_idle() && !client.closed => {
                 build::error(&mut client.unsent, &going_down());
@@ -104,61 +125,68 @@ fn leave(client: &mut Side, server: &mut Side) {
 }
 
 /// Reads once; false at the end of the stream.
-fn receive(socket: &TcpStream, side: &mut Side, buffer: &mut [u8]) -> bool {
-    match socket.try_read(buffer) {
+fn receive(socket: &TcpStream, mut step: impl FnMut(&[u8])) -> bool {
+    READ.with_borrow_mut(|buffer| match socket.try_read(buffer) {
         Ok(0) => false,
         Ok(n) => {
-            side.unread.extend_from_slice(buffer.get(..n).unwrap_or_default());
+            step(buffer.get(..n).unwrap_or_default());
             true
         }
         Err(e) => e.kind() == io::ErrorKind::WouldBlock,
-    }
+    })
 }
 
-fn step_client(session: &mut Session, client: &mut Side, server: &mut Side) {
-    if client.unread.is_empty() || client.closed {
+fn step_client(session: &mut Session, client: &mut Side, server: &mut Side, bytes: &[u8]) {
+    if client.closed {
         return;
     }
     let mut out = Out {
         to_server: std::mem::take(&mut server.unsent),
         to_client: std::mem::take(&mut client.unsent),
     };
-    let done = session.on_client(&client.unread, &mut out);
+    let done = feed(&mut client.unread, bytes, |data| session.on_client(data, &mut out));
     server.unsent = out.to_server;
     client.unsent = out.to_client;
-    match done {
-        Ok(n) => consume(&mut client.unread, n),
-        Err(report) => {
-            build::error(&mut client.unsent, &report);
-            client.unread = Vec::new();
-            server.unsent.extend_from_slice(b"X\0\0\0\x04");
-        }
+    if let Err(report) = done {
+        build::error(&mut client.unsent, &report);
+        client.unread = Vec::new();
+        server.unsent.extend_from_slice(b"X\0\0\0\x04");
     }
 }
 
-fn step_server(session: &mut Session, client: &mut Side, server: &mut Side) {
+fn step_server(session: &mut Session, client: &mut Side, server: &mut Side, bytes: &[u8]) {
     let mut out = Out {
         to_server: std::mem::take(&mut server.unsent),
         to_client: std::mem::take(&mut client.unsent),
     };
-    let done = session.on_server(&server.unread, &mut out);
+    let done = feed(&mut server.unread, bytes, |data| session.on_server(data, &mut out));
     server.unsent = out.to_server;
     client.unsent = if client.closed { Vec::new() } else { out.to_client };
-    match done {
-        Ok(n) => consume(&mut server.unread, n),
-        Err(error) => {
-            tracing::error!(%error, "the server's stream cannot be read");
-            server.closed = true;
-        }
+    if let Err(error) = done {
+        tracing::error!(%error, "the server's stream cannot be read");
+        server.closed = true;
     }
 }
 
-fn consume(unread: &mut Vec<u8>, n: usize) {
-    if n == unread.len() {
-        *unread = Vec::new();
-    } else if n > 0 {
-        unread.drain(..n);
+/// Gives what is left of earlier reads and what was just read to `take`; keeps what it leaves.
+fn feed<E>(
+    unread: &mut Vec<u8>,
+    bytes: &[u8],
+    take: impl FnOnce(&[u8]) -> Result<usize, E>,
+) -> Result<(), E> {
+    if unread.is_empty() {
+        let taken = take(bytes)?;
+        unread.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        return Ok(());
     }
+    unread.extend_from_slice(bytes);
+    let taken = take(unread)?;
+    if taken == unread.len() {
+        emptied(unread);
+    } else if taken > 0 {
+        unread.drain(..taken);
+    }
+    Ok(())
 }
 
 fn going_down() -> Report {

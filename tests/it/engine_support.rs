@@ -19,7 +19,7 @@ const SCRIPT: &str = r#"
 set -e
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
 [ -z "$bin" ] || PATH="$bin:$PATH"
-dir=$(mktemp -d /tmp/pgsegue-engine.XXXXXX)
+dir=$(mktemp -d)
 initdb -D "$dir/data" -U postgres -A trust --no-sync -E UTF8 --locale=C >"$dir/log" 2>&1
 cat >>"$dir/data/postgresql.conf" <<CONF
 listen_addresses = '127.0.0.1'

@@ -1,1 +1,374 @@
-//! (stub)
+//! The session as bytes in, bytes out: what the server gets, what the client gets, whatever the
+//! cuts between reads are. What the forms do is tested on a real server.
+
+use super::super::Options;
+use super::*;
+use crate::manifest::{Percent, Sticky, Unclassified};
+use crate::routing::{Gate, Handle, Mirror, Route};
+use crate::sql::ident::{Ident, QualifiedName};
+use crate::sql::target::{Functions, SyncMode, Target};
+use crate::telemetry::Metrics;
+use crate::wire::backend::push_frame;
+use crate::wire::build;
+
+fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
+    let target = Target {
+        migration: "m".into(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        source_oid: 1,
+        shadow_oid: 2,
+        key: vec![Ident::new("id")],
+        old_shape: Err(String::new()),
+        sync_function: "sync".into(),
+        mark_function: "mark".into(),
+    };
+    let route = Route {
+        target: Arc::new(target),
+        mirror,
+        reads: Percent::ZERO,
+        dark_reads: Percent::ZERO,
+        sticky: Sticky::Session,
+        unclassified,
+        gate: Arc::new(Gate::default()),
+    };
+    let functions = Arc::new(Functions::default());
+    Routes { epoch: 1, generation: 1, routes: vec![Arc::new(route)], functions }
+}
+
+struct Peer {
+    session: Session,
+    handle: Arc<Handle>,
+    out: Out,
+    waiting: Vec<u8>,
+}
+
+impl Peer {
+    fn new(routes: Routes) -> Self {
+        let options = Options {
+            server: String::new(),
+            control: None,
+            dark_reads_max: 1,
+            sql_bytes_max: 1 << 20,
+        };
+        let handle = Handle::new(routes);
+        let context = Context::new(Arc::new(options), Arc::clone(&handle), Metrics::new().unwrap());
+        let mut session = Session::new(context, "app".into(), "db".into());
+        let mut out = Out::default();
+        let mut hello = Vec::new();
+        push_frame(&mut hello, b'S', |o| o.extend_from_slice(b"client_encoding\0UTF8\0"));
+        build::ready_for_query(&mut hello, b'I');
+        assert_eq!(session.on_server(&hello, &mut out).unwrap(), hello.len());
+        Self { session, handle, out: Out::default(), waiting: Vec::new() }
+    }
+
+    fn mirrored() -> Self {
+        Self::new(routes(Mirror::On(SyncMode::Sync), Unclassified::Record))
+    }
+
+    /// What the server gets for these bytes of the client.
+    fn client(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.waiting.extend_from_slice(bytes);
+        self.pump();
+        std::mem::take(&mut self.out.to_server)
+    }
+
+    fn pump(&mut self) {
+        let n = self.session.on_client(&self.waiting, &mut self.out).unwrap();
+        self.waiting.drain(..n);
+    }
+
+    /// What the client gets for these bytes of the server.
+    fn server(&mut self, bytes: &[u8]) -> Vec<u8> {
+        assert_eq!(self.session.on_server(bytes, &mut self.out).unwrap(), bytes.len());
+        self.pump();
+        std::mem::take(&mut self.out.to_client)
+    }
+}
+
+fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_frame(&mut out, tag, |o| o.extend_from_slice(body));
+    out
+}
+
+fn frames(parts: &[(u8, &[u8])]) -> Vec<u8> {
+    parts.iter().flat_map(|(tag, body)| frame(*tag, body)).collect()
+}
+
+const SYNC: (u8, &[u8]) = (b'S', b"");
+const BIND: (u8, &[u8]) = (b'B', b"\0s\0\0\0\0\0\0\0");
+const EXECUTE: (u8, &[u8]) = (b'E', b"\0\0\0\0\x01");
+const READY: (u8, &[u8]) = (b'Z', b"I");
+/// Two columns: rows 3, outcome as given.
+fn batch(outcome: u8) -> Vec<u8> {
+    vec![0, 2, 0, 0, 0, 1, b'3', 0, 0, 0, 1, outcome]
+}
+
+fn prepare(sql: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    build::parse(&mut out, b"s", sql, &[]);
+    out
+}
+
+fn texts(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_mirrored_write_looks_like_the_write_itself() {
+    let mut peer = Peer::mirrored();
+    let update = "UPDATE public.orders SET a = 1";
+    let sent = peer.client(&prepare(update));
+    assert!(
+        texts(&sent).contains("WITH \"pgsegue w\" AS (UPDATE public.orders SET a = 1 RETURNING")
+    );
+    let rest = peer.client(&frames(&[(b'D', b"Ss\0"), BIND, EXECUTE, SYNC]));
+    // Some drivers ask a write for one row: the mirrored form is asked for all.
+    let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
+    assert_eq!(rest, frames(&[(b'D', b"Ss\0"), BIND, unlimited, SYNC]));
+    let described = frames(&[(b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0")]);
+    assert_eq!(peer.server(&described), frames(&[(b'1', b""), (b't', b"\0\0"), (b'n', b"")]));
+    let replies = [frame(b'2', b""), frame(b'D', &batch(b'0')), frame(b'D', &batch(b'0'))];
+    assert_eq!(peer.server(&replies.concat()), frame(b'2', b""));
+    let done = frames(&[(b'C', b"SELECT 2\0"), READY]);
+    assert_eq!(peer.server(&done), frames(&[(b'C', b"UPDATE 6\0"), READY]));
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn a_flip_reaches_a_statement_that_was_prepared_before() {
+    let mut peer = Peer::new(routes(Mirror::Off, Unclassified::Record));
+    let delete = "DELETE FROM public.orders";
+    assert_eq!(peer.client(&prepare(delete)), prepare(delete), "as it is");
+    let group = frames(&[BIND, EXECUTE, SYNC]);
+    assert_eq!(peer.client(&group), group);
+    let ready = frames(&[(b'1', b""), (b'2', b""), (b'C', b"DELETE 1\0"), READY]);
+    assert_eq!(peer.server(&ready), ready);
+
+    peer.handle.publish(|_, epoch| Routes {
+        epoch,
+        ..routes(Mirror::On(SyncMode::SyncRecordDeletes), Unclassified::Record)
+    });
+    let sent = texts(&peer.client(&group));
+    assert!(sent.contains("DELETE FROM public.orders RETURNING") && sent.contains(", 1) AS d"));
+    let replies = [
+        frames(&[(b'3', b""), (b'1', b""), (b'2', b"")]),
+        frame(b'D', &batch(b'0')),
+        frames(&[(b'C', b"SELECT 1\0"), READY]),
+    ];
+    let seen = peer.server(&replies.concat());
+    assert_eq!(seen, frames(&[(b'2', b""), (b'C', b"DELETE 3\0"), READY]));
+    let again = texts(&peer.client(&group));
+    assert!(!again.contains("DELETE"), "prepared once: {again}");
+}
+
+#[test]
+fn dirty_keys_close_the_gate_until_the_transaction_has_ended() {
+    let mut peer = Peer::mirrored();
+    let gate = Arc::clone(&peer.handle.load().routes[0].gate);
+    gate.open_if(gate.ticket());
+    peer.client(&frame(b'Q', b"BEGIN\0"));
+    peer.server(&frames(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    peer.client(&frame(b'Q', b"DELETE FROM public.orders\0"));
+    assert!(gate.is_open());
+    let replies = [frame(b'T', b"\0\0"), frame(b'D', &batch(b'1'))];
+    let done = frames(&[(b'C', b"SELECT 1\0"), (b'Z', b"T")]);
+    assert_eq!(
+        peer.server(&[replies.concat(), done].concat()),
+        frames(&[(b'C', b"DELETE 3\0"), (b'Z', b"T")])
+    );
+    gate.open_if(gate.ticket());
+    assert!(!gate.is_open(), "its dirty key is not visible yet");
+    peer.client(&frame(b'Q', b"COMMIT\0"));
+    peer.server(&frames(&[(b'C', b"COMMIT\0"), READY]));
+    gate.open_if(gate.ticket());
+    assert!(gate.is_open());
+}
+
+#[test]
+fn a_lock_timeout_makes_the_rest_of_the_transaction_only_record() {
+    let mut peer = Peer::mirrored();
+    peer.client(&frame(b'Q', b"BEGIN\0"));
+    peer.server(&frames(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    let delete = frame(b'Q', b"DELETE FROM public.orders WHERE id = 1\0");
+    assert!(texts(&peer.client(&delete)).contains(", 0) AS d"));
+    let replies = [frame(b'T', b"\0\0"), frame(b'D', &batch(b'2'))];
+    let done = frames(&[(b'C', b"SELECT 1\0"), (b'Z', b"T")]);
+    peer.server(&[replies.concat(), done].concat());
+    assert!(texts(&peer.client(&delete)).contains(", 2) AS d"));
+}
+
+#[test]
+fn an_error_in_a_pipeline_skips_to_its_sync() {
+    let mut peer = Peer::mirrored();
+    let update = "UPDATE public.orders SET a = 1";
+    let group = [prepare(update), frames(&[BIND, EXECUTE, SYNC])].concat();
+    peer.client(&group);
+    peer.client(&frame(b'Q', b"SELECT 1\0"));
+    let error = frames(&[(b'E', b"SERROR\0C42P01\0P34\0\0"), READY]);
+    // P34 is in the rewritten text: 21 characters of ours come first.
+    assert_eq!(peer.server(&error), frames(&[(b'E', b"SERROR\0C42P01\0P13\0\0"), READY]),);
+    let row = frames(&[(b'T', b"\0\0"), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), READY]);
+    assert_eq!(peer.server(&row), row);
+    // The failed Parse has left no statement: the next Bind passes, and the server says so.
+    assert_eq!(peer.client(&frames(&[BIND])), frames(&[BIND]));
+}
+
+#[test]
+fn an_error_before_the_sync_makes_the_rest_of_the_group_pass_unseen() {
+    let mut peer = Peer::mirrored();
+    peer.client(&prepare("UPDATE public.orders SET a = 1"));
+    peer.server(&frame(b'E', b"SERROR\0C42P01\0\0"));
+    let rest = frames(&[BIND, EXECUTE]);
+    assert_eq!(peer.client(&rest), rest);
+    assert_eq!(peer.client(&frames(&[SYNC])), frames(&[SYNC]));
+    assert_eq!(peer.server(&frames(&[READY])), frames(&[READY]));
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn a_statement_that_is_not_understood_is_marked_in_its_transaction() {
+    let mut peer = Peer::mirrored();
+    let truncate = frame(b'Q', b"TRUNCATE public.orders\0");
+    let sent = peer.client(&truncate);
+    assert!(texts(&sent).contains("SELECT mark('TRUNCATE')"));
+    assert!(!texts(&sent).contains("TRUNCATE public"), "it waits for the mark");
+    let marked = [
+        frames(&[(b'1', b""), (b'2', b""), (b'D', b"\0\0"), (b'C', b"SELECT 1\0")]),
+        frames(&[(b'3', b""), (b'3', b"")]),
+    ];
+    assert_eq!(peer.server(&marked.concat()), b"");
+    assert_eq!(std::mem::take(&mut peer.out.to_server), truncate);
+    let done = frames(&[(b'C', b"TRUNCATE TABLE\0"), READY]);
+    assert_eq!(peer.server(&done), done);
+}
+
+#[test]
+fn a_failing_mark_is_the_error_of_its_statement() {
+    let mut peer = Peer::mirrored();
+    peer.client(&frame(b'Q', b"TRUNCATE public.orders\0"));
+    let error = frame(b'E', b"SERROR\0C42501\0\0");
+    assert_eq!(peer.server(&error), error);
+    assert_eq!(std::mem::take(&mut peer.out.to_server), frames(&[SYNC]));
+    assert_eq!(peer.server(&frames(&[READY])), frames(&[READY]));
+    assert!(peer.session.is_idle());
+    let next = frame(b'Q', b"SELECT 1\0");
+    assert_eq!(peer.client(&next), next);
+}
+
+#[test]
+fn refuses_by_an_error_of_the_servers_own_making() {
+    let mut peer = Peer::new(routes(Mirror::On(SyncMode::Sync), Unclassified::Refuse));
+    let sent = peer.client(&frame(b'Q', b"TRUNCATE public.orders\0"));
+    assert_eq!(sent, frame(b'Q', b"refused by pgsegue\0"));
+    let seen = texts(&peer.server(&frames(&[(b'E', b"SERROR\0C42601\0\0"), READY])));
+    assert!(seen.contains("C0A000") && seen.contains("TRUNCATE") && !seen.contains("42601"));
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn a_sync_before_the_data_of_a_copy_has_no_answer() {
+    let mut peer = Peer::mirrored();
+    peer.client(&[prepare("COPY x FROM STDIN"), frames(&[BIND, EXECUTE, SYNC])].concat());
+    let begins = frames(&[(b'1', b""), (b'2', b""), (b'G', b"\0\0\0")]);
+    assert_eq!(peer.server(&begins), begins);
+    peer.client(&frames(&[(b'd', b"1\n"), (b'c', b""), SYNC]));
+    let done = frames(&[(b'C', b"COPY 1\0"), READY]);
+    assert_eq!(peer.server(&done), done);
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn what_comes_before_the_server_is_ready_waits() {
+    let context = Peer::mirrored().session.context;
+    let mut session = Session::new(context, "app".into(), "db".into());
+    let mut out = Out::default();
+    let password = frame(b'p', b"secret\0");
+    let query = frame(b'Q', b"DELETE FROM public.orders\0");
+    let both = [password.clone(), query].concat();
+    assert_eq!(session.on_client(&both, &mut out).unwrap(), password.len());
+    assert_eq!(out.to_server, password);
+    assert!(session.is_held());
+}
+
+#[test]
+fn refuses_a_length_that_makes_no_sense() {
+    let mut peer = Peer::mirrored();
+    let error = peer.session.on_client(b"Q\0\0\0\x01", &mut peer.out).unwrap_err();
+    assert_eq!(error.code, "08P01");
+}
+
+#[test]
+fn the_cuts_between_reads_change_nothing() {
+    let client = [
+        frame(b'Q', b"UPDATE public.orders SET a = 1 WHERE id = 1 RETURNING a\0"),
+        prepare("DELETE FROM public.orders"),
+        frames(&[(b'D', b"Ss\0"), BIND, EXECUTE, (b'C', b"Ss\0"), SYNC]),
+        frame(b'Q', b"SELECT 1; INSERT INTO public.orders VALUES (1)\0"),
+        frame(b'!', b"unknown"),
+    ]
+    .concat();
+    let server = [
+        frames(&[(b'T', b"\0\0"), (b'N', b"SNOTICE\0\0")]),
+        frame(b'D', &[0, 3, 0, 0, 0, 1, b'0', 0, 0, 0, 1, b'9', 0, 0, 0, 1, b'x']),
+        frames(&[(b'C', b"SELECT 1\0"), READY]),
+        frames(&[(b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0"), (b'2', b"")]),
+        frame(b'D', &batch(b'0')),
+        frames(&[(b'C', b"SELECT 1\0"), (b'3', b""), READY]),
+        frames(&[(b'T', b"\0\0"), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), (b'T', b"\0\0")]),
+        frame(b'D', &batch(b'0')),
+        frames(&[(b'C', b"SELECT 1\0"), READY]),
+    ]
+    .concat();
+    let run = |step: usize| {
+        let mut peer = Peer::mirrored();
+        let to_server: Vec<u8> = client.chunks(step).flat_map(|c| peer.client(c)).collect();
+        let mut to_client = Vec::new();
+        let mut waiting = Vec::new();
+        for chunk in server.chunks(step) {
+            waiting.extend_from_slice(chunk);
+            let n = peer.session.on_server(&waiting, &mut peer.out).unwrap();
+            waiting.drain(..n);
+            to_client.append(&mut peer.out.to_client);
+        }
+        assert!(waiting.is_empty() && peer.session.is_idle());
+        (to_server, to_client)
+    };
+    let whole = run(usize::MAX);
+    assert!(texts(&whole.1).contains("UPDATE 1") && texts(&whole.1).contains("INSERT 0 3"));
+    for step in 1..80 {
+        assert_eq!(run(step), whole, "chunks of {step}");
+    }
+}
+
+#[test]
+fn no_bytes_of_a_client_panic() {
+    // A small generator of hostile frames: every tag, lengths right and wrong, bodies of noise.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..2_000 {
+        let mut peer = Peer::mirrored();
+        for _ in 0..8 {
+            let tags = b"QPBDECSFHdcfpX\0\xff";
+            let tag = tags[usize::try_from(next()).unwrap() % tags.len()];
+            let noise: Vec<u8> = (0..next() % 40)
+                .map(|_| {
+                    b"\0\0\x01S public.orders;'\"UPDATE"[usize::try_from(next() % 26).unwrap()]
+                })
+                .collect();
+            let bytes = frame(tag, &noise);
+            peer.waiting.extend_from_slice(&bytes);
+            let taken = peer.session.on_client(&peer.waiting, &mut peer.out).unwrap();
+            peer.waiting.drain(..taken);
+            let reply = b"123nTtDCIsEZGHNSA"[usize::try_from(next() % 17).unwrap()];
+            let bytes = frame(reply, &noise);
+            assert_eq!(peer.session.on_server(&bytes, &mut peer.out).unwrap(), bytes.len());
+        }
+    }
+}
