@@ -23,6 +23,8 @@ mod engine_run;
 mod engine_support;
 mod engine_sync;
 mod engine_verify;
+mod live;
 mod operator;
 mod support;
 mod throwaway;
+mod writes;
