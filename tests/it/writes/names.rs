@@ -102,8 +102,6 @@ async fn a_temporary_table_or_another_schema_takes_the_name() {
         "COMMIT",
         "SET ROLE pg_monitor",
         "RESET ROLE",
-        "ALTER ROLE postgres SET search_path = elsewhere",
-        "ALTER ROLE postgres RESET search_path",
     ];
     for switch in switches {
         pair.simple(switch).await;
