@@ -1,0 +1,98 @@
+//! Two sessions that are told the same: one through the proxy, one to a plain database.
+
+use super::raw::{bind, describe, execute, parse, query, sync};
+use super::{Live, Raw};
+use crate::support::{TestDb, assert_same, database, rows};
+
+/// The two sessions. Differences are collected, so that one run shows all of them.
+pub struct Pair {
+    pub live: Raw,
+    pub plain: Raw,
+    plain_db: TestDb,
+    differences: Vec<String>,
+}
+
+impl Pair {
+    /// A plain database with this schema beside the live one.
+    pub async fn new(live: &Live, ddl: &str) -> Self {
+        let plain_db = database().await;
+        plain_db.client.batch_execute(ddl).await.unwrap();
+        let plain = Raw::connect(plain_db.port, "postgres", &plain_db.name).await;
+        Self { live: live.raw().await, plain, plain_db, differences: Vec::new() }
+    }
+
+    /// Sends the same frames to both and compares everything that comes back.
+    pub async fn exchange(&mut self, what: &str, frames: &[u8], readies: usize) {
+        let expected = self.plain.exchange(frames, readies).await;
+        let got = self.live.exchange(frames, readies).await;
+        if got != expected {
+            let lines = |lines: &[String]| lines.join("\n      ");
+            self.differences.push(format!(
+                "{what}\n    expected\n      {}\n    got\n      {}",
+                lines(&expected),
+                lines(&got)
+            ));
+        }
+    }
+
+    /// One text as a simple query.
+    pub async fn simple(&mut self, sql: &str) {
+        self.exchange(&format!("simple: {sql}"), &query(sql), 1).await;
+    }
+
+    /// One statement, described and executed by the extended protocol, rows in this format.
+    pub async fn extended(&mut self, sql: &str, values: &[Option<&str>], format: u16) {
+        let values: Vec<_> = values.iter().map(|v| v.map(str::as_bytes)).collect();
+        let frames = [
+            parse("", sql, &[]),
+            describe(b'S', ""),
+            bind("", "", 0, &values, format),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ];
+        self.exchange(&format!("extended {format}: {sql}"), &frames.concat(), 1).await;
+    }
+
+    /// One statement without parameters by every protocol, undone each time, then for good.
+    pub async fn every_way(&mut self, sql: &str) {
+        for format in [0, 1] {
+            self.simple("BEGIN").await;
+            self.extended(sql, &[], format).await;
+            self.simple("ROLLBACK").await;
+        }
+        self.extended(sql, &[], 0).await;
+        self.simple("BEGIN").await;
+        self.simple("SAVEPOINT a").await;
+        self.simple(sql).await;
+        self.simple("ROLLBACK TO a").await;
+        self.simple("COMMIT").await;
+        self.simple(sql).await;
+    }
+
+    /// Fails if anything differed, or if a migrated table now holds other rows than the plain
+    /// database's or than its shadow.
+    pub async fn finish(self, live: &Live, tables: &[Table]) {
+        self.same();
+        for table in tables {
+            let plain = rows(&self.plain_db.client, table.source).await;
+            assert_eq!(rows(&live.db.client, table.source).await, plain, "{}", table.source);
+            live.until_clean(table.migration).await;
+            assert_same(&live.db.client, table.mapped, table.shadow).await;
+        }
+    }
+
+    /// Fails if anything differed.
+    pub fn same(&self) {
+        let count = self.differences.len();
+        assert!(count == 0, "{count} differ:\n{}", self.differences.join("\n\n"));
+    }
+}
+
+/// How to compare one migration's tables: three queries, each ordered by the key.
+pub struct Table {
+    pub migration: &'static str,
+    pub source: &'static str,
+    pub mapped: &'static str,
+    pub shadow: &'static str,
+}

@@ -1,0 +1,149 @@
+//! Writers against chunks, and transactions that are open while the migration moves on.
+
+use super::run;
+use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
+use crate::support::eventually;
+use tokio_postgres::Client;
+
+/// A backfill whose first chunk has copied all rows but 10, and waits: `holder` has written row 10
+/// in an open transaction.
+struct Held {
+    live: Live,
+    holder: Client,
+}
+
+async fn held() -> Held {
+    let toml = orders_toml("", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
+    let (old, holder) = (live.direct().await, live.client().await);
+    run(&old, "BEGIN; UPDATE orders SET note = 'old' WHERE id = 1").await;
+    live.start("orders_v2");
+    eventually("the barrier waits for the old writer", async || {
+        let log = live.proxy.log();
+        if log.contains("obstacle=Writer") { Ok(()) } else { Err("no") }
+    })
+    .await;
+    run(&holder, "BEGIN; UPDATE orders SET note = 'held' WHERE id = 10").await;
+    run(&old, "COMMIT").await;
+    live.until_blocked("orders_v2").await;
+    live.until_phase("orders_v2", "backfill").await;
+    Held { live, holder }
+}
+
+impl Held {
+    async fn release(self) -> Live {
+        run(&self.holder, "COMMIT").await;
+        self.live.until_phase("orders_v2", "ready").await;
+        self.live.orders_in_step().await;
+        self.live
+    }
+}
+
+#[tokio::test]
+async fn a_row_deleted_while_its_copy_is_uncommitted_does_not_come_back() {
+    let held = held().await;
+    let client = held.live.client().await;
+    assert_eq!(outcome(&client, "DELETE FROM orders WHERE id = 5").await, Ok(vec![1]));
+    assert_eq!(outcome(&client, "DELETE FROM orders WHERE id = 6 RETURNING id").await, Ok(vec![1]));
+    assert_eq!(outcome(&client, "UPDATE orders SET id = 77 WHERE id = 7").await, Ok(vec![1]));
+    let live = held.release().await;
+    let ids = text(&live.db.client, "SELECT id FROM orders_v2 ORDER BY id").await;
+    assert_eq!(ids, "1 2 3 4 8 9 10 77");
+}
+
+#[tokio::test]
+async fn a_row_updated_while_its_copy_is_uncommitted_ends_with_the_update() {
+    let held = held().await;
+    let client = held.live.client().await;
+    run(&client, "UPDATE orders SET total = 1 WHERE id = 4").await;
+    run(&client, "BEGIN; UPDATE orders SET total = 2 WHERE id = 5; ROLLBACK").await;
+    run(&client, "UPDATE orders SET total = 3 WHERE id < 10").await;
+    held.release().await;
+}
+
+#[tokio::test]
+async fn inserts_while_a_chunk_is_copied_keep_their_own_meaning() {
+    let held = held().await;
+    let client = held.live.client().await;
+    run(&client, "INSERT INTO orders VALUES (11, 1, 1), (-3, 1, 1)").await;
+    let twice = outcome(&client, "INSERT INTO orders VALUES (5, 1, 1)").await.unwrap_err();
+    assert_eq!(twice, "23505 duplicate key value violates unique constraint \"orders_pkey\"");
+    let upsert = "INSERT INTO orders VALUES (5, 1, 1) ON CONFLICT (id) DO UPDATE SET total = 6";
+    assert_eq!(outcome(&client, upsert).await, Ok(vec![1]));
+    run(&client, "BEGIN; DELETE FROM orders WHERE id = 6; INSERT INTO orders VALUES (6, 1, 1); COMMIT")
+        .await;
+    held.release().await;
+}
+
+#[tokio::test]
+async fn a_repeatable_read_writer_that_does_not_see_the_copy_commits() {
+    let held = held().await;
+    let (updates, deletes) = (held.live.client().await, held.live.client().await);
+    for client in [&updates, &deletes] {
+        run(client, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders").await;
+    }
+    let live = held.release().await;
+    run(&updates, "UPDATE orders SET total = 8 WHERE id = 3; COMMIT").await;
+    run(&deletes, "DELETE FROM orders WHERE id = 4; COMMIT").await;
+    live.orders_in_step().await;
+    let seen = text(&live.db.client, "SELECT total_minor FROM orders_v2 WHERE id IN (3, 4)").await;
+    assert_eq!(seen, "800");
+}
+
+#[tokio::test]
+async fn a_shadow_row_deleted_while_the_chunk_waits_for_it_does_not_come_back() {
+    let held = held().await;
+    // The chunk waits for row 10, which the holder now deletes.
+    run(&held.holder, "DELETE FROM orders WHERE id = 10").await;
+    let live = held.release().await;
+    assert_eq!(text(&live.db.client, "SELECT count(*) FROM orders_v2 WHERE id = 10").await, "0");
+}
+
+#[tokio::test]
+async fn a_transaction_open_across_the_start_is_waited_for_and_none_of_its_writes_is_lost() {
+    let toml = orders_toml("", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
+    let (long, reader, other) = (live.client().await, live.client().await, live.client().await);
+    let write = "UPDATE orders SET total = total + 1 WHERE id = $1 RETURNING total";
+    let prepared = long.prepare(write).await.unwrap();
+    run(&long, "BEGIN; DELETE FROM orders WHERE id = 1").await;
+    long.query_one(&prepared, &[&2i32]).await.unwrap();
+    run(&reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders").await;
+    live.start("orders_v2");
+    eventually("the barrier waits for it", async || {
+        if live.proxy.log().contains("obstacle=Writer") { Ok(()) } else { Err("no") }
+    })
+    .await;
+    run(&other, "UPDATE orders SET total = 0 WHERE id = 8").await;
+    let row = long.query_one(&prepared, &[&3i32]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), 31);
+    run(&long, "INSERT INTO orders VALUES (12, 1, 1); DELETE FROM orders WHERE id = 4").await;
+    let phase = "SELECT phase ->> 'phase' FROM pgsegue.migrations";
+    assert_eq!(text(&live.db.client, phase).await, "dual_write");
+    run(&long, "COMMIT").await;
+    live.until_phase("orders_v2", "ready").await;
+    live.orders_in_step().await;
+    // The old snapshot wakes up long after the copy.
+    run(&reader, "DELETE FROM orders WHERE id = 6; UPDATE orders SET note = 'late' WHERE id = 7").await;
+    run(&reader, "COMMIT").await;
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_from_before_the_start_is_waited_for() {
+    let toml = orders_toml("", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
+    let client = live.client().await;
+    if text(&client, "SHOW max_prepared_transactions").await == "0" {
+        return;
+    }
+    run(&client, "BEGIN; UPDATE orders SET total = 1 WHERE id = 1; PREPARE TRANSACTION 'old'").await;
+    live.start("orders_v2");
+    eventually("the barrier waits for it", async || {
+        if live.proxy.log().contains("obstacle=Writer") { Ok(()) } else { Err("no") }
+    })
+    .await;
+    run(&client, "COMMIT PREPARED 'old'").await;
+    live.until_phase("orders_v2", "ready").await;
+    live.orders_in_step().await;
+}

@@ -1,0 +1,149 @@
+//! Which table a name means: quoted identifiers of every kind, temporary tables, search_path.
+
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Table};
+
+const ODD: &str = r#"
+    CREATE SCHEMA "my.schema";
+    CREATE TABLE "my.schema"."Sel ect %1$s ""q"" ü" (
+        "Key 'k' %s" int PRIMARY KEY, "total.x" int, "returning" text, "pgsegue 1" text
+    ) WITH (autovacuum_enabled = off);
+    INSERT INTO "my.schema"."Sel ect %1$s ""q"" ü" SELECT i, i, 'r' || i FROM generate_series(1, 5) i;
+    ANALYZE"#;
+
+const ODD_SHADOW: &str = r#"
+    CREATE TABLE "my.schema"."Shadow $$ %" ("Néw 'key'" bigint PRIMARY KEY, "t ""x""" bigint, r text, "p" text)"#;
+
+const ODD_TOML: &str = r#"
+[[migration]]
+name = "odd"
+source = '"my.schema"."Sel ect %1$s ""q"" ü"'
+shadow = '"my.schema"."Shadow $$ %"'
+key = ["Key 'k' %s"]
+[migration.columns]
+"Néw 'key'" = "\"Key 'k' %s\""
+'t "x"' = '"total.x" * 100'
+r = '"returning"'
+p = '"pgsegue 1"'
+[migration.reverse]
+"Key 'k' %s" = "\"Néw 'key'\""
+"total.x" = '("t ""x""" / 100)::int'
+returning = "r"
+"pgsegue 1" = "p"
+"#;
+
+const ODD_TABLE: Table = Table {
+    migration: "odd",
+    source: r#"TABLE "my.schema"."Sel ect %1$s ""q"" ü" ORDER BY 1"#,
+    mapped: r#"SELECT "Key 'k' %s", "total.x" * 100, "returning", "pgsegue 1"
+               FROM "my.schema"."Sel ect %1$s ""q"" ü" ORDER BY 1"#,
+    shadow: r#"TABLE "my.schema"."Shadow $$ %" ORDER BY 1"#,
+};
+
+#[tokio::test]
+async fn identifiers_with_spaces_quotes_dots_percents_and_unicode_are_followed() {
+    let live = Live::ready(&format!("{ODD};{ODD_SHADOW}"), ODD_TOML, &["odd"]).await;
+    let mut pair = Pair::new(&live, ODD).await;
+    let table = r#""my.schema"."Sel ect %1$s ""q"" ü""#;
+    for sql in [
+        "INSERT INTO T VALUES (10, 1, 'x') RETURNING *",
+        "UPDATE T SET \"total.x\" = 5 WHERE \"Key 'k' %s\" = 2",
+        "UPDATE T AS \"as\" SET \"returning\" = 'y' RETURNING \"as\".\"returning\", \"pgsegue 1\"",
+        "UPDATE T t SET \"Key 'k' %s\" = \"Key 'k' %s\" + 100 WHERE t.\"total.x\" > 3 RETURNING t.*",
+        "UPDATE T AS \"w \"\" %\" SET \"pgsegue 1\" = 'z' RETURNING \"w \"\" %\".\"pgsegue 1\"",
+        "DELETE FROM T WHERE \"returning\" = 'x' RETURNING \"returning\", \"Key 'k' %s\"",
+        "SELECT * FROM T ORDER BY 1",
+    ] {
+        pair.every_way(&sql.replace('T', table)).await;
+    }
+    pair.simple(r#"SET search_path = "my.schema""#).await;
+    pair.every_way(r#"UPDATE "Sel ect %1$s ""q"" ü" SET "total.x" = 8 WHERE "total.x" = 5"#).await;
+    pair.finish(&live, &[ODD_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_temporary_table_or_another_schema_takes_the_name() {
+    let more = "CREATE SCHEMA elsewhere; \
+                CREATE TABLE elsewhere.orders (id int PRIMARY KEY, total int, note text); \
+                INSERT INTO elsewhere.orders VALUES (1, 1, 'elsewhere')";
+    let ddl = format!("{ORDERS};{more}");
+    let shadow = crate::live::ORDERS_V2;
+    let toml = crate::live::orders_toml("", "reads = 100");
+    let live = Live::ready(&format!("{ddl};{shadow}"), &toml, &["orders_v2"]).await;
+    let client = live.client().await;
+    live.until_shadow_serves(&client, "SELECT note FROM orders WHERE id = 1").await;
+    let mut pair = Pair::new(&live, &ddl).await;
+    let again = [
+        "UPDATE orders SET total = total + 1 WHERE id = 1 RETURNING total, note",
+        "SELECT note FROM orders WHERE id = 1",
+        "SELECT count(*), sum(total) FROM orders",
+        "UPDATE public.orders SET total = total + 1 WHERE id = 2 RETURNING total",
+        "SELECT note FROM public.orders WHERE id = 2",
+    ];
+    let switches: &[&str] = &[
+        "SELECT 1",
+        "SET search_path = elsewhere, public",
+        "SET search_path TO DEFAULT",
+        "CREATE TEMP TABLE orders (id int PRIMARY KEY, total int, note text)",
+        "INSERT INTO orders VALUES (1, 5, 'temporary')",
+        "SET search_path = public, pg_temp",
+        "RESET search_path",
+        "DROP TABLE pg_temp.orders",
+        "SELECT set_config('search_path', 'elsewhere', false)",
+        "BEGIN; SET LOCAL search_path = public",
+        "ROLLBACK",
+        "DISCARD ALL",
+        "BEGIN; CREATE TEMP TABLE orders ON COMMIT DROP AS SELECT 1 AS id, 2 AS total, 'in it' AS note",
+        "COMMIT",
+        "DO $$ BEGIN CREATE TEMP TABLE orders (id int, total int, note text); END $$",
+        "DISCARD TEMP",
+        "SAVEPOINT a",
+        "BEGIN; SAVEPOINT a; SET search_path = elsewhere",
+        "ROLLBACK TO a",
+        "COMMIT",
+        "SET ROLE pg_monitor",
+        "RESET ROLE",
+    ];
+    for switch in switches {
+        pair.simple(switch).await;
+        for sql in again {
+            if sql.starts_with("UPDATE orders") || !sql.starts_with("UPDATE") {
+                pair.simple(sql).await;
+            }
+            pair.extended(sql, &[], 0).await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_prepared_statement_follows_the_name_as_postgres_does() {
+    use crate::live::raw::{bind, execute, parse, sync};
+    let more = "CREATE SCHEMA elsewhere; \
+                CREATE TABLE elsewhere.orders (LIKE orders INCLUDING ALL); \
+                INSERT INTO elsewhere.orders VALUES (1, 1, 1, 'elsewhere')";
+    let ddl = format!("{ORDERS};{more}");
+    let shadow = crate::live::ORDERS_V2;
+    let toml = crate::live::orders_toml("", "reads = 100");
+    let live = Live::ready(&format!("{ddl};{shadow}"), &toml, &["orders_v2"]).await;
+    let mut pair = Pair::new(&live, &ddl).await;
+    let named = [
+        parse("w", "UPDATE orders SET total = total + 1 WHERE id = $1 RETURNING note", &[]),
+        parse("r", "SELECT note, total FROM orders WHERE id = $1", &[]),
+        sync(),
+    ];
+    pair.exchange("prepare", &named.concat(), 1).await;
+    for switch in [
+        "SELECT 1",
+        "SET search_path = elsewhere",
+        "SET search_path = public",
+        "CREATE TEMP TABLE orders (LIKE public.orders INCLUDING ALL)",
+        "DROP TABLE pg_temp.orders",
+    ] {
+        pair.simple(switch).await;
+        for name in ["w", "r", "w", "r"] {
+            let run = [bind("", name, 0, &[Some(b"1")], 0), execute("", 0), sync()];
+            pair.exchange(&format!("{name} after {switch}"), &run.concat(), 1).await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
