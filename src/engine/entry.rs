@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) verified: bool,
     /// Writes went to the source alone since dual write was last on.
     pub(crate) gap: bool,
+    /// Why the shadow serves no reads though it is in step.
+    pub(crate) reads_blocked: Option<String>,
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) gate: Arc<Gate>,
     /// Wakes the worker.
@@ -44,6 +46,7 @@ impl Entry {
             control: journaled.map_or(ControlLevers::OPEN, |j| j.control),
             verified: journaled.is_some_and(|j| j.verified),
             gap: journaled.is_some_and(|j| j.gap),
+            reads_blocked: journaled.and_then(|j| j.reads_blocked.clone()),
             target: None,
             gate: Arc::default(),
             wake: Arc::default(),
@@ -83,7 +86,7 @@ impl Entry {
 
     /// Whether the gate may open when no key is dirty.
     pub(crate) fn may_open(&self) -> bool {
-        self.phase.serves_reads() && self.verified && !self.gap
+        self.phase.serves_reads() && self.verified && !self.gap && self.reads_blocked.is_none()
     }
 
     fn route(&self) -> Option<Arc<Route>> {

@@ -15,7 +15,7 @@ pub(crate) const ENGINE_LOCK: (i32, i32) = (0x7067_7365, 2);
 /// hash of its name.
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS pgsegue.migrations (
     verify_passes int8 NOT NULL DEFAULT 0,
     differences_found int8 NOT NULL DEFAULT 0
 );
+-- Why the shadow serves no reads though it is in step: rows that do not come back the same.
+ALTER TABLE pgsegue.migrations ADD COLUMN IF NOT EXISTS reads_blocked text;
 -- Whatever may be stale. Append-only, and without a unique index on purpose: a writer never waits
 -- for another one's row, and a newer record is never absorbed by one that is being removed.
 CREATE TABLE IF NOT EXISTS pgsegue.dirty_keys (

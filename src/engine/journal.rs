@@ -16,6 +16,7 @@ pub(crate) struct Journaled {
     pub(crate) gap: bool,
     pub(crate) control: ControlLevers,
     pub(crate) verified: bool,
+    pub(crate) reads_blocked: Option<String>,
 }
 
 /// The levers of the control side.
@@ -77,7 +78,7 @@ pub(crate) async fn load(client: &impl GenericClient) -> Result<Vec<Journaled>, 
     let rows = client
         .query(
             "SELECT name, definition, phase, gap, reads, dark_reads, dual_write, \
-             verified_at IS NOT NULL FROM pgsegue.migrations ORDER BY name",
+             verified_at IS NOT NULL, reads_blocked FROM pgsegue.migrations ORDER BY name",
             &[],
         )
         .await?;
@@ -100,6 +101,7 @@ fn journaled(row: &Row) -> Result<Journaled, Error> {
             dual_write: if on { DualWrite::On } else { DualWrite::Off },
         },
         verified: row.try_get(7)?,
+        reads_blocked: row.try_get(8)?,
         name,
     })
 }

@@ -17,6 +17,7 @@ mod pass;
 mod range;
 pub mod repair;
 mod requests;
+mod reverse;
 mod runtime;
 pub mod shape;
 mod state;

@@ -103,7 +103,8 @@ async fn change(
     .await?;
     if to == Phase::Aborted {
         tx.execute(
-            "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, backfill_until = NULL \
+            "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, backfill_until = NULL, \
+             reads_blocked = NULL \
              WHERE name = $1",
             &[&name],
         )
@@ -122,6 +123,7 @@ async fn change(
         worker.engine.with_entry(&name, |entry| {
             entry.verified = false;
             entry.gap = false;
+            entry.reads_blocked = None;
         });
     }
     worker.engine.enter(&name, &to);

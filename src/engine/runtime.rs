@@ -352,6 +352,7 @@ impl Engine {
                     entry.gap |= journaled.gap;
                     entry.control = journaled.control;
                     entry.verified = journaled.verified;
+                    entry.reads_blocked.clone_from(&journaled.reads_blocked);
                     entry.enter(journaled.phase.clone());
                     entry.wake.notify_one();
                 }

@@ -160,6 +160,11 @@ pub struct Status {
     pub verify_passes: u64,
     /// Rows found different by all verifies.
     pub differences_found: u64,
+    /// Why the shadow serves no reads though both tables are in step: rows that do not come back
+    /// from it as they are in the source, or a column without a way back. None: nothing is known
+    /// against it.
+    #[serde(default)]
+    pub reads_blocked: Option<String>,
 }
 
 /// One row of the audit trail.

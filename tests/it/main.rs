@@ -19,6 +19,7 @@ mod cli;
 mod config;
 mod engine_check;
 mod engine_repair;
+mod engine_reverse;
 mod engine_run;
 mod engine_support;
 mod engine_sync;
