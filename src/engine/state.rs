@@ -111,6 +111,23 @@ impl Phase {
         }
     }
 
+    /// Where to go on after a table's definition has changed: before the verify.
+    pub(crate) fn after_drift(&self) -> Self {
+        match self {
+            Self::Declared
+            | Self::Prepare
+            | Self::Aborted
+            | Self::DualWrite
+            | Self::Backfill { .. }
+            | Self::Repair => self.clone(),
+            Self::Verify { .. } | Self::Ready => Self::Repair,
+            Self::Paused { from } => Self::Paused { from: Box::new(from.after_drift()) },
+            Self::Blocked { reason, from } => {
+                Self::Blocked { reason: reason.clone(), from: Box::new(from.after_drift()) }
+            }
+        }
+    }
+
     /// Where to go on after a time in which writes were not mirrored: all over again, from the
     /// barrier. Phases before the first mirrored write stay.
     pub(crate) fn after_gap(&self) -> Self {

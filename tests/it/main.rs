@@ -18,6 +18,7 @@ mod admin;
 mod cli;
 mod config;
 mod engine_check;
+mod engine_drift;
 mod engine_repair;
 mod engine_reverse;
 mod engine_run;
