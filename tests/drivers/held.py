@@ -10,6 +10,7 @@ import sys
 import psycopg
 
 conn = psycopg.connect(sys.argv[1], autocommit=True, prepare_threshold=0)
+KEY = 40001
 READ = "SELECT id, user_id, total, note FROM orders WHERE id = %s"
 
 
@@ -22,12 +23,12 @@ def rows(sql, *parameters):
 for line in sys.stdin:
     new = int(line)
     print(json.dumps([
-        rows(READ, 1),
-        rows("UPDATE orders SET total = total + %s WHERE id = %s RETURNING total", 3, 1),
-        rows(READ, 1),
+        rows(READ, KEY),
+        rows("UPDATE orders SET total = total + %s WHERE id = %s RETURNING total", 3, KEY),
+        rows(READ, KEY),
         rows("INSERT INTO orders VALUES (%s, 7, %s, NULL) RETURNING id, note", new, new),
         rows(READ, new),
         rows("DELETE FROM orders WHERE id = %s RETURNING total", new - 1),
         rows(READ, new - 1),
-        rows("SELECT count(*) FROM orders WHERE id = ANY(%s)", [1, new, new - 1]),
+        rows("SELECT count(*) FROM orders WHERE id IN (%s, %s, %s)", KEY, new, new - 1),
     ]), flush=True)

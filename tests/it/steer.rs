@@ -1,7 +1,7 @@
 //! What the tests under load share: steering a migration as an operator does, and looking at
 //! what the proxy says of it.
 
-use crate::support::{Proxy, TestDb, eventually, rows};
+use crate::support::{Proxy, TestDb, connect, eventually, rows};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -83,6 +83,17 @@ pub async fn more(proxy: &Proxy, route: &str, wanted: u64) {
     let before = count(proxy, route);
     eventually(&format!("{wanted} more statements are {route}"), async || {
         if count(proxy, route) >= before + wanted { Ok(()) } else { Err(statements(proxy)) }
+    })
+    .await;
+}
+
+/// Waits until the shadow serves a query; nobody else reads meanwhile.
+pub async fn served_by_shadow(proxy: &Proxy, conninfo: &str, sql: &str) {
+    let client = connect(conninfo).await;
+    eventually(&format!("the shadow serves {sql}"), async || {
+        let before = count(proxy, "shadow/read");
+        client.simple_query(sql).await.unwrap();
+        if count(proxy, "shadow/read") > before { Ok(()) } else { Err(statements(proxy)) }
     })
     .await;
 }
