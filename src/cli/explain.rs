@@ -137,7 +137,7 @@ impl Known {
             Class::Read(read) => match &read.fit {
                 Err(why) => ("read", "source".to_owned(), None, vec![format!("unfit: {why}")]),
                 Ok(fit) => {
-                    let sql = fit.on_shadow(text, statement.at.clone(), &self.targets);
+                    let sql = fit.on_shadow(text, statement.at.clone(), &self.targets, |_| 0);
                     let mut notes = vec![
                         "served by the shadow for the share `reads`, once it is vetted: same \
                          columns and types, no sequential scan that the source does not need"

@@ -30,6 +30,8 @@ struct Side {
     unsent: Vec<u8>,
     sent: usize,
     closed: bool,
+    /// Nothing more will be written to it, and it has been told.
+    ended: bool,
 }
 
 impl Side {
@@ -71,6 +73,8 @@ struct Pump<'a> {
     server: Side,
     client_socket: &'a mut TcpStream,
     server_socket: &'a mut TcpStream,
+    /// The client does not speak the protocol: once it has been told, it is left.
+    refused: bool,
 }
 
 /// Runs a session until the server's side is at its end: even when the client is gone, the server
@@ -82,7 +86,7 @@ pub(super) async fn run(
     shutdown: &CancellationToken,
 ) {
     let (client, server) = (Side::default(), Side::default());
-    let mut pump = Pump { session, client, server, client_socket, server_socket };
+    let mut pump = Pump { session, client, server, client_socket, server_socket, refused: false };
     let mut cancelled = pin!(shutdown.cancelled());
     let mut going_down_seen = false;
     poll_fn(|cx| {
@@ -90,7 +94,7 @@ pub(super) async fn run(
         if going_down_seen && pump.session.is_idle() && !pump.client.closed {
             build::error(&mut pump.client.unsent, &going_down());
             let _gone = pump.client.poll_write(pump.client_socket, cx);
-            leave(&mut pump.client, &mut pump.server);
+            leave(&mut pump.client);
         }
         pump.poll(cx)
     })
@@ -105,12 +109,16 @@ impl Pump<'_> {
             if !self.client.unread.is_empty() && !self.session.is_held() {
                 self.step_client(&[]);
             }
-            if !self.client.closed && !self.client.poll_write(self.client_socket, cx) {
-                leave(&mut self.client, &mut self.server);
+            if !self.client.closed {
+                let open = self.client.poll_write(self.client_socket, cx);
+                if !open || (self.refused && !self.client.wants_write()) {
+                    leave(&mut self.client);
+                }
             }
             if !self.server.closed && !self.server.poll_write(self.server_socket, cx) {
                 self.server.closed = true;
             }
+            self.end_server(cx);
             if self.server.closed && (!self.client.wants_write() || self.client.closed) {
                 return Poll::Ready(());
             }
@@ -122,8 +130,18 @@ impl Pump<'_> {
         }
     }
 
+    /// The client is gone and the server has all it sent: the end of the stream, as the client gave
+    /// it, so that a frame it left unfinished is not finished by us.
+    fn end_server(&mut self, cx: &mut Context<'_>) {
+        let due = self.client.closed && !self.server.wants_write();
+        if due && !self.server.ended && !self.server.closed {
+            let done = Pin::new(&mut *self.server_socket).poll_shutdown(cx);
+            self.server.ended = done.is_ready();
+        }
+    }
+
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.client.closed || self.session.is_held() || !self.server.has_room() {
+        if self.client.closed || self.refused || self.session.is_held() || !self.server.has_room() {
             return Poll::Pending;
         }
         READ.with_borrow_mut(|buffer| {
@@ -131,7 +149,7 @@ impl Pump<'_> {
             let done = ready!(Pin::new(&mut *self.client_socket).poll_read(cx, &mut read));
             match done {
                 Ok(()) if !read.filled().is_empty() => self.step_client(read.filled()),
-                Ok(()) | Err(_) => leave(&mut self.client, &mut self.server),
+                Ok(()) | Err(_) => leave(&mut self.client),
             }
             Poll::Ready(())
         })
@@ -163,7 +181,7 @@ impl Pump<'_> {
         if let Err(report) = done {
             build::error(&mut self.client.unsent, &report);
             self.client.unread = Vec::new();
-            self.server.unsent.extend_from_slice(TERMINATE);
+            self.refused = true;
         }
     }
 
@@ -191,17 +209,11 @@ impl Pump<'_> {
     }
 }
 
-/// A Terminate message.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
-
-/// The client is gone: a Terminate behind everything it sent.
-fn leave(client: &mut Side, server: &mut Side) {
-    if !client.closed {
-        client.closed = true;
-        client.unsent = Vec::new();
-        client.sent = 0;
-        server.unsent.extend_from_slice(TERMINATE);
-    }
+/// The client is gone, or has been told to go.
+fn leave(client: &mut Side) {
+    client.closed = true;
+    client.unsent = Vec::new();
+    client.sent = 0;
 }
 
 /// Gives what is left of earlier reads and what was just read to `take`; keeps what it leaves.

@@ -16,3 +16,4 @@ pub mod write;
 
 mod cursor;
 mod read_visit;
+mod twin;

@@ -10,6 +10,7 @@ use super::mention::{Mention, Spelling, Table, mentions};
 use super::read_visit::{Factor, Found};
 use super::splice::Spliced;
 use super::target::{Functions, Reverse, Target};
+use super::twin::Twin;
 use sqlparser::ast::{Statement as Ast, Visit};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserOptions};
@@ -37,8 +38,6 @@ pub struct Read {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
     replaced: Vec<Replaced>,
-    /// Parameters that a hidden predicate types: number and the type they have to have.
-    pub typed_params: Vec<(u16, String)>,
     /// Whether its rows, as a multiset, are one right answer; else why a dark read is no test.
     pub comparable: Result<(), &'static str>,
 }
@@ -50,8 +49,8 @@ struct Replaced {
     target: usize,
     /// The name to give the derived table, where the client gave no alias.
     alias: Option<Ident>,
-    /// SQL conditions over the shadow's columns that follow from the client's own.
-    twins: Vec<String>,
+    /// Conditions over the shadow's columns that follow from the client's own.
+    twins: Vec<Twin>,
 }
 
 impl Fit {
@@ -60,19 +59,22 @@ impl Fit {
         self.replaced.iter().map(|r| r.target)
     }
 
-    /// The query on the shadow. `None` if a target has no old shape (then no read is fit).
+    /// The query on the shadow, for parameters declared with these types (object ids by number
+    /// from 1; 0: left to the server). `None` if a target has no old shape (then no read is fit).
     pub fn on_shadow(
         &self,
         text: &str,
         at: Range<usize>,
         targets: &[Arc<Target>],
+        declared: impl Fn(u16) -> u32,
     ) -> Option<Spliced> {
         let mut out = Spliced::default();
         let mut done = at.start;
         for replaced in &self.replaced {
             let target = targets.get(replaced.target)?;
             out.client(text, done..replaced.at.start);
-            out.ours(&old_shape(target, &replaced.twins)?);
+            let twins = replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
+            out.ours(&old_shape(target, &twins)?);
             if let Some(alias) = &replaced.alias {
                 out.ours(" AS ").ours(&alias.quoted());
             }
@@ -162,11 +164,14 @@ fn fit(
     if let std::ops::ControlFlow::Break(unfit) = query.visit(&mut found) {
         return Err(unfit);
     }
+    if tokens.windows(4).any(|w| is_row_value(text, w)) {
+        return Err("a whole-row reference".to_owned());
+    }
     let lines = Lines::new(sql);
     let found_mentions = mentions(text, tokens, targets);
     let mut replaced = Vec::with_capacity(found.factors.len());
     for factor in &found.factors {
-        replaced.push(place(text, tokens, at.start, &lines, &found_mentions, factor, targets)?);
+        replaced.push(place(text, tokens, at.start, &lines, &found_mentions, factor)?);
     }
     replaced.sort_by_key(|r| r.at.start);
     audit(&found_mentions, &replaced, tokens)?;
@@ -175,8 +180,21 @@ fn fit(
             return Err(why.clone());
         }
     }
-    let typed_params = found.factors.iter().flat_map(|f| f.typed_params.clone()).collect();
-    Ok(Fit { replaced, typed_params, comparable: found.comparable(&query, targets) })
+    Ok(Fit { replaced, comparable: found.comparable(&query, targets) })
+}
+
+/// `(t.*` or `t.*)` or `t.*::`: the row as one value, which on a derived table has another type.
+fn is_row_value(text: &str, window: &[Token]) -> bool {
+    let star = |t: &Token| t.kind == Kind::Operator && text.get(t.at.clone()) == Some("*");
+    match window {
+        [open, name, dot, all] if open.kind == Kind::Open && dot.kind == Kind::Dot && star(all) => {
+            matches!(name.kind, Kind::Word | Kind::Quoted)
+        }
+        [_, dot, all, after] if dot.kind == Kind::Dot && star(all) => {
+            matches!(after.kind, Kind::Close | Kind::Operator | Kind::Dot)
+        }
+        _ => false,
+    }
 }
 
 /// Every mention of a table must be one of the references found, or an alias given to one.
@@ -193,7 +211,6 @@ fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Resul
     Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "one place that ties tree, tokens and text together")]
 fn place(
     text: &str,
     tokens: &[Token],
@@ -201,7 +218,6 @@ fn place(
     lines: &Lines<'_>,
     mentions: &[Mention],
     factor: &Factor,
-    targets: &[Arc<Target>],
 ) -> Result<Replaced, String> {
     let lost = || "a table reference that cannot be placed".to_owned();
     let byte = |(line, column)| lines.byte(line, column).map(|b| b + base);
@@ -215,12 +231,11 @@ fn place(
     if mention.target != factor.target || qualified != factor.qualified {
         return Err(lost());
     }
-    let target = targets.get(mention.target).ok_or_else(lost)?;
     Ok(Replaced {
         at: start..token.at.end,
         target: mention.target,
         alias: factor.alias.is_none().then(|| Ident::new(name)),
-        twins: factor.twins(target),
+        twins: factor.twins.clone(),
     })
 }
 

@@ -1,11 +1,12 @@
 //! The walk over a query's tree: references to migrated sources, reasons why the shadow cannot
 //! answer, and predicates that have an exact twin on the shadow.
 
-use super::ident::{Ident, literal};
+use super::ident::Ident;
 use super::target::{Functions, Target};
+use super::twin::{Twin, twins};
 use sqlparser::ast::{
-    BinaryOperator, Distinct, Expr, Function, GroupByExpr, Ident as AstIdent, ObjectName,
-    OrderByKind, Query, Select, SetExpr, TableFactor, Value, Visitor,
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
+    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SetExpr, TableFactor, Visitor,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -41,34 +42,7 @@ pub(super) struct Factor {
     /// Line and column of the first part of the name, and of the last.
     pub(super) start: (u64, u64),
     pub(super) last_part: (u64, u64),
-    conditions: Vec<Condition>,
-    /// Filled with the conditions: parameters that get a type by their twin.
-    pub(super) typed_params: Vec<(u16, String)>,
-}
-
-/// `column op constant`, a conjunct of the WHERE that belongs to the factor's SELECT.
-#[derive(Debug, Clone)]
-struct Condition {
-    column: String,
-    operator: &'static str,
-    constants: Vec<String>,
-}
-
-impl Factor {
-    /// The conditions as SQL over the shadow's widened columns.
-    pub(super) fn twins(&self, target: &Target) -> Vec<String> {
-        let Ok(columns) = &target.old_shape else { return Vec::new() };
-        let twin = |c: &Condition| {
-            let column = columns.iter().find(|o| o.name.as_str() == c.column)?;
-            let widened = column.widened_as.as_ref()?.quoted();
-            let constants = c.constants.join(", ");
-            Some(match c.operator {
-                "in" => format!("{widened} IN ({constants})"),
-                operator => format!("{widened} {operator} {constants}"),
-            })
-        };
-        self.conditions.iter().filter_map(twin).collect()
-    }
+    pub(super) twins: Vec<Twin>,
 }
 
 /// What the walk has found.
@@ -86,7 +60,7 @@ fn unfit(why: &str) -> Unfit {
     ControlFlow::Break(why.to_owned())
 }
 
-fn folded(ident: &AstIdent) -> String {
+pub(super) fn folded(ident: &AstIdent) -> String {
     match ident.quote_style {
         None => ident.value.to_ascii_lowercase(),
         // with_unescape(false): inner quotes are still doubled.
@@ -155,21 +129,18 @@ impl<'a> Found<'a> {
         let refname = alias.clone().unwrap_or_else(|| folded(last));
         let alone =
             select.is_some_and(|s| s.from.len() == 1 && s.from.iter().all(|f| f.joins.is_empty()));
-        let conditions = select
-            .and_then(|s| s.selection.as_ref())
-            .map(|e| conditions(e, &refname, alone))
-            .unwrap_or_default();
+        let twins = match (select.and_then(|s| s.selection.as_ref()), self.targets.get(target)) {
+            (Some(selection), Some(target)) => twins(selection, &refname, alone, target),
+            _ => Vec::new(),
+        };
         let position = |i: &AstIdent| (i.span.start.line, i.span.start.column);
-        let (conditions, typed_params) =
-            typed(conditions, self.targets.get(target).map(AsRef::as_ref));
         self.factors.push(Factor {
             target,
             qualified,
             alias,
             start: position(first),
             last_part: position(last),
-            conditions,
-            typed_params,
+            twins,
         });
         ControlFlow::Continue(())
     }
@@ -180,6 +151,9 @@ impl<'a> Found<'a> {
         };
         if !self.functions.non_volatile.contains(&name) && !SYNTAX.contains(&name.as_str()) {
             return ControlFlow::Break(format!("it calls {name}(), which may be volatile"));
+        }
+        if has_row_argument(function) {
+            return unfit("a whole-row reference");
         }
         if function.over.is_some() {
             self.incomparable = Some("a window function");
@@ -285,120 +259,15 @@ impl Visitor for Found<'_> {
     }
 }
 
-/// The conjuncts `column op constant` of a WHERE, for the table known as `refname`. A bare column
-/// name counts only when the table is alone in its FROM.
-fn conditions(selection: &Expr, refname: &str, alone: bool) -> Vec<Condition> {
-    let mut found = Vec::new();
-    let mut open = vec![selection];
-    while let Some(expr) = open.pop() {
-        match expr {
-            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                open.push(left);
-                open.push(right);
-            }
-            Expr::Nested(inner) => open.push(inner),
-            Expr::BinaryOp { left, op, right } => {
-                let direct = (column(left, refname, alone), operator(op), constant(right));
-                let turned = (column(right, refname, alone), turned(op), constant(left));
-                for side in [direct, turned] {
-                    if let (Some(column), Some(operator), Some(constant)) = side {
-                        found.push(Condition { column, operator, constants: vec![constant] });
-                    }
-                }
-            }
-            Expr::InList { expr, list, negated: false } => {
-                let constants: Option<Vec<_>> = list.iter().map(constant).collect();
-                if let (Some(column), Some(constants)) = (column(expr, refname, alone), constants) {
-                    found.push(Condition { column, operator: "in", constants });
-                }
-            }
-            Expr::Between { expr, negated: false, low, high } => {
-                for (operator, bound) in [(">=", low), ("<=", high)] {
-                    if let (Some(column), Some(constant)) =
-                        (column(expr, refname, alone), constant(bound))
-                    {
-                        found.push(Condition { column, operator, constants: vec![constant] });
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-fn column(expr: &Expr, refname: &str, alone: bool) -> Option<String> {
-    match expr {
-        Expr::Identifier(ident) if alone => Some(folded(ident)),
-        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-            [table, column] if folded(table) == refname => Some(folded(column)),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn operator(op: &BinaryOperator) -> Option<&'static str> {
-    Some(match op {
-        BinaryOperator::Eq => "=",
-        BinaryOperator::Lt => "<",
-        BinaryOperator::LtEq => "<=",
-        BinaryOperator::Gt => ">",
-        BinaryOperator::GtEq => ">=",
-        _ => return None,
+/// `f(…, t.*, …)`
+fn has_row_argument(function: &Function) -> bool {
+    let FunctionArguments::List(list) = &function.args else { return false };
+    list.args.iter().any(|arg| {
+        let (FunctionArg::Unnamed(value)
+        | FunctionArg::Named { arg: value, .. }
+        | FunctionArg::ExprNamed { arg: value, .. }) = arg;
+        matches!(value, FunctionArgExpr::QualifiedWildcard(_))
     })
-}
-
-fn turned(op: &BinaryOperator) -> Option<&'static str> {
-    Some(match operator(op)? {
-        "<" => ">",
-        "<=" => ">=",
-        ">" => "<",
-        ">=" => "<=",
-        same => same,
-    })
-}
-
-/// A constant as SQL of our own; only forms that read the same next to a wider column.
-fn constant(expr: &Expr) -> Option<String> {
-    let Expr::Value(value) = expr else { return None };
-    match &value.value {
-        Value::Number(digits, false) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(digits.clone())
-        }
-        Value::SingleQuotedString(raw) => {
-            Some(literal(&raw.replace("''", "'"))).filter(|_| !raw.contains('\\'))
-        }
-        Value::Placeholder(name) => {
-            let number = name.strip_prefix('$')?;
-            number.parse::<u16>().ok().filter(|n| *n > 0).map(|n| format!("${n}"))
-        }
-        _ => None,
-    }
-}
-
-/// Gives parameters the type they have in the client's own condition: `$1` next to an int8 column
-/// would be inferred as int8 there, and the client binds an int4.
-fn typed(
-    conditions: Vec<Condition>,
-    target: Option<&Target>,
-) -> (Vec<Condition>, Vec<(u16, String)>) {
-    let Some(Ok(columns)) = target.map(|t| &t.old_shape) else { return Default::default() };
-    let mut params = Vec::new();
-    let mut typed = Vec::new();
-    for mut condition in conditions {
-        let widened =
-            columns.iter().find(|c| c.name.as_str() == condition.column && c.widened_as.is_some());
-        let Some(column) = widened else { continue };
-        for constant in &mut condition.constants {
-            if let Some(n) = constant.strip_prefix('$').and_then(|n| n.parse::<u16>().ok()) {
-                params.push((n, column.type_sql.clone()));
-                *constant = format!("CAST({constant} AS {})", column.type_sql);
-            }
-        }
-        typed.push(condition);
-    }
-    (typed, params)
 }
 
 fn orders_by_key(query: &Query, factor: &Factor, targets: &[Arc<Target>]) -> bool {

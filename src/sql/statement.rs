@@ -263,12 +263,54 @@ impl<'a> Reader<'a> {
             return Class::Unclassified("a write on the shadow");
         }
         let Some(target) = self.targets.get(mention.target) else { return Class::Passthrough };
+        if self.is_incomplete() {
+            // The server refuses it, in words that ours must not change.
+            return Class::Passthrough;
+        }
         match Write::read(self.text, self.tokens, verb, target, self.functions) {
             Ok(write) if write.table_token == mention.token => {
                 Class::Write(mention.target, Box::new(write))
             }
             Ok(_) => Class::Unclassified("a write whose table is not where it is expected"),
             Err(why) => Class::Unclassified(why),
+        }
+    }
+
+    /// Whether the last token cannot be the last of any statement.
+    fn is_incomplete(&self) -> bool {
+        const OPENING: [&str; 17] = [
+            "where",
+            "set",
+            "and",
+            "or",
+            "not",
+            "returning",
+            "from",
+            "using",
+            "select",
+            "in",
+            "as",
+            "on",
+            "into",
+            "case",
+            "when",
+            "then",
+            "else",
+        ];
+        let Some(last) = self.tokens.last() else { return true };
+        let before = self.tokens.len().checked_sub(2).and_then(|i| self.tokens.get(i));
+        match last.kind {
+            Kind::Comma | Kind::Dot => true,
+            Kind::Operator => {
+                let star = self.text.get(last.at.clone()) == Some("*");
+                let all = before.is_some_and(|t| {
+                    matches!(t.kind, Kind::Comma | Kind::Dot)
+                        || is_keyword(self.text, t, "returning")
+                });
+                !(star && all)
+            }
+            Kind::Word => OPENING.iter().any(|k| is_keyword(self.text, last, k)),
+            _ => false,
         }
     }
 

@@ -33,6 +33,17 @@ pub enum Verb {
     Delete,
 }
 
+impl Verb {
+    /// As the server spells it in tags and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 /// How many rows the statement can touch, as far as its text says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
@@ -89,6 +100,9 @@ impl Write {
         target: &Target,
         functions: &Functions,
     ) -> Result<Self, NotUnderstood> {
+        if text.contains("\"pgsegue ") {
+            return Err("a name that the mirrored form uses");
+        }
         let first = tokens.first().ok_or("empty")?;
         let last = tokens.last().ok_or("empty")?;
         let mut c = Cursor::new(text, tokens);

@@ -119,8 +119,15 @@ pub fn push_description_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Opt
     Some(())
 }
 
-/// Appends an `E` with its position field changed and our own context lines left out.
-pub fn push_error(out: &mut Vec<u8>, body: &[u8], position: impl Fn(usize) -> Option<usize>) {
+/// Appends an `E` with its position field changed and our own context lines left out. `verb` is the
+/// client's, where the server may name the SELECT around it.
+pub fn push_error(
+    out: &mut Vec<u8>,
+    body: &[u8],
+    verb: Option<&str>,
+    position: impl Fn(usize) -> Option<usize>,
+) {
+    const NAMED: &[u8] = b"cannot execute SELECT ";
     let mut r = Reader::new(body);
     push_frame(out, b'E', |out| {
         while let Some(code) = r.u8().filter(|c| *c != 0) {
@@ -132,6 +139,14 @@ pub fn push_error(out: &mut Vec<u8>, body: &[u8], position: impl Fn(usize) -> Op
                 continue;
             }
             out.push(code);
+            if let (b'M', Some(verb), Some(rest)) = (code, verb, value.strip_prefix(NAMED)) {
+                out.extend_from_slice(b"cannot execute ");
+                out.extend_from_slice(verb.as_bytes());
+                out.push(b' ');
+                out.extend_from_slice(rest);
+                out.push(0);
+                continue;
+            }
             match moved {
                 Some(position) => out.extend_from_slice(position.to_string().as_bytes()),
                 None => out.extend_from_slice(value),
@@ -212,7 +227,7 @@ mod tests {
         ];
         let mut out = Vec::new();
         let error = frame(&ErrorResponse::new(fields));
-        push_error(&mut out, &error[5..], |p| Some(p - 20));
+        push_error(&mut out, &error[5..], None, |p| Some(p - 20));
         let expected =
             vec![(b'S', "ERROR".to_owned()), (b'C', "42703".to_owned()), (b'P', "10".to_owned())];
         assert_eq!(out, frame(&ErrorResponse::new(expected)));

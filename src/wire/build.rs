@@ -21,7 +21,7 @@ pub struct Report {
     pub code: &'static str,
     /// Primary message.
     pub message: String,
-    /// What to do.
+    /// What to do; empty where there is nothing to say.
     pub hint: String,
 }
 
@@ -49,13 +49,15 @@ pub fn error(out: &mut Vec<u8>, report: &Report) {
         Severity::Error => "ERROR",
         Severity::Fatal => "FATAL",
     };
-    let fields = vec![
+    let mut fields = vec![
         (b'S', severity.to_owned()),
         (b'V', severity.to_owned()),
         (b'C', report.code.to_owned()),
         (b'M', report.message.clone()),
-        (b'H', report.hint.clone()),
     ];
+    if !report.hint.is_empty() {
+        fields.push((b'H', report.hint.clone()));
+    }
     append(out, &ErrorResponse::new(fields));
 }
 

@@ -70,7 +70,10 @@ impl Case<'_> {
             }
             (Class::Read(read), FormKey::Shadow(_)) => {
                 let fit = read.fit.as_ref().ok()?;
-                fit.on_shadow(self.text, self.statement.at.clone(), targets)
+                let declared =
+                    crate::wire::frontend::Parse { name: b"", sql: b"", types: self.types };
+                let at = self.statement.at.clone();
+                fit.on_shadow(self.text, at, targets, |n| declared.type_of(n))
             }
             _ => {
                 let mut same = Spliced::default();
@@ -221,9 +224,6 @@ impl Session {
     /// first look at a query only starts the vetting.
     pub(super) fn vetted(&self, case: &Case<'_>, fit: &Fit) -> Option<Arc<Native>> {
         let Class::Read(read) = &case.statement.class else { return None };
-        if !typed_params_agree(fit, case.types) {
-            return None;
-        }
         let facts = self.facts.as_ref()?;
         let query = crate::proxy::vet::Query {
             generation: case.routes.generation,
@@ -293,20 +293,4 @@ fn ddl_refused(route: &Route) -> Report {
             route.target.migration
         ),
     }
-}
-
-/// A hidden predicate gives a parameter the column's type; a client that declared another one
-/// must not get an error from it.
-fn typed_params_agree(fit: &Fit, types: &[u8]) -> bool {
-    let view = crate::wire::frontend::Parse { name: b"", sql: b"", types };
-    fit.typed_params.iter().all(|(n, type_sql)| {
-        let declared = view.type_of(*n);
-        let column = match type_sql.as_str() {
-            "smallint" => 21,
-            "integer" => 23,
-            "bigint" => 20,
-            _ => return declared == 0,
-        };
-        declared == 0 || declared == column
-    })
 }

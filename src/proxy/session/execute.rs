@@ -8,7 +8,7 @@ use crate::proxy::dark::Job;
 use crate::proxy::vet::Native;
 use crate::routing::Route;
 use crate::sql::statement::Effect;
-use crate::wire::{backend, frontend};
+use crate::wire::{backend, build, frontend};
 use std::sync::Arc;
 
 impl Session {
@@ -30,6 +30,10 @@ impl Session {
         match (&portal.rows, name) {
             // Some drivers ask a write for one row only: ours would then never be complete.
             (Rows::Mirrored(m), Some(name)) if m.leading.is_none() => {
+                if portal.has_run {
+                    return self.refuse_again(name, out);
+                }
+                self.names.portal_has_run(name);
                 backend::push_frame(&mut out.to_server, b'E', |out| {
                     out.extend_from_slice(name);
                     out.extend_from_slice(&[0; 5]);
@@ -38,6 +42,19 @@ impl Session {
             _ => out.to_server.extend_from_slice(frame),
         }
         self.replies.push_back(Expect::Execute(Reply::Forward, Rows::of_portal(&portal)));
+        Flow::Done
+    }
+
+    /// The server would run our form again and give no rows; the client's own it would not.
+    fn refuse_again(&mut self, name: &[u8], out: &mut Out) -> Flow {
+        let report = build::Report {
+            severity: build::Severity::Error,
+            code: "55000",
+            message: format!("portal \"{}\" cannot be run", String::from_utf8_lossy(name)),
+            hint: String::new(),
+        };
+        build::parse(&mut out.to_server, b"pgsegue refused", super::inject::REFUSED_SQL, &[]);
+        self.replies.push_back(Expect::Refusal(Box::new(report)));
         Flow::Done
     }
 

@@ -142,6 +142,14 @@ impl Rows {
         }
     }
 
+    /// The verb of a mirrored write.
+    pub(super) fn verb(&self) -> Option<&'static str> {
+        match self {
+            Self::Mirrored(m) => Some(m.verb.as_str()),
+            Self::Plain | Self::Undescribed | Self::Read(_) | Self::Refused(_) => None,
+        }
+    }
+
     /// What an Execute of this portal gives.
     pub(super) fn of_portal(portal: &Portal) -> Self {
         match &portal.rows {

@@ -75,9 +75,7 @@ impl Session {
         let understander = self.context.understander(routes);
         let known = understander.know(sql, self.readable(), self.context.options.sql_bytes_max);
         match known {
-            Known::Plain if self.may_execute_hidden(sql) => {
-                Known::Unreadable("EXECUTE of a prepared write")
-            }
+            _ if self.may_execute_hidden(sql) => Known::Unreadable("EXECUTE of a prepared write"),
             known => known,
         }
     }

@@ -91,6 +91,8 @@ pub(super) struct Portal {
     pub(super) marks: Option<Arc<Marks>>,
     /// A dark read to be offered when it runs.
     pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
+    /// It was executed; a write without rows to give cannot be again.
+    pub(super) has_run: bool,
 }
 
 /// Migrations that a statement may change in a way that is not understood.
@@ -102,7 +104,7 @@ pub(super) struct Marks {
 
 impl Portal {
     pub(super) fn plain() -> Self {
-        Self { rows: Rows::Plain, effect: Effect::None, marks: None, dark: None }
+        Self { rows: Rows::Plain, effect: Effect::None, marks: None, dark: None, has_run: false }
     }
 }
 
@@ -177,6 +179,12 @@ impl Names {
             None => {
                 self.portals.insert(name.into(), portal);
             }
+        }
+    }
+
+    pub(super) fn portal_has_run(&mut self, name: &[u8]) {
+        if let Some(portal) = self.portals.get_mut(name) {
+            portal.has_run = true;
         }
     }
 

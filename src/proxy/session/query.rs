@@ -30,11 +30,13 @@ impl Session {
         let bytes_max = self.context.options.sql_bytes_max;
         let known = understander.know(sql, self.readable(), bytes_max);
         match known {
-            Known::Plain if !self.may_execute_hidden(sql) => {
+            _ if self.may_execute_hidden(sql) || prepares_and_executes(&known) => {
+                self.query_unseen(frame, &routes, "EXECUTE of a prepared write", out)
+            }
+            Known::Plain => {
                 self.forward_query(frame, VecDeque::new(), out);
                 Flow::Done
             }
-            Known::Plain => self.query_unseen(frame, &routes, "EXECUTE of a prepared write", out),
             Known::Unreadable(why) => {
                 self.facts = None;
                 self.query_unseen(frame, &routes, why, out)
@@ -71,6 +73,11 @@ impl Session {
                 Flow::Done
             }
             _ => {
+                if !routes.routes.is_empty() {
+                    // It may have done anything to the session.
+                    self.apply(Effect::State, routes);
+                    self.names.hidden_writes = true;
+                }
                 self.forward_query(frame, VecDeque::new(), out);
                 Flow::Done
             }
@@ -166,7 +173,10 @@ impl Session {
                     Self::read_rows(route, ServedBy::Shadow(form, native))
                 }
                 Decision::Marked(marks) => {
-                    self.count("recorded", "write");
+                    // The text is looked at twice: before its mark and after.
+                    if self.hold == Some(Hold::Marked) {
+                        self.count("recorded", "write");
+                    }
                     plan.add_marks(marks);
                     Rows::Plain
                 }
@@ -256,6 +266,16 @@ impl Session {
         let mut frame = Vec::new();
         build::query(&mut frame, super::inject::REFUSED_SQL);
         self.forward_query(&frame, VecDeque::from([Rows::Refused(report)]), out);
+    }
+}
+
+/// Whether one text prepares a write in SQL and goes on: what follows may execute it.
+fn prepares_and_executes(known: &Known) -> bool {
+    match known {
+        Known::Understood(u) => {
+            u.statements.len() > 1 && u.statements.iter().any(|s| s.effect == Effect::PreparesWrite)
+        }
+        Known::Plain | Known::Unreadable(_) => false,
     }
 }
 

@@ -257,8 +257,7 @@ impl Session {
                 metrics.mirrored_rows.with_label_values(&[&m.route.target.migration]).inc_by(rows);
                 let tag = match m.verb {
                     Verb::Insert => format!("INSERT 0 {rows}"),
-                    Verb::Update => format!("UPDATE {rows}"),
-                    Verb::Delete => format!("DELETE {rows}"),
+                    Verb::Update | Verb::Delete => format!("{} {rows}", m.verb.as_str()),
                 };
                 build::command_complete(&mut out.to_client, tag);
                 Fate::Written
@@ -334,10 +333,15 @@ impl Session {
             Some(Expect::Parse(_, Some(undo))) => undo.form(),
             _ => None,
         };
+        let verb = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.front().and_then(Rows::verb),
+            Some(Expect::Execute(_, rows)) => rows.verb(),
+            _ => None,
+        };
         match (replacement, form) {
             (Some(report), _) => build::error(&mut out.to_client, &report),
             (None, Some(form)) => {
-                backend::push_error(&mut out.to_client, body, |p| form.original_position(p))
+                backend::push_error(&mut out.to_client, body, verb, |p| form.original_position(p))
             }
             (None, None) => out.to_client.extend_from_slice(&frame_of(b'E', body)),
         }

@@ -1,0 +1,188 @@
+//! A condition on a widened column has an exact twin on the shadow's column, which keeps its index:
+//! the derived table hides the column behind a cast, and a cast has none.
+
+use super::ident::{Ident, literal};
+use super::read_visit::folded;
+use super::target::Target;
+use sqlparser::ast::{BinaryOperator, DataType, Expr, Value};
+
+/// `column op constant` on the shadow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Twin {
+    column: Ident,
+    operator: &'static str,
+    constants: Vec<Constant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Constant {
+    /// SQL of our own that reads the same next to a wider column.
+    Sql(String),
+    /// A parameter, and the type that the client's own condition gives it.
+    Param(u16, String),
+}
+
+const INTEGERS: [u32; 3] = [20, 21, 23];
+const INTEGER_ARRAYS: [u32; 3] = [1016, 1005, 1007];
+
+impl Twin {
+    /// The condition, for parameters declared with these types. Undeclared ones get the type of
+    /// the client's own condition: next to a wider column they would be inferred wider, and the
+    /// client binds what it always bound. Declared integers compare as they are.
+    pub(super) fn sql(&self, declared: impl Fn(u16) -> u32) -> Option<String> {
+        let constant = |c: &Constant| match c {
+            Constant::Sql(sql) => Some(sql.clone()),
+            Constant::Param(n, column_type) => match declared(*n) {
+                0 => Some(format!("CAST(${n} AS {column_type})")),
+                oid if INTEGERS.contains(&oid) && !self.is_any() => Some(format!("${n}")),
+                oid if INTEGER_ARRAYS.contains(&oid) && self.is_any() => Some(format!("${n}")),
+                _ => None,
+            },
+        };
+        let constants = self.constants.iter().map(constant).collect::<Option<Vec<_>>>()?;
+        let constants = constants.join(", ");
+        let column = self.column.quoted();
+        Some(match self.operator {
+            "in" => format!("{column} IN ({constants})"),
+            "any" => format!("{column} = ANY ({constants})"),
+            operator => format!("{column} {operator} {constants}"),
+        })
+    }
+
+    fn is_any(&self) -> bool {
+        self.operator == "any"
+    }
+}
+
+/// The twins of the conjuncts of a WHERE, for the table known as `refname`. A bare column name
+/// counts only when the table is alone in its FROM.
+pub(super) fn twins(selection: &Expr, refname: &str, alone: bool, target: &Target) -> Vec<Twin> {
+    let reader = Conjuncts { refname, alone, target };
+    let mut found = Vec::new();
+    let mut open = vec![selection];
+    while let Some(expr) = open.pop() {
+        match expr {
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                open.push(left);
+                open.push(right);
+            }
+            Expr::Nested(inner) => open.push(inner),
+            _ => reader.conjunct(expr, &mut found),
+        }
+    }
+    found
+}
+
+struct Conjuncts<'a> {
+    refname: &'a str,
+    alone: bool,
+    target: &'a Target,
+}
+
+impl Conjuncts<'_> {
+    fn conjunct(&self, expr: &Expr, found: &mut Vec<Twin>) {
+        match expr {
+            Expr::BinaryOp { left, op, right } => {
+                if let Some(operator) = operator(op) {
+                    found.extend(self.twin(left, operator, [&**right]));
+                    found.extend(self.twin(right, turned(operator), [&**left]));
+                }
+            }
+            Expr::InList { expr, list, negated: false } => {
+                found.extend(self.twin(expr, "in", list));
+            }
+            Expr::Between { expr, negated: false, low, high } => {
+                found.extend(self.twin(expr, ">=", [&**low]));
+                found.extend(self.twin(expr, "<=", [&**high]));
+            }
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+                found.extend(self.twin(left, "any", [&**right]));
+            }
+            _ => {}
+        }
+    }
+
+    fn twin<'e>(
+        &self,
+        column: &Expr,
+        operator: &'static str,
+        constants: impl IntoIterator<Item = &'e Expr>,
+    ) -> Option<Twin> {
+        let name = self.column(column)?;
+        let columns = self.target.old_shape.as_ref().ok()?;
+        let column = columns.iter().find(|c| c.name.as_str() == name)?;
+        let widened = column.widened_as.clone()?;
+        let array = if operator == "any" { "[]" } else { "" };
+        let type_sql = format!("{}{array}", column.type_sql);
+        let constants = constants.into_iter().map(|e| constant(e, &type_sql));
+        Some(Twin { column: widened, operator, constants: constants.collect::<Option<_>>()? })
+    }
+
+    fn column(&self, expr: &Expr) -> Option<String> {
+        match expr {
+            Expr::Identifier(ident) if self.alone => Some(folded(ident)),
+            Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+                [table, column] if folded(table) == self.refname => Some(folded(column)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+fn operator(op: &BinaryOperator) -> Option<&'static str> {
+    Some(match op {
+        BinaryOperator::Eq => "=",
+        BinaryOperator::Lt => "<",
+        BinaryOperator::LtEq => "<=",
+        BinaryOperator::Gt => ">",
+        BinaryOperator::GtEq => ">=",
+        _ => return None,
+    })
+}
+
+fn turned(operator: &'static str) -> &'static str {
+    match operator {
+        "<" => ">",
+        "<=" => ">=",
+        ">" => "<",
+        ">=" => "<=",
+        same => same,
+    }
+}
+
+/// A constant whose value next to a wider column is the same.
+fn constant(expr: &Expr, column_type: &str) -> Option<Constant> {
+    match expr {
+        Expr::Value(value) => value_of(&value.value, column_type),
+        Expr::Cast { expr, data_type, format: None, .. } => {
+            let type_sql = match data_type {
+                DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => "integer",
+                DataType::BigInt(None) | DataType::Int8(None) => "bigint",
+                DataType::SmallInt(None) | DataType::Int2(None) => "smallint",
+                _ => return None,
+            };
+            match constant(expr, type_sql)? {
+                Constant::Sql(sql) => Some(Constant::Sql(format!("CAST({sql} AS {type_sql})"))),
+                Constant::Param(n, _) => Some(Constant::Sql(format!("CAST(${n} AS {type_sql})"))),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn value_of(value: &Value, column_type: &str) -> Option<Constant> {
+    match value {
+        Value::Number(digits, false) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(Constant::Sql(digits.clone()))
+        }
+        Value::SingleQuotedString(raw) if !raw.contains('\\') => {
+            Some(Constant::Sql(literal(&raw.replace("''", "'"))))
+        }
+        Value::Placeholder(name) => {
+            let number = name.strip_prefix('$')?.parse::<u16>().ok().filter(|n| *n > 0)?;
+            Some(Constant::Param(number, column_type.to_owned()))
+        }
+        _ => None,
+    }
+}
