@@ -125,8 +125,8 @@ async fn a_shadow_that_fails_is_on_record_in_the_writers_transaction_and_never_t
         assert_eq!(text(&direct, "SELECT count(*) FROM pgsegue.dirty_keys WHERE reason <> 'divergence'").await, "0", "{break_it}");
         assert_eq!(outcome(&client, write).await, Ok(vec![1]), "{break_it}");
         run(&direct, mend).await;
-        live.cli(&["migration", "verify", "orders_v2", "--why", "mended"]);
-        live.cli(&["migration", "repair", "orders_v2", "--why", "mended"]);
+        live.verified("orders_v2").await;
+        live.cli(&["migration", "repair", "orders_v2"]);
         live.orders_in_step().await;
     }
 }
