@@ -115,7 +115,12 @@ async fn a_hostile_role_that_calls_the_functions_can_only_bring_the_shadow_in_st
         ] {
             client.batch_execute(attack).await.ok();
         }
-        client.batch_execute("RESET search_path; DROP TABLE IF EXISTS pg_temp.orders, pg_temp.orders_v2").await.ok();
+        client
+            .batch_execute(
+                "RESET search_path; DROP TABLE IF EXISTS pg_temp.orders, pg_temp.orders_v2",
+            )
+            .await
+            .ok();
         for refused in [
             "SELECT * FROM pgsegue.dirty_keys",
             "DELETE FROM pgsegue.dirty_keys",

@@ -134,8 +134,7 @@ impl Live {
 
     /// Asks for a full verify and waits for its end.
     pub async fn verified(&self, name: &str) {
-        let passes =
-            format!("SELECT verify_passes FROM pgsegue.migrations WHERE name = '{name}'");
+        let passes = format!("SELECT verify_passes FROM pgsegue.migrations WHERE name = '{name}'");
         let before = text(&self.db.client, &passes).await;
         self.cli(&["migration", "verify", name]);
         eventually("a verify pass is over", async || {

@@ -199,7 +199,7 @@ impl Raw {
         match message.tag {
             b'T' => format!("T {}", self.show_description(body)),
             b'D' => {
-                let value = |v: Option<&[u8]>| v.map_or("∅".to_owned(), readable);
+                let value = |v: Option<&[u8]>| v.map_or_else(|| "∅".to_owned(), readable);
                 let values: Vec<_> = values(body).into_iter().map(value).collect();
                 format!("D {}", values.join(" | "))
             }

@@ -70,8 +70,11 @@ async fn inserts_while_a_chunk_is_copied_keep_their_own_meaning() {
     assert_eq!(twice, "23505 duplicate key value violates unique constraint \"orders_pkey\"");
     let upsert = "INSERT INTO orders VALUES (5, 1, 1) ON CONFLICT (id) DO UPDATE SET total = 6";
     assert_eq!(outcome(&client, upsert).await, Ok(vec![1]));
-    run(&client, "BEGIN; DELETE FROM orders WHERE id = 6; INSERT INTO orders VALUES (6, 1, 1); COMMIT")
-        .await;
+    run(
+        &client,
+        "BEGIN; DELETE FROM orders WHERE id = 6; INSERT INTO orders VALUES (6, 1, 1); COMMIT",
+    )
+    .await;
     held.release().await;
 }
 
@@ -124,7 +127,8 @@ async fn a_transaction_open_across_the_start_is_waited_for_and_none_of_its_write
     live.until_phase("orders_v2", "ready").await;
     live.orders_in_step().await;
     // The old snapshot wakes up long after the copy.
-    run(&reader, "DELETE FROM orders WHERE id = 6; UPDATE orders SET note = 'late' WHERE id = 7").await;
+    run(&reader, "DELETE FROM orders WHERE id = 6; UPDATE orders SET note = 'late' WHERE id = 7")
+        .await;
     run(&reader, "COMMIT").await;
     live.orders_in_step().await;
 }
@@ -137,7 +141,8 @@ async fn a_prepared_transaction_from_before_the_start_is_waited_for() {
     if text(&client, "SHOW max_prepared_transactions").await == "0" {
         return;
     }
-    run(&client, "BEGIN; UPDATE orders SET total = 1 WHERE id = 1; PREPARE TRANSACTION 'old'").await;
+    run(&client, "BEGIN; UPDATE orders SET total = 1 WHERE id = 1; PREPARE TRANSACTION 'old'")
+        .await;
     live.start("orders_v2");
     eventually("the barrier waits for it", async || {
         if live.proxy.log().contains("obstacle=Writer") { Ok(()) } else { Err("no") }

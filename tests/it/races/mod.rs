@@ -14,7 +14,10 @@ async fn run(client: &Client, sql: &str) {
 }
 
 /// A statement that runs while the test goes on.
-fn in_background(client: Client, sql: &str) -> tokio::task::JoinHandle<(Client, Result<Vec<u64>, String>)> {
+fn in_background(
+    client: Client,
+    sql: &str,
+) -> tokio::task::JoinHandle<(Client, Result<Vec<u64>, String>)> {
     let sql = sql.to_owned();
     tokio::spawn(async move {
         let outcome = outcome(&client, &sql).await;
@@ -68,7 +71,8 @@ async fn keys_that_trade_places_in_several_transactions_at_once_end_in_step() {
     run(&a, "UPDATE orders SET id = 3000 WHERE id = 3; COMMIT").await;
     let (b, outcome) = waiting.await.unwrap();
     assert_eq!(outcome, Ok(vec![1]));
-    run(&a, "BEGIN; DELETE FROM orders WHERE id = 100; INSERT INTO orders VALUES (100, 8, 8)").await;
+    run(&a, "BEGIN; DELETE FROM orders WHERE id = 100; INSERT INTO orders VALUES (100, 8, 8)")
+        .await;
     run(&b, "COMMIT").await;
     run(&a, "COMMIT").await;
     let ids = text(&a, "SELECT id FROM orders ORDER BY id").await;

@@ -8,7 +8,8 @@ const READ: &str = "SELECT total FROM orders WHERE id = 5";
 
 #[tokio::test]
 async fn repeatable_read_begun_before_reads_were_raised_stays_on_the_source() {
-    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &orders_toml("", "reads = 100")).await;
+    let live =
+        Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &orders_toml("", "reads = 100")).await;
     let (before_start, fresh) = (live.client().await, live.client().await);
     run(&before_start, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
     assert_eq!(text(&before_start, READ).await, "50");
@@ -84,7 +85,8 @@ async fn a_reader_sees_its_own_writes_whatever_the_route() {
 
 #[tokio::test]
 async fn statements_prepared_before_the_start_follow_every_flip() {
-    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &orders_toml("", "reads = 100")).await;
+    let live =
+        Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &orders_toml("", "reads = 100")).await;
     let client = live.client().await;
     let write = client.prepare("UPDATE orders SET total = total + 1 WHERE id = $1").await.unwrap();
     let returning = "DELETE FROM orders WHERE id = $1 RETURNING note";

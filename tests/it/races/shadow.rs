@@ -4,7 +4,8 @@
 use super::run;
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
 
-const DIRTY: &str = "SELECT key::text || ' ' || split_part(reason, ' ', 1) FROM pgsegue.dirty_keys ORDER BY seq";
+const DIRTY: &str =
+    "SELECT key::text || ' ' || split_part(reason, ' ', 1) FROM pgsegue.dirty_keys ORDER BY seq";
 
 #[tokio::test]
 async fn a_locked_shadow_row_holds_a_write_for_the_budget_only_and_the_transaction_once() {
@@ -53,7 +54,7 @@ const FAILURES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "ALTER TABLE orders_v2 RENAME note TO away",
-        "INSERT INTO orders VALUES (11, 1, 1)",
+        "INSERT INTO orders VALUES (11, 1, 1, 'x')",
         "42703",
         "ALTER TABLE orders_v2 RENAME away TO note",
     ),
@@ -122,7 +123,12 @@ async fn a_shadow_that_fails_is_on_record_in_the_writers_transaction_and_never_t
         let seen = text(&client, DIRTY).await;
         assert!(seen.ends_with(state), "{break_it}: {seen}");
         run(&client, "ROLLBACK").await;
-        assert_eq!(text(&direct, "SELECT count(*) FROM pgsegue.dirty_keys WHERE reason <> 'divergence'").await, "0", "{break_it}");
+        assert_eq!(
+            text(&direct, "SELECT count(*) FROM pgsegue.dirty_keys WHERE reason <> 'divergence'")
+                .await,
+            "0",
+            "{break_it}"
+        );
         assert_eq!(outcome(&client, write).await, Ok(vec![1]), "{break_it}");
         run(&direct, mend).await;
         live.verified("orders_v2").await;
@@ -182,7 +188,8 @@ async fn many_writes_in_one_transaction_are_all_mirrored_or_on_record() {
     for n in 0..100 {
         run(&client, &format!("INSERT INTO orders VALUES ({}, 1, {n})", 1000 + n)).await;
     }
-    let recorded: i64 = text(&client, "SELECT count(*) FROM pgsegue.dirty_keys").await.parse().unwrap();
+    let recorded: i64 =
+        text(&client, "SELECT count(*) FROM pgsegue.dirty_keys").await.parse().unwrap();
     assert!((20..60).contains(&recorded), "{recorded}");
     run(&client, "COMMIT").await;
     live.orders_in_step().await;

@@ -15,15 +15,16 @@ async fn pair() -> (Live, Pair) {
     (live, pair)
 }
 
-/// Statements, the types declared for their parameters, and their values as text.
-const WITH_PARAMETERS: &[(&str, &[u32], &[Option<&str>])] = &[
+/// A statement, the types declared for its parameters, and their values as text.
+type Case = (&'static str, &'static [u32], &'static [Option<&'static str>]);
+
+const WITH_PARAMETERS: &[Case] = &[
     ("INSERT INTO orders VALUES ($1, $2, $3, $4)", &[], &[Some("21"), Some("1"), Some("2"), None]),
-    ("INSERT INTO orders VALUES ($1, $2, $3, $4) RETURNING *", &[], &[
-        Some("22"),
-        Some("1"),
-        Some("2"),
-        Some("x"),
-    ]),
+    (
+        "INSERT INTO orders VALUES ($1, $2, $3, $4) RETURNING *",
+        &[],
+        &[Some("22"), Some("1"), Some("2"), Some("x")],
+    ),
     ("UPDATE orders SET total = total + $1 WHERE id = $2", &[], &[Some("5"), Some("1")]),
     ("UPDATE orders SET total = total + $1 WHERE id = $2", &[INT8, INT8], &[Some("5"), Some("1")]),
     ("UPDATE orders SET total = $1 WHERE id = $2", &[INT4, 0], &[Some("5"), Some("1")]),
@@ -32,11 +33,11 @@ const WITH_PARAMETERS: &[(&str, &[u32], &[Option<&str>])] = &[
     ("UPDATE orders SET note = $1 RETURNING $2 + 1", &[TEXT], &[Some("n"), Some("4")]),
     ("UPDATE orders SET note = $2 WHERE id = $1 RETURNING id, $2", &[], &[Some("3"), Some("n")]),
     ("UPDATE orders SET note = $3 WHERE id = $1", &[], &[Some("3"), Some("n"), Some("m")]),
-    ("UPDATE orders SET note = $3 WHERE id = $1", &[INT4, TEXT, TEXT], &[
-        Some("3"),
-        None,
-        Some("m"),
-    ]),
+    (
+        "UPDATE orders SET note = $3 WHERE id = $1",
+        &[INT4, TEXT, TEXT],
+        &[Some("3"), None, Some("m")],
+    ),
     ("UPDATE orders SET id = $2 WHERE id = $1 RETURNING id", &[], &[Some("4"), Some("44")]),
     ("UPDATE orders SET id = id + $1 WHERE id > $2", &[], &[Some("1000"), Some("8")]),
     ("UPDATE orders SET total = $1 WHERE id = ANY ($2)", &[], &[Some("1"), Some("{1,2,3}")]),
@@ -46,10 +47,11 @@ const WITH_PARAMETERS: &[(&str, &[u32], &[Option<&str>])] = &[
     ("DELETE FROM orders WHERE id = $1 AND $1 = $2", &[], &[Some("7")]),
     ("DELETE FROM orders WHERE id = $1", &[], &[Some("seven")]),
     ("INSERT INTO orders VALUES ($1, $1, $1, $1)", &[], &[Some("23")]),
-    ("INSERT INTO orders SELECT $1, 1, 1, $2 ON CONFLICT (id) DO UPDATE SET note = $2", &[], &[
-        Some("23"),
-        Some("n"),
-    ]),
+    (
+        "INSERT INTO orders SELECT $1, 1, 1, $2 ON CONFLICT (id) DO UPDATE SET note = $2",
+        &[],
+        &[Some("23"), Some("n")],
+    ),
     ("UPDATE orders SET total = 1 WHERE id = $1 OR $2", &[], &[Some("7"), Some("f")]),
 ];
 

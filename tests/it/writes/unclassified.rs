@@ -60,7 +60,12 @@ async fn rows_copied_in_are_marked_and_rows_copied_out_come_through() {
     let mut pair = Pair::new(&live, ORDERS).await;
     let line = |text: &str| frame(b'd', text.as_bytes());
     let copies = [
-        vec![line("60\t1\t1\tcopied\tx60\n"), line("61\t1\t1\t"), line("\\N\t\\N\n"), frame(b'c', b"")],
+        vec![
+            line("60\t1\t1\tcopied\tx60\n"),
+            line("61\t1\t1\t"),
+            line("\\N\t\\N\n"),
+            frame(b'c', b""),
+        ],
         vec![line("62\t1\t1\tx\tx62\n"), frame(b'f', b"changed my mind\0")],
         vec![line("63\tx\n"), frame(b'c', b"")],
         vec![frame(b'c', b"")],
@@ -90,7 +95,7 @@ async fn statements_prepared_in_sql_are_marked_when_they_are_executed() {
         "EXECUTE r",
         "BEGIN; EXECUTE w(2); ROLLBACK",
         "UPDATE orders SET id = id + 3000 WHERE id = 3 AND random() < 2",
-    "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(3)",
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(3)",
         "CREATE TABLE kept AS EXECUTE r",
         "DEALLOCATE w",
         "EXECUTE w(4)",
@@ -133,7 +138,10 @@ async fn unclassified_refuse_changes_nothing_and_says_what_to_do() {
             continue;
         }
         let refused = outcome(&client, sql).await.unwrap_err();
-        assert!(refused.starts_with("0A000 this statement on \"public.orders\" cannot be mirrored"), "{refused}");
+        assert!(
+            refused.starts_with("0A000 this statement on \"public.orders\" cannot be mirrored"),
+            "{refused}"
+        );
         let Err(error) = client.prepare(sql).await else {
             let error = client.execute(*sql, &[]).await.unwrap_err();
             assert_eq!(error.code().unwrap().code(), "0A000", "{sql}");
@@ -141,7 +149,9 @@ async fn unclassified_refuse_changes_nothing_and_says_what_to_do() {
         };
         assert_eq!(error.code().unwrap().code(), "0A000", "{sql}");
     }
-    for sql in ["SELECT count(*) FROM orders", "ANALYZE orders", "EXPLAIN UPDATE orders SET total = 1"] {
+    for sql in
+        ["SELECT count(*) FROM orders", "ANALYZE orders", "EXPLAIN UPDATE orders SET total = 1"]
+    {
         outcome(&client, sql).await.unwrap();
     }
     client.batch_execute("BEGIN; UPDATE orders SET total = 1").await.unwrap();
