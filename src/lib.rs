@@ -12,7 +12,8 @@
 //! | 3 | [`proxy`], [`engine`] | the two actors: client sessions; the migration itself |
 //! | 4 | [`config`], [`admin`] | the file and its reload; HTTP |
 //! | 5 | [`app`] | puts the parts together and runs them |
-//! | 6 | [`cli`], [`demo`] | commands |
+//! | 6 | [`demo`] | a whole migration on a throwaway Postgres, under load |
+//! | 7 | [`cli`] | commands |
 
 pub mod causes;
 pub mod clock;
@@ -34,5 +35,6 @@ pub mod config;
 
 pub mod app;
 
-pub mod cli;
 pub mod demo;
+
+pub mod cli;

@@ -74,6 +74,18 @@ pub fn pin_sql() -> String {
     format!("{}; {SESSION}", pinned.join("; "))
 }
 
+/// Whether the server said no for a reason that passes: a lock, a deadlock, a cancel, a shortage.
+pub fn is_passing(error: &tokio_postgres::Error) -> bool {
+    const CLASSES: [&str; 6] = ["25", "40", "53", "55", "57", "58"];
+    let state = error.as_db_error().map_or("", |db| db.code().code());
+    CLASSES.iter().any(|class| state.starts_with(class))
+}
+
+/// Whether the server said no for a reason in the statement or its rows, so that it comes again.
+pub fn is_about_data(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some() && !is_passing(error)
+}
+
 /// What the server said, on one line: SQLSTATE and message. Without the detail, which quotes rows.
 pub fn reason(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {

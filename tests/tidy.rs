@@ -26,8 +26,8 @@ const RANKS: [(&str, u8); 17] = [
     ("admin", 4),
     ("config", 4),
     ("app", 5),
-    ("cli", 6),
     ("demo", 6),
+    ("cli", 7),
     ("lib", u8::MAX),
 ];
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod connect;
+mod demo;
 mod explain;
 mod failure;
 mod migration;
@@ -23,6 +24,9 @@ use std::process::ExitCode;
     version,
     arg_required_else_help = true,
     after_help = "\
+See it work, without a database of your own:
+  pgsegue demo
+
 A migration from the first look to the last:
   pgsegue check                           is the database ready for what the file declares?
   pgsegue serve                           run the proxy; point the apps at it
@@ -58,6 +62,7 @@ enum Command {
     #[command(subcommand)]
     Migration(migration::Migration),
     Route(route::Route),
+    Demo(demo::Demo),
 }
 
 /// Runs the command that the process was started with.
@@ -75,6 +80,7 @@ pub fn run() -> ExitCode {
             Command::Explain(command) => command.run(config).await,
             Command::Migration(command) => command.run(config).await,
             Command::Route(command) => command.run(config).await,
+            Command::Demo(command) => command.run().await,
         }
     });
     // Sessions that are left after a second signal must not hold the process.

@@ -24,7 +24,7 @@ pub(super) struct Serve {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Text,
     Json,
 }
@@ -56,7 +56,8 @@ async fn next((terminate, interrupt): &mut (Signal, Signal)) {
     }
 }
 
-fn log(format: LogFormat) {
+/// Logs to standard error; PGSEGUE_LOG says what.
+pub(super) fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("PGSEGUE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {

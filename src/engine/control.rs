@@ -125,7 +125,7 @@ impl Control {
         // Nobody routes by it: it can be ended here. The functions stay until the next start.
         journal::advance(client, name, (&phase, &Phase::Aborted), who, why).await?;
         let sql = "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, \
-                   backfill_until = NULL WHERE name = $1";
+                   backfill_until = NULL, reads_blocked = NULL WHERE name = $1";
         client.execute(sql, &[&name]).await?;
         Ok(())
     }
@@ -277,7 +277,7 @@ const STATUS: &str = "SELECT m.name, m.definition, m.phase, \
             WHERE d.migration = m.name AND key IS NOT NULL AND attempts > 0 \
             GROUP BY key ORDER BY key LIMIT 10) p), '{}'), \
     to_char(m.verified_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
-    m.verify_passes, m.differences_found \
+    m.verify_passes, m.differences_found, m.reads_blocked \
     FROM pgsegue.migrations m WHERE $1::text IS NULL OR m.name = $1 ORDER BY m.name";
 
 fn status(row: &Row) -> Result<Status, Error> {
@@ -286,7 +286,11 @@ fn status(row: &Row) -> Result<Status, Error> {
     let phase = decode(&name, row.try_get(2)?)?;
     let named =
         |part: &str| definition.get(part).and_then(Value::as_str).map(plain).unwrap_or_default();
-    let serving = phase.serves_reads() && row.try_get(7)? && !row.try_get::<_, bool>(6)?;
+    let reads_blocked: Option<String> = row.try_get(14)?;
+    let serving = phase.serves_reads()
+        && reads_blocked.is_none()
+        && row.try_get(7)?
+        && !row.try_get::<_, bool>(6)?;
     let levers_on: bool = row.try_get(5)?;
     let mirrored = phase.mirror() != crate::routing::Mirror::Off;
     let share = |value: f64| if serving && levers_on { value } else { 0.0 };
@@ -303,6 +307,7 @@ fn status(row: &Row) -> Result<Status, Error> {
         verified_at: row.try_get(11)?,
         verify_passes: count(row.try_get(12)?),
         differences_found: count(row.try_get(13)?),
+        reads_blocked,
         name,
         phase,
     })

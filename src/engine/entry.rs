@@ -19,6 +19,40 @@ pub(crate) struct Request {
     pub(crate) why: String,
 }
 
+/// What is known of the definition of both tables, by its fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Definition {
+    /// Nothing yet.
+    Unknown,
+    /// As the functions were made for.
+    Known(String),
+    /// It was this, and a look has found another one.
+    Changed(String),
+}
+
+impl Definition {
+    /// As the journal has it.
+    pub(crate) fn journaled(fingerprint: Option<String>) -> Self {
+        fingerprint.map_or(Self::Unknown, Self::Known)
+    }
+
+    /// Whether the functions and the routes are behind.
+    pub(crate) fn has_changed(&self) -> bool {
+        match self {
+            Self::Changed(_) => true,
+            Self::Unknown | Self::Known(_) => false,
+        }
+    }
+
+    /// What the functions were made for.
+    pub(crate) fn known(&self) -> Option<&str> {
+        match self {
+            Self::Known(known) | Self::Changed(known) => Some(known),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// One declared migration.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -29,6 +63,9 @@ pub(crate) struct Entry {
     pub(crate) verified: bool,
     /// Writes went to the source alone since dual write was last on.
     pub(crate) gap: bool,
+    /// Why the shadow serves no reads though it is in step.
+    pub(crate) reads_blocked: Option<String>,
+    pub(crate) definition: Definition,
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) gate: Arc<Gate>,
     /// Wakes the worker.
@@ -44,6 +81,8 @@ impl Entry {
             control: journaled.map_or(ControlLevers::OPEN, |j| j.control),
             verified: journaled.is_some_and(|j| j.verified),
             gap: journaled.is_some_and(|j| j.gap),
+            reads_blocked: journaled.and_then(|j| j.reads_blocked.clone()),
+            definition: Definition::journaled(journaled.and_then(|j| j.fingerprint.clone())),
             target: None,
             gate: Arc::default(),
             wake: Arc::default(),
@@ -83,7 +122,8 @@ impl Entry {
 
     /// Whether the gate may open when no key is dirty.
     pub(crate) fn may_open(&self) -> bool {
-        self.phase.serves_reads() && self.verified && !self.gap
+        let in_doubt = self.gap || self.definition.has_changed() || self.reads_blocked.is_some();
+        self.phase.serves_reads() && self.verified && !in_doubt
     }
 
     fn route(&self) -> Option<Arc<Route>> {

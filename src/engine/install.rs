@@ -15,7 +15,7 @@ pub(crate) const ENGINE_LOCK: (i32, i32) = (0x7067_7365, 2);
 /// hash of its name.
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 
-const VERSION: i32 = 1;
+const VERSION: i32 = 3;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -41,6 +41,10 @@ CREATE TABLE IF NOT EXISTS pgsegue.migrations (
     verify_passes int8 NOT NULL DEFAULT 0,
     differences_found int8 NOT NULL DEFAULT 0
 );
+-- Why the shadow serves no reads though it is in step: rows that do not come back the same.
+ALTER TABLE pgsegue.migrations ADD COLUMN IF NOT EXISTS reads_blocked text;
+-- How both tables were defined when the functions were installed.
+ALTER TABLE pgsegue.migrations ADD COLUMN IF NOT EXISTS fingerprint text;
 -- Whatever may be stale. Append-only, and without a unique index on purpose: a writer never waits
 -- for another one's row, and a newer record is never absorbed by one that is being removed.
 CREATE TABLE IF NOT EXISTS pgsegue.dirty_keys (
@@ -141,6 +145,20 @@ pub(crate) async fn functions(
     Ok(tx.commit().await?)
 }
 
+/// Puts the functions of a changed shape in the place of those that writers call now: the same
+/// object where the key has kept its types, so that no call in flight misses it.
+pub(crate) async fn replace(
+    client: &mut tokio_postgres::Client,
+    shape: &Shape,
+) -> Result<(), Error> {
+    let tx = client.transaction().await?;
+    let (class, object) = INSTALL_LOCK;
+    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).await?;
+    tx.batch_execute(&sync_sql(shape)).await?;
+    tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
+    Ok(tx.commit().await?)
+}
+
 /// Drops the functions of a migration, whatever their arguments.
 pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<(), Error> {
     let rows = client
@@ -163,7 +181,7 @@ pub fn mark_sql(migration: &str) -> String {
     let name = mark_name(migration);
     let migration = literal(migration);
     format!(
-        "CREATE FUNCTION {name}(reason text) RETURNS void
+        "CREATE OR REPLACE FUNCTION {name}(reason text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgsegue$
@@ -277,7 +295,7 @@ pub fn sync_sql(shape: &Shape) -> String {
     let body = body(shape, &p, budget);
     let parameters = &p.parameters;
     format!(
-        "CREATE FUNCTION {name}({parameters}, mode int4,
+        "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4,
     client_lock_timeout text DEFAULT pg_catalog.current_setting('lock_timeout'))
 RETURNS int4
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

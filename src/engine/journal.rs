@@ -16,6 +16,8 @@ pub(crate) struct Journaled {
     pub(crate) gap: bool,
     pub(crate) control: ControlLevers,
     pub(crate) verified: bool,
+    pub(crate) reads_blocked: Option<String>,
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// The levers of the control side.
@@ -77,7 +79,7 @@ pub(crate) async fn load(client: &impl GenericClient) -> Result<Vec<Journaled>, 
     let rows = client
         .query(
             "SELECT name, definition, phase, gap, reads, dark_reads, dual_write, \
-             verified_at IS NOT NULL FROM pgsegue.migrations ORDER BY name",
+             verified_at IS NOT NULL, reads_blocked, fingerprint FROM pgsegue.migrations ORDER BY name",
             &[],
         )
         .await?;
@@ -100,6 +102,8 @@ fn journaled(row: &Row) -> Result<Journaled, Error> {
             dual_write: if on { DualWrite::On } else { DualWrite::Off },
         },
         verified: row.try_get(7)?,
+        reads_blocked: row.try_get(8)?,
+        fingerprint: row.try_get(9)?,
         name,
     })
 }
@@ -152,6 +156,25 @@ pub(crate) async fn save_gaps(client: &impl GenericClient, names: &[String]) -> 
             .execute("UPDATE pgsegue.migrations SET gap = true WHERE name = ANY ($1)", &[&names])
             .await?;
     }
+    Ok(())
+}
+
+/// Remembers how both tables were defined when the functions were installed.
+pub(crate) async fn save_fingerprint(
+    client: &impl GenericClient,
+    name: &str,
+    fingerprint: &str,
+) -> Result<(), Error> {
+    let sql = "UPDATE pgsegue.migrations SET fingerprint = $2 WHERE name = $1";
+    client.execute(sql, &[&name, &fingerprint]).await?;
+    Ok(())
+}
+
+/// Has keys that repair put off tried again at once.
+pub(crate) async fn retry_all(client: &impl GenericClient, name: &str) -> Result<(), Error> {
+    let sql = "UPDATE pgsegue.dirty_keys SET retry_at = NULL, attempts = 0 \
+               WHERE migration = $1 AND attempts > 0";
+    client.execute(sql, &[&name]).await?;
     Ok(())
 }
 

@@ -5,9 +5,14 @@ use super::verify::{self, Compared};
 use super::worker::Worker;
 use super::{Error, Phase, journal, repair};
 use crate::pg;
+use std::time::Duration;
 
 /// Rows of a chunk, at most: some 100 ms of comparing.
 const VERIFY_ROWS: u32 = 10_000;
+/// Rows that do not come back, named in the reason.
+const KEYS_NAMED: usize = 5;
+/// Before a chunk that met a lock is tried again.
+const PASSING: Duration = Duration::from_millis(50);
 
 /// One verify pass.
 #[derive(Debug)]
@@ -22,6 +27,9 @@ pub(super) struct Pass {
     /// Somebody waits for it.
     pub(super) urgent: bool,
     pub(super) sample: Vec<String>,
+    /// Rows that do not come back from the shadow as they are in the source, and some of them.
+    pub(super) irreversible: u64,
+    irreversible_sample: Vec<String>,
 }
 
 /// Whether a pass goes on.
@@ -57,7 +65,12 @@ impl Worker {
             unseen: backlog.unseen,
             urgent: matches!(urgency, Urgency::Waited),
             sample: Vec::new(),
+            irreversible: 0,
+            irreversible_sample: Vec::new(),
         });
+        if let Err(reason) = shape.target().old_shape {
+            self.block_reads(&reason).await?;
+        }
         Ok(())
     }
 
@@ -76,6 +89,11 @@ impl Worker {
         let (compared, next) =
             match verify::chunk(client, shape, pass.after.as_deref(), pass.limit).await {
                 Ok(done) => done,
+                Err(Error::Postgres(error)) if pg::is_passing(&error) => {
+                    self.pass = Some(pass);
+                    tokio::time::sleep(PASSING).await;
+                    return Ok(Flow::Continue);
+                }
                 Err(Error::Postgres(error)) if error.as_db_error().is_some() && pass.limit > 1 => {
                     // Some row cannot be compared (its mapping fails): close in on it.
                     pass.limit /= 2;
@@ -90,6 +108,7 @@ impl Worker {
             };
         pass.limit = pass.limit.saturating_mul(2).min(VERIFY_ROWS);
         self.found(&compared).await?;
+        self.found_irreversible(&mut pass, &compared).await?;
         pass.rows += compared.rows;
         pass.differences += compared.differences();
         pass.sample.extend(compared.sample);
@@ -99,7 +118,7 @@ impl Worker {
             self.pass = Some(pass);
             return Ok(Flow::Continue);
         }
-        self.finish(&pass).await?;
+        self.finish(shape, &pass).await?;
         Ok(Flow::Done(pass))
     }
 
@@ -144,7 +163,7 @@ impl Worker {
 
     /// A pass is over. A clean one has compared every row after the unseen writes that were on
     /// record when it began: they are accounted for. Later ones have later records.
-    async fn finish(&mut self, pass: &Pass) -> Result<(), Error> {
+    async fn finish(&mut self, shape: &Shape, pass: &Pass) -> Result<(), Error> {
         let name = self.name.clone();
         let clean = pass.differences == 0;
         let tx = self.client().await?.transaction().await?;
@@ -166,6 +185,83 @@ impl Worker {
         if clean {
             self.engine.with_entry(&name, |entry| entry.verified = true);
         }
+        if clean && pass.irreversible == 0 && shape.target().old_shape.is_ok() {
+            self.unblock_reads().await?;
+        }
         Ok(())
+    }
+
+    /// Rows that do not come back stop the reads before anything else is done about them.
+    async fn found_irreversible(
+        &mut self,
+        pass: &mut Pass,
+        compared: &Compared,
+    ) -> Result<(), Error> {
+        if compared.irreversible == 0 {
+            return Ok(());
+        }
+        let metrics = self.engine.metrics();
+        let labels = [self.name.as_str(), "irreversible"];
+        metrics.verify_differences.with_label_values(&labels).inc_by(compared.irreversible);
+        pass.irreversible += compared.irreversible;
+        pass.irreversible_sample.extend_from_slice(&compared.irreversible_sample);
+        pass.irreversible_sample.truncate(KEYS_NAMED);
+        let reason = format!(
+            "rows that the shadow does not give back as they are in the source: {}; correct \
+             [migration.reverse] or the mapping (this needs an abort first), or the rows; reads go \
+             on after a full verify without such a row",
+            pass.irreversible_sample.join("; ")
+        );
+        self.block_reads(&reason).await
+    }
+
+    /// Lets no shadow read pass, at once; then puts it on record.
+    async fn block_reads(&mut self, reason: &str) -> Result<(), Error> {
+        let changed = self.engine.with_entry(&self.name, |entry| {
+            entry.gate.close();
+            entry.reads_blocked.replace(reason.to_owned()).as_deref() != Some(reason)
+        });
+        if changed == Some(true) {
+            self.engine.publish();
+            tracing::warn!(migration = self.name, reason, "the shadow serves no reads");
+        }
+        self.record_reads_blocked(Some(reason)).await
+    }
+
+    /// Puts on record that reads may pass, then lets them.
+    async fn unblock_reads(&mut self) -> Result<(), Error> {
+        self.record_reads_blocked(None).await?;
+        let blocked = self.engine.with_entry(&self.name, |entry| entry.reads_blocked.take());
+        if let Some(Some(_)) = blocked {
+            self.engine.publish();
+            tracing::info!(migration = self.name, "every row comes back from the shadow");
+        }
+        Ok(())
+    }
+
+    async fn record_reads_blocked(&mut self, reason: Option<&str>) -> Result<(), Error> {
+        let name = self.name.clone();
+        let tx = self.client().await?.transaction().await?;
+        let sql = "SELECT reads_blocked FROM pgsegue.migrations WHERE name = $1 FOR UPDATE";
+        let before: Option<String> = tx.query_one(sql, &[&name]).await?.try_get(0)?;
+        if before.as_deref() == reason {
+            return Ok(tx.rollback().await?);
+        }
+        let sql = "UPDATE pgsegue.migrations SET reads_blocked = $2 WHERE name = $1";
+        tx.execute(sql, &[&name, &reason]).await?;
+        if before.is_some() != reason.is_some() {
+            let on = |blocked: bool| if blocked { "yes" } else { "no" };
+            let event = journal::NewEvent {
+                migration: &name,
+                who: journal::ENGINE,
+                what: "reads_blocked",
+                from: on(before.is_some()),
+                to: on(reason.is_some()),
+                why: reason
+                    .unwrap_or("every row comes back from the shadow as it is in the source"),
+            };
+            journal::event(&tx, &event).await?;
+        }
+        Ok(tx.commit().await?)
     }
 }

@@ -29,9 +29,7 @@ pub(super) async fn handle(
         }
         "repair" => {
             let name = worker.name.clone();
-            let sql = "UPDATE pgsegue.dirty_keys SET retry_at = NULL, attempts = 0 \
-                       WHERE migration = $1 AND attempts > 0";
-            worker.client().await?.execute(sql, &[&name]).await?;
+            journal::retry_all(worker.client().await?, &name).await?;
             return noted(worker, request).await;
         }
         _ => None,
@@ -95,15 +93,11 @@ async fn change(
     let tx = worker.client().await?.transaction().await?;
     journal::advance(&tx, &name, (from, &to), &request.who, &request.why).await?;
     tx.execute("DELETE FROM pgsegue.requests WHERE id = $1", &[&request.id]).await?;
-    tx.execute(
-        "UPDATE pgsegue.dirty_keys SET retry_at = NULL, attempts = 0 \
-         WHERE migration = $1 AND attempts > 0",
-        &[&name],
-    )
-    .await?;
+    journal::retry_all(&tx, &name).await?;
     if to == Phase::Aborted {
         tx.execute(
-            "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, backfill_until = NULL \
+            "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, backfill_until = NULL, \
+             reads_blocked = NULL \
              WHERE name = $1",
             &[&name],
         )
@@ -122,6 +116,7 @@ async fn change(
         worker.engine.with_entry(&name, |entry| {
             entry.verified = false;
             entry.gap = false;
+            entry.reads_blocked = None;
         });
     }
     worker.engine.enter(&name, &to);

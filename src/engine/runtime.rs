@@ -1,13 +1,14 @@
 //! The engine of one process: its lock, its view of the journal, the routes it publishes, and one
 //! worker per migration.
 
-use super::entry::{self, Entry, Request};
+use super::entry::{self, Definition, Entry, Request};
 use super::journal::{self, Journaled};
+use super::leadership::lock;
 use super::levers::LeverChange;
-use super::{Error, Phase, functions, install, shape, worker};
-use crate::manifest::{Levers, Migration};
+use super::{Error, Phase, drift, functions, install, shape, worker};
+use crate::manifest::{Levers, Migration, Percent};
 use crate::pg::{self, Connection};
-use crate::routing;
+use crate::routing::{self, Routes};
 use crate::sql::target::Functions;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -271,13 +272,21 @@ impl Engine {
     async fn poll(self: Arc<Self>, shutdown: CancellationToken) {
         let mut looked = Instant::now();
         let mut refreshed = looked;
+        let mut compared: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(self.poll_interval()) => {}
             }
             let Some(control) = self.control().await else { continue };
-            self.succeeded(self.poll_gates(&control).await);
+            // Before any gate opens: the tables may have changed while this process was down.
+            if compared.is_none_or(|at| at.elapsed() > drift::LOOK) {
+                let looked = self.succeeded(self.look_for_drift(&control).await);
+                compared = looked.then(Instant::now);
+            }
+            if compared.is_some() {
+                self.succeeded(self.poll_gates(&control).await);
+            }
             if looked.elapsed() > LOOK_AGAIN {
                 looked = Instant::now();
                 self.succeeded(self.find_targets().await);
@@ -352,6 +361,8 @@ impl Engine {
                     entry.gap |= journaled.gap;
                     entry.control = journaled.control;
                     entry.verified = journaled.verified;
+                    entry.reads_blocked.clone_from(&journaled.reads_blocked);
+                    entry.definition = Definition::journaled(journaled.fingerprint.clone());
                     entry.enter(journaled.phase.clone());
                     entry.wake.notify_one();
                 }
@@ -478,6 +489,34 @@ impl Engine {
             .publish(|now, epoch| entry::routes(&state.entries, &state.functions, now, epoch));
     }
 
+    /// Publishes routes under which every statement is understood anew.
+    pub(super) fn publish_anew(&self) {
+        let state = self.state();
+        self.routes.publish(|now, epoch| Routes {
+            generation: now.generation + 1,
+            ..entry::routes(&state.entries, &state.functions, now, epoch)
+        });
+    }
+
+    /// The declarations whose writes are mirrored.
+    pub(super) fn mirrored(&self) -> Vec<Migration> {
+        let state = self.state();
+        let mirrored = |e: &&Entry| e.phase.mirror() != routing::Mirror::Off;
+        state.entries.values().filter(mirrored).map(|e| e.declared.migration.clone()).collect()
+    }
+
+    /// Whether a route still allows reads of tables that have changed.
+    pub(super) fn is_behind_drift(&self) -> bool {
+        let state = self.state();
+        let drifted =
+            |name: &str| state.entries.get(name).is_some_and(|e| e.definition.has_changed());
+        let routes = self.routes.load();
+        routes.routes.iter().any(|r| {
+            drifted(&r.target.migration)
+                && (r.reads > Percent::ZERO || r.dark_reads > Percent::ZERO)
+        })
+    }
+
     /// Does something with one entry; none when the migration is not declared any more.
     pub(super) fn with_entry<T>(&self, name: &str, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         self.state().entries.get_mut(name).map(f)
@@ -552,40 +591,4 @@ fn validate(state: &State, declared: &[Declared]) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Takes the engine's advisory lock, for the life of the connection.
-async fn lock(connection: &Connection, patience: Duration) -> Result<(), Error> {
-    let (class, object) = install::ENGINE_LOCK;
-    let until = Instant::now() + patience;
-    loop {
-        let row = connection
-            .client
-            .query_one("SELECT pg_try_advisory_lock($1, $2)", &[&class, &object])
-            .await?;
-        if row.try_get(0)? {
-            return Ok(());
-        }
-        if Instant::now() >= until {
-            return Err(Error::Busy { holder: holder(connection).await? });
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn holder(connection: &Connection) -> Result<String, Error> {
-    let (class, object) = install::ENGINE_LOCK;
-    let row = connection
-        .client
-        .query_opt(
-            "SELECT format('server process %s, %s, from %s, since %s', l.pid, \
-             coalesce(a.application_name, '?'), coalesce(a.client_addr::text, 'a local socket'), \
-             coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?')) FROM pg_locks l \
-             LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' \
-             AND l.classid::int8 = $1::int4 AND l.objid::int8 = $2::int4 AND l.granted \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &[&class, &object],
-        )
-        .await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or_else(|| "it has just ended".to_owned()))
 }

@@ -111,6 +111,23 @@ impl Phase {
         }
     }
 
+    /// Where to go on after a table's definition has changed: before the verify.
+    pub(crate) fn after_drift(&self) -> Self {
+        match self {
+            Self::Declared
+            | Self::Prepare
+            | Self::Aborted
+            | Self::DualWrite
+            | Self::Backfill { .. }
+            | Self::Repair => self.clone(),
+            Self::Verify { .. } | Self::Ready => Self::Repair,
+            Self::Paused { from } => Self::Paused { from: Box::new(from.after_drift()) },
+            Self::Blocked { reason, from } => {
+                Self::Blocked { reason: reason.clone(), from: Box::new(from.after_drift()) }
+            }
+        }
+    }
+
     /// Where to go on after a time in which writes were not mirrored: all over again, from the
     /// barrier. Phases before the first mirrored write stay.
     pub(crate) fn after_gap(&self) -> Self {
@@ -160,6 +177,11 @@ pub struct Status {
     pub verify_passes: u64,
     /// Rows found different by all verifies.
     pub differences_found: u64,
+    /// Why the shadow serves no reads though both tables are in step: rows that do not come back
+    /// from it as they are in the source, or a column without a way back. None: nothing is known
+    /// against it.
+    #[serde(default)]
+    pub reads_blocked: Option<String>,
 }
 
 /// One row of the audit trail.

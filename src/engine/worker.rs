@@ -2,10 +2,11 @@
 //! Requests are taken between steps, so pause and abort wait for one chunk at most.
 
 use super::backfill::Backfill;
+use super::entry::Definition;
 use super::pass::{Flow, Pass, Urgency};
 use super::runtime::Engine;
 use super::shape::{self, Shape};
-use super::{Error, Phase, barrier, check, install, journal, repair, requests};
+use super::{Error, Phase, barrier, check, drift, install, journal, repair, requests};
 use crate::pg::{self, Connection};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,9 +94,16 @@ impl Worker {
             return Ok(Duration::from_millis(100));
         }
         let seen = self.engine.with_entry(&self.name, |entry| {
-            (entry.phase.clone(), entry.requests.front().cloned(), entry.gap, entry.is_dual())
+            let request = entry.requests.front().cloned();
+            (
+                entry.phase.clone(),
+                request,
+                entry.gap,
+                entry.is_dual(),
+                entry.definition.has_changed(),
+            )
         });
-        let Some((phase, request, gap, dual)) = seen else { return Ok(IDLE) };
+        let Some((phase, request, gap, dual, drifted)) = seen else { return Ok(IDLE) };
         if let Some(request) = request {
             requests::handle(self, &phase, &request).await?;
             self.engine.with_entry(&self.name, |entry| entry.requests.pop_front());
@@ -110,6 +118,15 @@ impl Worker {
                 Ok(IDLE)
             }
             Phase::Prepare => self.prepare(&phase).await,
+            Phase::DualWrite
+            | Phase::Backfill { .. }
+            | Phase::Repair
+            | Phase::Verify { .. }
+            | Phase::Ready
+                if drifted =>
+            {
+                self.follow_drift(&phase).await
+            }
             Phase::DualWrite => self.pass_barrier(&phase, wake).await,
             Phase::Backfill { .. } => self.copy(&phase).await,
             Phase::Repair => self.repair(&phase).await,
@@ -158,17 +175,7 @@ impl Worker {
         if let Some(shape) = &self.shape {
             return Ok(Arc::clone(shape));
         }
-        let migration = self.engine.with_entry(&self.name, |e| e.declared.migration.clone());
-        let Some(migration) = migration else {
-            return Err(Error::Unknown { name: self.name.clone() });
-        };
-        let read = shape::read(self.client().await?, &migration).await?;
-        let shape = Arc::new(read.ok_or_else(|| {
-            Error::Shape(format!(
-                "{} or {} does not exist; create it, then resume",
-                migration.source, migration.shadow
-            ))
-        })?);
+        let shape = Arc::new(self.read_shape().await?);
         let target = Arc::new(shape.target());
         let changed = self.engine.with_entry(&self.name, |entry| {
             let changed = entry.target.as_ref() != Some(&target);
@@ -180,6 +187,21 @@ impl Worker {
         }
         self.shape = Some(Arc::clone(&shape));
         Ok(shape)
+    }
+
+    /// The shape as the catalog has it now; nothing is published.
+    pub(super) async fn read_shape(&mut self) -> Result<Shape, Error> {
+        let migration = self.engine.with_entry(&self.name, |e| e.declared.migration.clone());
+        let Some(migration) = migration else {
+            return Err(Error::Unknown { name: self.name.clone() });
+        };
+        let read = shape::read(self.client().await?, &migration).await?;
+        read.ok_or_else(|| {
+            Error::Shape(format!(
+                "{} or {} does not exist; create it, then resume",
+                migration.source, migration.shadow
+            ))
+        })
     }
 
     /// The shape, or a block that says what is wrong with it.
@@ -253,6 +275,11 @@ impl Worker {
     }
 
     async fn prepare(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        let name = self.name.clone();
+        let migration = self.engine.with_entry(&name, |e| e.declared.migration.clone());
+        let Some(migration) = migration else { return Ok(IDLE) };
+        let fingerprint = drift::fingerprint(self.client().await?, &migration).await?;
+        self.shape = None;
         let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
         let findings = check::check(self.client().await?, &shape.migration).await?;
         let blockers: Vec<String> =
@@ -268,6 +295,10 @@ impl Worker {
             self.block(phase, format!("the functions cannot be installed: {error}")).await?;
             return Ok(Duration::ZERO);
         }
+        journal::save_fingerprint(self.client().await?, &name, &fingerprint).await?;
+        self.engine.with_entry(&name, |entry| {
+            entry.definition = Definition::Known(fingerprint);
+        });
         self.advance(phase, Phase::DualWrite, "checked and installed").await?;
         Ok(Duration::ZERO)
     }
@@ -280,8 +311,12 @@ impl Worker {
         let interrupted = async {
             loop {
                 wake.notified().await;
-                let stop = engine
-                    .with_entry(name, |e| e.gap || !e.requests.is_empty() || e.phase != *phase);
+                let stop = engine.with_entry(name, |e| {
+                    e.gap
+                        || e.definition.has_changed()
+                        || !e.requests.is_empty()
+                        || e.phase != *phase
+                });
                 if stop != Some(false) || !engine.is_leading() {
                     return;
                 }

@@ -4,7 +4,10 @@
 use super::session::{Out, Session};
 use crate::wire::build::{self, Report, Severity};
 use std::cell::RefCell;
-use std::io;
+use std::future::{Future as _, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -38,17 +41,18 @@ impl Side {
         self.unsent.len() - self.sent < BACKLOG_BYTES_MAX
     }
 
-    fn write(&mut self, socket: &TcpStream) -> io::Result<()> {
+    /// Writes as much as the socket takes; false when the other end is gone.
+    fn poll_write(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> bool {
         while let Some(rest) = self.unsent.get(self.sent..).filter(|r| !r.is_empty()) {
-            match socket.try_write(rest) {
-                Ok(n) => self.sent += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) => return Err(e),
+            match Pin::new(&mut *socket).poll_write(cx, rest) {
+                Poll::Ready(Ok(n)) => self.sent += n,
+                Poll::Ready(Err(_gone)) => return false,
+                Poll::Pending => return true,
             }
         }
         self.sent = 0;
         emptied(&mut self.unsent);
-        Ok(())
+        true
     }
 }
 
@@ -60,59 +64,135 @@ fn emptied(buffer: &mut Vec<u8>) {
     }
 }
 
+/// One session with its sockets.
+struct Pump<'a> {
+    session: Session,
+    client: Side,
+    server: Side,
+    client_socket: &'a mut TcpStream,
+    server_socket: &'a mut TcpStream,
+}
+
 /// Runs a session until the server's side is at its end: even when the client is gone, the server
 /// works off what it was sent, and only then is nothing in flight any more.
 pub(super) async fn run(
-    mut session: Session,
-    client_socket: &TcpStream,
-    server_socket: &TcpStream,
+    session: Session,
+    client_socket: &mut TcpStream,
+    server_socket: &mut TcpStream,
     shutdown: &CancellationToken,
-) -> io::Result<()> {
-    let mut client = Side::default();
-    let mut server = Side::default();
-    loop {
-        // What was held back may go on by what the server has said.
-        if !client.unread.is_empty() && !session.is_held() {
-            step_client(&mut session, &mut client, &mut server, &[]);
+) {
+    let (client, server) = (Side::default(), Side::default());
+    let mut pump = Pump { session, client, server, client_socket, server_socket };
+    let mut cancelled = pin!(shutdown.cancelled());
+    let mut going_down_seen = false;
+    poll_fn(|cx| {
+        going_down_seen = going_down_seen || cancelled.as_mut().poll(cx).is_ready();
+        if going_down_seen && pump.session.is_idle() && !pump.client.closed {
+            build::error(&mut pump.client.unsent, &going_down());
+            let _gone = pump.client.poll_write(pump.client_socket, cx);
+            leave(&mut pump.client, &mut pump.server);
         }
-        // A client that cannot be written to is gone; the server still has to end.
-        if client.write(client_socket).is_err() {
-            leave(&mut client, &mut server);
-        }
-        if server.write(server_socket).is_err() {
-            server.closed = true;
-        }
-        if server.closed && (!client.wants_write() || client.closed) {
-            return Ok(());
-        }
-        let read_client = !client.closed && !session.is_held() && server.has_room();
-        let read_server = !server.closed && (client.has_room() || client.closed);
-        tokio::select! {
-            _ready = client_socket.writable(), if client.wants_write() && !client.closed => {}
-            _ready = server_socket.writable(), if server.wants_write() => {}
-            _ready = client_socket.readable(), if read_client => {
-                let open = receive(client_socket, |bytes| {
-                    step_client(&mut session, &mut client, &mut server, bytes);
-                });
-                if !open {
-                    leave(&mut client, &mut server);
-                }
+        pump.poll(cx)
+    })
+    .await;
+}
+
+impl Pump<'_> {
+    /// Moves bytes until both sockets have to wait, or the session is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // What was held back may go on by what the server has said.
+            if !self.client.unread.is_empty() && !self.session.is_held() {
+                self.step_client(&[]);
             }
-            _ready = server_socket.readable(), if read_server => {
-                let open = receive(server_socket, |bytes| {
-                    step_server(&mut session, &mut client, &mut server, bytes);
-                });
-                server.closed |= !open;
+            if !self.client.closed && !self.client.poll_write(self.client_socket, cx) {
+                leave(&mut self.client, &mut self.server);
             }
-            () = shutdown.cancelled(), if session.is_idle() && !client.closed => {
-                build::error(&mut client.unsent, &going_down());
-                let _gone = client.write(client_socket);
-                leave(&mut client, &mut server);
+            if !self.server.closed && !self.server.poll_write(self.server_socket, cx) {
+                self.server.closed = true;
             }
-            else => return Ok(()),
+            if self.server.closed && (!self.client.wants_write() || self.client.closed) {
+                return Poll::Ready(());
+            }
+            let from_server = self.poll_server(cx);
+            let from_client = self.poll_client(cx);
+            if from_server.is_pending() && from_client.is_pending() {
+                return Poll::Pending;
+            }
         }
     }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client.closed || self.session.is_held() || !self.server.has_room() {
+            return Poll::Pending;
+        }
+        READ.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            let done = ready!(Pin::new(&mut *self.client_socket).poll_read(cx, &mut read));
+            match done {
+                Ok(()) if !read.filled().is_empty() => self.step_client(read.filled()),
+                Ok(()) | Err(_) => leave(&mut self.client, &mut self.server),
+            }
+            Poll::Ready(())
+        })
+    }
+
+    fn poll_server(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.server.closed || !(self.client.has_room() || self.client.closed) {
+            return Poll::Pending;
+        }
+        READ.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            let done = ready!(Pin::new(&mut *self.server_socket).poll_read(cx, &mut read));
+            match done {
+                Ok(()) if !read.filled().is_empty() => self.step_server(read.filled()),
+                Ok(()) | Err(_) => self.server.closed = true,
+            }
+            Poll::Ready(())
+        })
+    }
+
+    fn step_client(&mut self, bytes: &[u8]) {
+        if self.client.closed {
+            return;
+        }
+        let mut out = self.take_out();
+        let session = &mut self.session;
+        let done = feed(&mut self.client.unread, bytes, |data| session.on_client(data, &mut out));
+        self.put_back(out);
+        if let Err(report) = done {
+            build::error(&mut self.client.unsent, &report);
+            self.client.unread = Vec::new();
+            self.server.unsent.extend_from_slice(TERMINATE);
+        }
+    }
+
+    fn step_server(&mut self, bytes: &[u8]) {
+        let mut out = self.take_out();
+        let session = &mut self.session;
+        let done = feed(&mut self.server.unread, bytes, |data| session.on_server(data, &mut out));
+        self.put_back(out);
+        if let Err(error) = done {
+            tracing::error!(%error, "the server's stream cannot be read");
+            self.server.closed = true;
+        }
+    }
+
+    fn take_out(&mut self) -> Out {
+        Out {
+            to_server: std::mem::take(&mut self.server.unsent),
+            to_client: std::mem::take(&mut self.client.unsent),
+        }
+    }
+
+    fn put_back(&mut self, out: Out) {
+        self.server.unsent = out.to_server;
+        self.client.unsent = if self.client.closed { Vec::new() } else { out.to_client };
+    }
 }
+
+/// A Terminate message.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// The client is gone: a Terminate behind everything it sent.
 fn leave(client: &mut Side, server: &mut Side) {
@@ -120,51 +200,7 @@ fn leave(client: &mut Side, server: &mut Side) {
         client.closed = true;
         client.unsent = Vec::new();
         client.sent = 0;
-        server.unsent.extend_from_slice(b"X\0\0\0\x04");
-    }
-}
-
-/// Reads once; false at the end of the stream.
-fn receive(socket: &TcpStream, mut step: impl FnMut(&[u8])) -> bool {
-    READ.with_borrow_mut(|buffer| match socket.try_read(buffer) {
-        Ok(0) => false,
-        Ok(n) => {
-            step(buffer.get(..n).unwrap_or_default());
-            true
-        }
-        Err(e) => e.kind() == io::ErrorKind::WouldBlock,
-    })
-}
-
-fn step_client(session: &mut Session, client: &mut Side, server: &mut Side, bytes: &[u8]) {
-    if client.closed {
-        return;
-    }
-    let mut out = Out {
-        to_server: std::mem::take(&mut server.unsent),
-        to_client: std::mem::take(&mut client.unsent),
-    };
-    let done = feed(&mut client.unread, bytes, |data| session.on_client(data, &mut out));
-    server.unsent = out.to_server;
-    client.unsent = out.to_client;
-    if let Err(report) = done {
-        build::error(&mut client.unsent, &report);
-        client.unread = Vec::new();
-        server.unsent.extend_from_slice(b"X\0\0\0\x04");
-    }
-}
-
-fn step_server(session: &mut Session, client: &mut Side, server: &mut Side, bytes: &[u8]) {
-    let mut out = Out {
-        to_server: std::mem::take(&mut server.unsent),
-        to_client: std::mem::take(&mut client.unsent),
-    };
-    let done = feed(&mut server.unread, bytes, |data| session.on_server(data, &mut out));
-    server.unsent = out.to_server;
-    client.unsent = if client.closed { Vec::new() } else { out.to_client };
-    if let Err(error) = done {
-        tracing::error!(%error, "the server's stream cannot be read");
-        server.closed = true;
+        server.unsent.extend_from_slice(TERMINATE);
     }
 }
 

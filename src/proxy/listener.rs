@@ -58,9 +58,9 @@ pub(super) async fn serve_client(
     let gauge = context.metrics.sessions.clone();
     gauge.inc();
     let session = Session::new(Arc::clone(context), startup.user, startup.database);
-    let ended = driver::run(session, &client, &server, &shutdown).await;
+    driver::run(session, &mut client, &mut server, &shutdown).await;
     gauge.dec();
-    ended
+    Ok(())
 }
 
 struct Startup {

@@ -7,6 +7,7 @@ mod listener;
 mod session;
 mod side;
 mod vet;
+mod workers;
 
 use crate::routing::{self, Routes};
 use crate::telemetry::Metrics;
@@ -14,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// What the proxy needs to know.
 #[derive(Debug, Clone)]
@@ -50,31 +50,23 @@ pub async fn serve(
         migrated: context::Context::new(Arc::clone(&options), routes, metrics.clone()),
         other: context::Context::new(options, other, metrics),
     });
-    let sessions = TaskTracker::new();
+    let mut workers = workers::Workers::start(&contexts, &shutdown)?;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        match accepted {
-            Ok((client, address)) => {
-                let (contexts, shutdown) = (Arc::clone(&contexts), shutdown.clone());
-                sessions.spawn(async move {
-                    let ended = listener::serve_client(client, contexts, shutdown).await;
-                    if let Err(error) = ended {
-                        tracing::debug!(%address, %error, "a session ended");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        let taken = match accepted {
+            Ok((client, address)) => workers.take(client, address).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
     drop(listener);
-    sessions.close();
-    sessions.wait().await;
+    workers.end().await;
     Ok(())
 }
 

@@ -394,7 +394,9 @@ impl<'a> Reader<'a> {
             "reset" | "create" | "drop" | "alter" | "do" | "call" | "execute" | "import"
             | "load" => Effect::State,
             "prepare" if self.prepares_write() => Effect::PreparesWrite,
-            "select" | "with" | "values" if self.calls_set_config() => Effect::State,
+            "select" | "with" | "values" if self.calls_set_config() || self.creates_table() => {
+                Effect::State
+            }
             _ => Effect::None,
         }
     }
@@ -404,7 +406,8 @@ impl<'a> Reader<'a> {
         c.skip();
         let _either = c.eat("work") || c.eat("transaction");
         if c.eat("to") {
-            return Effect::None;
+            // A SET or a temporary table since the savepoint is undone.
+            return Effect::State;
         }
         if c.eat("and") && !c.is("no") {
             // AND CHAIN begins the next transaction at once, at the same level.
@@ -439,6 +442,13 @@ impl<'a> Reader<'a> {
     fn prepares_write(&self) -> bool {
         let any_table = self.targets.is_empty() || !self.found.is_empty();
         any_table && self.tokens.iter().any(|t| self.is_write_verb(t))
+    }
+
+    /// SELECT … INTO, which may be a temporary table of a migrated table's name.
+    fn creates_table(&self) -> bool {
+        let mut c = self.cursor();
+        c.at = main_verb(self.text, self.tokens).unwrap_or(0);
+        c.is("select") && c.find_top("into").is_some()
     }
 
     fn calls_set_config(&self) -> bool {

@@ -49,7 +49,8 @@ finish() {
     exit 0
 }
 
-trap finish HUP INT TERM
+# PIPE: the asker may be gone by the time there is an answer for it.
+trap finish HUP INT TERM PIPE
 create || echo failed
 while read -r command; do
     case $command in

@@ -94,3 +94,30 @@ impl Drop for Supervisor {
         self.child.wait().ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Options, create_folder, find, free_port, settings};
+    use super::*;
+    use crate::throwaway::user;
+
+    #[test]
+    fn whoever_ends_before_the_answer_leaves_nothing() {
+        let user = User::for_postgres().unwrap();
+        let bin = find::binaries(user.as_ref()).unwrap();
+        let folder = create_folder(user.as_ref()).unwrap();
+        let port = free_port().unwrap();
+        for (name, text) in
+            [("settings", settings(&Options::default(), port)), ("log", String::new())]
+        {
+            std::fs::write(folder.join(name), text).unwrap();
+            user::give(&folder.join(name), user.as_ref()).unwrap();
+        }
+        let mut supervisor = Supervisor::spawn(&bin, &folder, "trust", user.as_ref()).unwrap();
+        supervisor.commands.as_mut().unwrap().write_all(b"start\n").unwrap();
+        drop(supervisor.answers.take());
+        drop(supervisor);
+        assert!(!folder.exists(), "{} is left", folder.display());
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+}

@@ -1,77 +1,14 @@
 //! A whole migration through the engine, with writers that mirror as the proxy does.
 
 use super::engine_support::*;
-use pgsegue::engine::{Control, Engine, Phase, RouteChange, Status};
-use pgsegue::manifest::{DualWrite, Migration, Percent};
+use pgsegue::engine::{Control, Engine, Phase, RouteChange};
+use pgsegue::manifest::{DualWrite, Percent};
 use pgsegue::routing::{Handle, Mirror, Routes};
 use pgsegue::telemetry::Metrics;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// A running engine.
-struct Running {
-    routes: Arc<Handle>,
-    engine: Arc<Engine>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-async fn run(db: &Db, migration: &Migration, reads: f64) -> Running {
-    let routes = Handle::new(Routes::none());
-    let metrics = Metrics::new().unwrap();
-    let engine = Engine::connect(db.config(), Arc::clone(&routes), metrics).await.unwrap();
-    engine.apply(vec![declared(migration, reads)]).await.unwrap();
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(Arc::clone(&engine).run(stop.clone()));
-    Running { routes, engine, stop, task }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap();
-    }
-
-    fn is_open(&self) -> bool {
-        self.routes.load().routes.first().is_some_and(|route| route.gate.is_open())
-    }
-
-    fn mirror(&self) -> Mirror {
-        self.routes.load().routes.first().map_or(Mirror::Off, |route| route.mirror)
-    }
-
-    fn reads(&self) -> f64 {
-        self.routes.load().routes.first().map_or(0.0, |route| route.reads.as_f64())
-    }
-}
-
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn status(control: &Control) -> Status {
-    control.status("orders_v2").await.unwrap().unwrap()
-}
-
-async fn until_phase(control: &Control, name: &str) {
-    let start = Instant::now();
-    loop {
-        let status = status(control).await;
-        if status.phase.name() == name {
-            return;
-        }
-        let waited = start.elapsed();
-        assert!(waited < Duration::from_secs(30), "not {name} but {status:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 /// Writers that follow the routes as sessions do, until told to stop.
 struct Writers {
@@ -159,12 +96,6 @@ async fn a_migration_runs_from_declared_to_ready_while_everybody_writes() {
     let expected = ["prepare", "dual_write", "backfill", "repair", "verify", "ready"];
     assert_eq!(path, expected);
     running.stop().await;
-}
-
-/// Ready with the gate open.
-async fn until_open(running: &Running, control: &Control) {
-    until_phase(control, "ready").await;
-    until("the gate opens", async || running.is_open()).await;
 }
 
 const DUAL_OFF: RouteChange =

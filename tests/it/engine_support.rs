@@ -1,66 +1,19 @@
-//! A throwaway Postgres for the engine's tests, and what most of them need: tables, a
-//! declaration, a comparison of source and shadow.
+//! What most of the engine's tests need: tables, a declaration, a comparison of source and
+//! shadow, a running engine.
 
+use super::support::{self, TestDb, connect};
 use pgsegue::engine::shape::{self, Shape};
-use pgsegue::engine::{Declared, install};
+use pgsegue::engine::{Control, Declared, Engine, Status, install};
 use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
 use pgsegue::pg;
+use pgsegue::routing::{Handle, Mirror, Routes};
 use pgsegue::sql::ident::{Ident, QualifiedName};
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use pgsegue::telemetry::Metrics;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio_postgres::{Client, NoTls};
-
-/// Runs until its standard input closes, which it does when the tests end, however they end.
-const SCRIPT: &str = r#"
-set -e
-bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-[ -z "$bin" ] || PATH="$bin:$PATH"
-dir=$(mktemp -d)
-initdb -D "$dir/data" -U postgres -A trust --no-sync -E UTF8 --locale=C >"$dir/log" 2>&1
-cat >>"$dir/data/postgresql.conf" <<CONF
-listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
-fsync = off
-max_connections = 300
-max_prepared_transactions = 20
-CONF
-pg_ctl -D "$dir/data" -o "-p $1" -l "$dir/log" -w start >/dev/null
-echo ready
-cat >/dev/null
-pg_ctl -D "$dir/data" -m immediate stop >/dev/null
-rm -rf "$dir"
-"#;
-
-struct Server {
-    port: u16,
-    _script: Child,
-}
-
-static SERVER: OnceLock<Server> = OnceLock::new();
-static NEXT: AtomicU32 = AtomicU32::new(1);
-
-fn start() -> Server {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut command = Command::new("sh");
-    command.args(["-c", SCRIPT, "sh", &port.to_string()]).current_dir("/tmp");
-    let id = |what: &str, user: &[&str]| {
-        let out = Command::new("id").arg(what).args(user).output().unwrap();
-        String::from_utf8(out.stdout).unwrap().trim().parse::<u32>().unwrap()
-    };
-    if id("-u", &[]) == 0 {
-        command.uid(id("-u", &["postgres"])).gid(id("-g", &["postgres"]));
-    }
-    let mut script =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
-    let mut line = String::new();
-    BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "ready", "no Postgres: install its server programs (initdb, pg_ctl)");
-    Server { port, _script: script }
-}
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 /// A fresh database.
 pub(crate) struct Db {
@@ -68,20 +21,8 @@ pub(crate) struct Db {
     pub(crate) client: Client,
 }
 
-pub(crate) async fn connect(conninfo: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(conninfo, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 pub(crate) async fn database() -> Db {
-    let port = SERVER.get_or_init(start).port;
-    let name = format!("t{}", NEXT.fetch_add(1, Ordering::SeqCst));
-    let at = |db: &str| format!("host=127.0.0.1 port={port} user=postgres dbname={db}");
-    let admin = connect(&at("postgres")).await;
-    admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-    let conninfo = at(&name);
-    let client = connect(&conninfo).await;
+    let TestDb { conninfo, client, .. } = support::database().await;
     Db { conninfo, client }
 }
 
@@ -232,4 +173,72 @@ pub(crate) fn mirrored(statement: &str, mode: i32) -> String {
 /// Runs a mirrored write; returns what the sync function said.
 pub(crate) async fn write(client: &Client, statement: &str, mode: i32) -> i32 {
     client.query_one(&mirrored(statement, mode), &[]).await.unwrap().get(1)
+}
+
+/// A running engine.
+pub(crate) struct Running {
+    pub(crate) routes: Arc<Handle>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
+}
+
+pub(crate) async fn run(db: &Db, migration: &Migration, reads: f64) -> Running {
+    let routes = Handle::new(Routes::none());
+    let metrics = Metrics::new().unwrap();
+    let engine = Engine::connect(db.config(), Arc::clone(&routes), metrics).await.unwrap();
+    engine.apply(vec![declared(migration, reads)]).await.unwrap();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&engine).run(stop.clone()));
+    Running { routes, engine, stop, task }
+}
+
+impl Running {
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.routes.load().routes.first().is_some_and(|route| route.gate.is_open())
+    }
+
+    pub(crate) fn mirror(&self) -> Mirror {
+        self.routes.load().routes.first().map_or(Mirror::Off, |route| route.mirror)
+    }
+
+    pub(crate) fn reads(&self) -> f64 {
+        self.routes.load().routes.first().map_or(0.0, |route| route.reads.as_f64())
+    }
+}
+
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) async fn status(control: &Control) -> Status {
+    control.status("orders_v2").await.unwrap().unwrap()
+}
+
+pub(crate) async fn until_phase(control: &Control, name: &str) {
+    let start = Instant::now();
+    loop {
+        let status = status(control).await;
+        if status.phase.name() == name {
+            return;
+        }
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(30), "not {name} but {status:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ready with the gate open.
+pub(crate) async fn until_open(running: &Running, control: &Control) {
+    until_phase(control, "ready").await;
+    until("the gate opens", async || running.is_open()).await;
 }

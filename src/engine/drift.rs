@@ -1,0 +1,171 @@
+//! Changes of a table's definition that were made outside the proxy, while writes are mirrored.
+//!
+//! A fingerprint of both tables is journaled when a migration is prepared, and compared about once
+//! a second: so a change is noticed though this process was down when it was made. First the gate
+//! closes; then the shape is read anew, checked, the functions follow it, and a verify has to pass
+//! again. Where the tables do not fit any more the migration is blocked: the functions in place
+//! go on mirroring, or record the keys of what they cannot.
+
+use super::entry::{Definition, Entry};
+use super::runtime::Engine;
+use super::worker::Worker;
+use super::{Error, Phase, check, install, journal};
+use crate::manifest::Migration;
+use crate::pg::Connection;
+use std::time::Duration;
+use tokio_postgres::GenericClient;
+
+/// Between two looks.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// Both tables: their oids, then a hash of columns, unique indexes, constraints that reach further,
+/// triggers, rules and policies. A table that does not exist is left out.
+const FINGERPRINT: &str = "SELECT concat_ws(' ', \
+    coalesce(max(c.oid::text) FILTER (WHERE side = 0), '-'), \
+    coalesce(max(c.oid::text) FILTER (WHERE side = 1), '-'), \
+    md5(coalesce(string_agg(d.definition, E'\\n\\n' ORDER BY side), ''))) \
+  FROM (VALUES (0, $1::text, $2::text), (1, $3, $4)) AS named (side, of_schema, of_name) \
+  JOIN pg_namespace n ON n.nspname = of_schema \
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = of_name \
+  CROSS JOIN LATERAL (SELECT concat_ws(E'\\n', c.relkind, c.relrowsecurity, \
+    (SELECT string_agg(concat_ws(' ', a.attnum, quote_ident(a.attname), \
+        format_type(a.atttypid, a.atttypmod), a.attcollation, a.attnotnull, a.attidentity, \
+        a.attgenerated, CASE WHEN a.attgenerated <> '' THEN d.adbin::text END), E'\\n' ORDER BY a.attnum) \
+      FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+    (SELECT string_agg(DISTINCT i.indkey::text, ',') FROM pg_index i WHERE i.indrelid = c.oid \
+      AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL \
+      AND i.indexprs IS NULL), \
+    (SELECT string_agg(concat_ws(' ', quote_ident(conname), contype, condeferrable, confdeltype, \
+        confupdtype), ',' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid \
+      AND (contype = 'f' OR condeferrable)), \
+    (SELECT string_agg(concat_ws(' ', quote_ident(tgname), tgenabled, tgtype, tgfoid, tgdeferrable), \
+        ',' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal), \
+    (SELECT string_agg(concat_ws(' ', quote_ident(rulename), ev_enabled), ',' ORDER BY rulename) \
+      FROM pg_rewrite WHERE ev_class = c.oid)) AS definition) AS d";
+
+/// The fingerprint of both tables now. Takes no lock on either.
+pub(super) async fn fingerprint(
+    client: &impl GenericClient,
+    migration: &Migration,
+) -> Result<String, Error> {
+    let Migration { source, shadow, .. } = migration;
+    let names = [&source.schema, &source.name, &shadow.schema, &shadow.name].map(|n| n.as_str());
+    let [a, b, c, d] = &names;
+    Ok(client.query_one(FINGERPRINT, &[a, b, c, d]).await?.try_get(0)?)
+}
+
+/// Whether two fingerprints are of the same two tables, however they were altered.
+fn same_tables(a: &str, b: &str) -> bool {
+    a.split(' ').take(2).eq(b.split(' ').take(2))
+}
+
+/// Compares with what is known. True: nothing was, so this is it from now on.
+fn noticed(entry: &mut Entry, now: &str) -> bool {
+    match &entry.definition {
+        Definition::Unknown => {
+            entry.definition = Definition::Known(now.to_owned());
+            return true;
+        }
+        Definition::Known(known) if known == now => {}
+        Definition::Known(known) => {
+            let migration = &entry.declared.migration.name;
+            tracing::warn!(migration, "a table's definition has changed");
+            entry.definition = Definition::Changed(known.clone());
+            entry.gate.close();
+            entry.wake.notify_one();
+        }
+        Definition::Changed(_) => entry.wake.notify_one(),
+    }
+    false
+}
+
+impl Engine {
+    /// Compares every mirrored migration's tables with what is journaled. The gates close here;
+    /// the rest is the worker's.
+    pub(super) async fn look_for_drift(&self, control: &Connection) -> Result<(), Error> {
+        for migration in self.mirrored() {
+            let now = fingerprint(&control.client, &migration).await?;
+            let new = self.with_entry(&migration.name, |entry| noticed(entry, &now));
+            if new == Some(true) {
+                journal::save_fingerprint(&control.client, &migration.name, &now).await?;
+            }
+        }
+        if self.is_behind_drift() {
+            self.publish();
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// The tables are not as they were. Ends in a phase that verifies again, or blocked.
+    pub(super) async fn follow_drift(&mut self, phase: &Phase) -> Result<Duration, Error> {
+        self.reset();
+        let name = self.name.clone();
+        let seen =
+            self.engine.with_entry(&name, |e| (e.declared.migration.clone(), e.definition.clone()));
+        let Some((migration, before)) = seen else { return Ok(Duration::ZERO) };
+        // Before the shape: a change in between is noticed by the next look.
+        let now = fingerprint(self.client().await?, &migration).await?;
+        let same = before.known().is_none_or(|before| same_tables(before, &now));
+        let to = if same { phase.after_drift() } else { phase.after_gap() };
+        let shape = match self.read_shape().await {
+            Ok(shape) => shape,
+            Err(Error::Shape(reason)) => return self.no_fit(phase, to, reason).await,
+            Err(error) => return Err(error),
+        };
+        let findings = check::check(self.client().await?, &migration).await?;
+        let blockers: Vec<String> =
+            findings.iter().filter(|f| f.is_blocker()).map(ToString::to_string).collect();
+        if !blockers.is_empty() {
+            return self.no_fit(phase, to, blockers.join("\n")).await;
+        }
+        if let Err(error) = install::replace(self.client().await?, &shape).await {
+            if error.sqlstate().is_none() {
+                return Err(error);
+            }
+            let reason = format!("the functions cannot be installed: {error}");
+            return self.no_fit(phase, to, reason).await;
+        }
+        let tx = self.client().await?.transaction().await?;
+        journal::save_fingerprint(&tx, &name, &now).await?;
+        journal::retry_all(&tx, &name).await?;
+        let why = "a table's definition has changed; everything is verified again";
+        journal::advance(&tx, &name, (phase, &to), journal::ENGINE, why).await?;
+        tx.commit().await?;
+        tracing::info!(migration = name, from = phase.name(), to = to.name(), why);
+        self.engine.with_entry(&name, |entry| {
+            entry.target = Some(std::sync::Arc::new(shape.target()));
+            entry.definition = Definition::Known(now);
+            entry.enter(to);
+        });
+        self.engine.publish_anew();
+        Ok(Duration::ZERO)
+    }
+
+    /// Blocked, to go on in `to`: never where reads could be served without another verify.
+    async fn no_fit(
+        &mut self,
+        phase: &Phase,
+        to: Phase,
+        reason: String,
+    ) -> Result<Duration, Error> {
+        let reason = format!("a table's definition was changed: {reason}");
+        let blocked = Phase::Blocked { reason: reason.clone(), from: Box::new(to) };
+        self.advance(phase, blocked, &reason).await?;
+        Ok(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recreated_table_is_another_one() {
+        assert!(same_tables("1 2 abc", "1 2 def"));
+        assert!(!same_tables("1 2 abc", "1 3 abc"));
+        assert!(!same_tables("1 2 abc", "1 - def"));
+    }
+}

@@ -1,0 +1,168 @@
+//! Definitions that are changed beside the proxy, while everybody writes.
+
+use super::engine_support::*;
+use pgsegue::engine::{Control, Phase};
+use pgsegue::manifest::Migration;
+use pgsegue::sql::ident::Ident;
+
+async fn open(db: &Db) -> (Migration, Running, Control) {
+    let mut migration = orders(db, 200).await;
+    migration.reverse.push((Ident::new("note"), "note".to_owned()));
+    let running = run(db, &migration, 100.0).await;
+    let control = Control::connect(&db.config()).await.unwrap();
+    control.start("orders_v2", "a test").await.unwrap();
+    until_open(&running, &control).await;
+    (migration, running, control)
+}
+
+/// One mirrored write; the client must never see an error.
+async fn write_one(db: &Db) {
+    let sql = mirrored("UPDATE orders SET total = total + 1 WHERE id = 5", 0);
+    db.client.batch_execute(&sql).await.unwrap();
+}
+
+async fn until_closed(running: &Running) {
+    until("no reads", async || !running.is_open() && running.reads() == 0.0).await;
+}
+
+async fn blocked_reason(control: &Control) -> String {
+    until_phase(control, "blocked").await;
+    match status(control).await.phase {
+        Phase::Blocked { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wider_column_on_both_sides_is_followed_and_verified_again() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    let (passes, before) = (status(&control).await.verify_passes, running.routes.load());
+    let sql = "ALTER TABLE orders ALTER note TYPE varchar(100); \
+               ALTER TABLE orders_v2 ALTER note TYPE varchar(100)";
+    db.client.batch_execute(sql).await.unwrap();
+    until_closed(&running).await;
+    until_open(&running, &control).await;
+    until("reads", async || running.reads() == 100.0).await;
+    assert!(status(&control).await.verify_passes > passes);
+    let after = running.routes.load();
+    assert!(after.generation > before.generation);
+    let old_shape = after.routes[0].target.old_shape.as_ref().unwrap();
+    assert_eq!(old_shape[3].type_sql, "character varying(100)");
+    write_one(&db).await;
+    assert_eq!(db.dirty().await, []);
+    assert_in_step(&db, &migration).await;
+    let events = control.events("orders_v2", 100).await.unwrap();
+    let why = "a table's definition has changed; everything is verified again";
+    assert!(events.iter().any(|e| e.what == "phase" && e.why == why));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_column_of_the_source_leaves_writes_alone_and_blocks_reads() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    db.client.batch_execute("ALTER TABLE orders ADD extra text").await.unwrap();
+    until_closed(&running).await;
+    until("the reason", async || status(&control).await.reads_blocked.is_some()).await;
+    let reason = status(&control).await.reads_blocked.unwrap();
+    assert!(reason.contains("extra has no way back"), "{reason}");
+    until_phase(&control, "ready").await;
+    assert!(!running.is_open() && running.reads() == 0.0);
+    write_one(&db).await;
+    assert_eq!(db.dirty().await, []);
+    assert_in_step(&db, &migration).await;
+    db.client.batch_execute("ALTER TABLE orders DROP extra").await.unwrap();
+    until("reads", async || running.is_open() && running.reads() == 100.0).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_shadow_blocks_and_a_new_one_is_filled_again() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    let new = "CREATE TABLE orders_v2 (id int8 PRIMARY KEY, customer_id int4 NOT NULL, \
+               total_minor int8 NOT NULL, currency text NOT NULL, note text)";
+    db.client.batch_execute("DROP TABLE orders_v2").await.unwrap();
+    write_one(&db).await;
+    until_closed(&running).await;
+    let reason = blocked_reason(&control).await;
+    assert!(reason.contains("does not exist; create it, then resume"), "{reason}");
+    assert_ne!(running.mirror(), pgsegue::routing::Mirror::Off);
+    write_one(&db).await;
+    assert!(!db.dirty().await.is_empty(), "recorded");
+    db.client.batch_execute(new).await.unwrap();
+    control.resume("orders_v2", "a test").await.unwrap();
+    until_open(&running, &control).await;
+    write_one(&db).await;
+    until("nothing dirty", async || db.dirty().await.is_empty()).await;
+    assert_in_step(&db, &migration).await;
+    let copied =
+        db.count("SELECT count(*) FROM pgsegue.events WHERE value_after = 'backfill'").await;
+    assert_eq!(copied, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_any_more_blocks_with_a_reason_and_resume_verifies_again() {
+    let cases = [
+        (
+            "ALTER TABLE orders_v2 RENAME note TO remark",
+            "ALTER TABLE orders_v2 RENAME remark TO note",
+            "has no column note",
+        ),
+        (
+            "ALTER TABLE orders_v2 ADD more text NOT NULL DEFAULT ''; \
+             ALTER TABLE orders_v2 ALTER more DROP DEFAULT",
+            "ALTER TABLE orders_v2 DROP more",
+            "column public.orders_v2.more",
+        ),
+        (
+            "ALTER TABLE orders_v2 DROP CONSTRAINT orders_v2_pkey",
+            "ALTER TABLE orders_v2 ADD PRIMARY KEY (id)",
+            "unique public.orders_v2",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER audit AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION f()",
+            "DROP TRIGGER audit ON orders",
+            "trigger public.orders.audit",
+        ),
+    ];
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    for (change, undo, expected) in cases {
+        let passes = status(&control).await.verify_passes;
+        db.client.batch_execute(change).await.unwrap();
+        until_closed(&running).await;
+        let reason = blocked_reason(&control).await;
+        assert!(reason.contains(expected), "{change}: {reason}");
+        write_one(&db).await;
+        db.client.batch_execute(undo).await.unwrap();
+        control.resume("orders_v2", "a test").await.unwrap();
+        until_open(&running, &control).await;
+        assert!(status(&control).await.verify_passes > passes, "{change}");
+        write_one(&db).await;
+        until("nothing dirty", async || db.dirty().await.is_empty()).await;
+        assert_in_step(&db, &migration).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_made_while_the_proxy_was_down_is_noticed_before_a_read() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    running.stop().await;
+    let passes = status(&control).await.verify_passes;
+    let sql = "ALTER TABLE orders_v2 ALTER currency TYPE varchar(10)";
+    db.client.batch_execute(sql).await.unwrap();
+    let running = run(&db, &migration, 100.0).await;
+    until("the gate opens", async || {
+        let open = running.is_open();
+        assert!(!open || status(&control).await.verify_passes > passes, "not verified");
+        open
+    })
+    .await;
+    running.stop().await;
+}
