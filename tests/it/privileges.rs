@@ -1,1 +1,216 @@
-//! todo
+//! Who may do what: an app's role has DML on the source and nothing else, and stays so.
+
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Raw, orders_toml, outcome, text};
+use crate::support::{assert_same, connect, eventually};
+use tokio_postgres::Client;
+
+/// A role of its own for each test: roles are shared by all databases of the server.
+async fn role(live: &Live, name: &str, grants: &str) -> Client {
+    let sql = format!(
+        "DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN; {}",
+        grants.replace("ROLE", name)
+    );
+    live.db.client.batch_execute(&sql).await.unwrap();
+    connect(&format!("{} user={name}", live.proxy.conninfo())).await
+}
+
+const DML: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON orders, other TO ROLE";
+
+#[tokio::test]
+async fn a_role_with_plain_dml_writes_and_reads_as_before() {
+    let live = Live::orders("", "reads = 100").await;
+    let app = role(&live, "app_dml", DML).await;
+    for sql in [
+        "INSERT INTO orders VALUES (11, 1, 1) RETURNING id",
+        "UPDATE orders SET total = total + 1 WHERE id = 11",
+        "UPDATE orders SET id = 12 WHERE id = 11 RETURNING *",
+        "DELETE FROM orders WHERE id = 10",
+    ] {
+        assert_eq!(outcome(&app, sql).await, Ok(vec![1]), "{sql}");
+    }
+    assert_eq!(live.dirty().await, []);
+    live.orders_in_step().await;
+    // No SELECT on the shadow: its reads stay on the source.
+    let admin = live.client().await;
+    live.until_shadow_serves(&admin, "SELECT total FROM orders WHERE id = 12").await;
+    let before = live.shadow_reads();
+    for _ in 0..5 {
+        assert_eq!(text(&app, "SELECT total FROM orders WHERE id = 12").await, "2");
+    }
+    assert!((live.shadow_reads() - before).abs() < 0.5);
+    let failed = outcome(&app, "SELECT * FROM orders_v2").await.unwrap_err();
+    assert_eq!(failed, "42501 permission denied for table orders_v2");
+    live.db.client.batch_execute("GRANT SELECT ON orders_v2 TO app_dml").await.unwrap();
+    let app = connect(&format!("{} user=app_dml", live.proxy.conninfo())).await;
+    live.until_shadow_serves(&app, "SELECT total FROM orders WHERE id = 12").await;
+}
+
+#[tokio::test]
+async fn a_revoked_privilege_is_refused_with_postgress_own_words() {
+    let live = Live::orders("", "reads = 100").await;
+    let admin = live.client().await;
+    live.until_shadow_serves(&admin, "SELECT total FROM orders WHERE id = 1").await;
+    let app = role(&live, "app_revoked", "GRANT SELECT ON orders_v2 TO ROLE").await;
+    for sql in [
+        "SELECT total FROM orders WHERE id = 1",
+        "SELECT count(*) FROM orders",
+        "INSERT INTO orders VALUES (12, 1, 1)",
+        "UPDATE orders SET total = 1",
+        "DELETE FROM orders",
+        "TRUNCATE orders",
+    ] {
+        for _ in 0..3 {
+            let failed = outcome(&app, sql).await.unwrap_err();
+            assert_eq!(failed, "42501 permission denied for table orders", "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn select_on_the_key_column_alone_is_enough_to_write() {
+    let live = Live::orders("", "").await;
+    let grants = "GRANT INSERT, UPDATE, DELETE, SELECT (id) ON orders TO ROLE";
+    let app = role(&live, "app_key", grants).await;
+    for sql in [
+        "INSERT INTO orders VALUES (11, 1, 1)",
+        "UPDATE orders SET total = 5 WHERE id = 11",
+        "UPDATE orders SET id = 12 WHERE id = 11 RETURNING id",
+        "DELETE FROM orders WHERE id = 1",
+    ] {
+        assert_eq!(outcome(&app, sql).await, Ok(vec![1]), "{sql}");
+    }
+    let failed = outcome(&app, "UPDATE orders SET total = 1 RETURNING total").await.unwrap_err();
+    assert_eq!(failed, "42501 permission denied for table orders");
+    assert_eq!(live.dirty().await, []);
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_hostile_role_that_calls_the_functions_can_only_bring_the_shadow_in_step() {
+    let live = Live::orders("", "").await;
+    let app = role(&live, "app_hostile", "GRANT SELECT, UPDATE (note) ON orders TO ROLE").await;
+    let direct = connect(&format!("{} user=app_hostile", live.db.conninfo)).await;
+    for client in [&app, &direct] {
+        for keys in ["'{1,2,3}'", "'{}'", "NULL", "'{99999,NULL,1,1}'", "'{{1,2},{3,4}}'"] {
+            for mode in ["0", "1", "2", "3", "-1", "NULL", "2147483647"] {
+                for timeout in ["", ", '0'", ", 'nonsense'", ", '1h'", ", NULL"] {
+                    let call = format!("SELECT pgsegue.sync_orders_v2({keys}, {mode}{timeout})");
+                    client.batch_execute(&call).await.ok();
+                    let call = format!("BEGIN; SET LOCAL search_path = pg_temp; {call}; ROLLBACK");
+                    if client.batch_execute(&call).await.is_err() {
+                        client.batch_execute("ROLLBACK").await.unwrap();
+                    }
+                }
+            }
+        }
+        for attack in [
+            "CREATE TEMP TABLE orders AS SELECT 1 AS id, 666 AS user_id, 666 AS total, ''::text AS note, ''::text AS email",
+            "CREATE TEMP TABLE orders_v2 AS SELECT 1 AS id",
+            "CREATE TEMP TABLE dirty_keys AS SELECT 1 AS id",
+            "SET search_path = pg_temp, public",
+            "SELECT pgsegue.sync_orders_v2('{1}', 0)",
+            "SELECT pgsegue.mark_orders_v2('x')",
+            "SELECT pgsegue.mark_orders_v2(repeat('x', 100000))",
+            "SELECT pgsegue.mark_orders_v2(NULL)",
+        ] {
+            client.batch_execute(attack).await.ok();
+        }
+        client
+            .batch_execute(
+                "RESET search_path; DROP TABLE IF EXISTS pg_temp.orders, pg_temp.orders_v2",
+            )
+            .await
+            .ok();
+        for refused in [
+            "SELECT * FROM pgsegue.dirty_keys",
+            "DELETE FROM pgsegue.dirty_keys",
+            "INSERT INTO pgsegue.dirty_keys (migration, reason) VALUES ('orders_v2', 'x')",
+            "INSERT INTO pgsegue.requests (migration, what, who, why) VALUES ('orders_v2', 'abort', 'x', 'x')",
+            "UPDATE pgsegue.migrations SET reads = 100",
+            "DELETE FROM pgsegue.events",
+            "INSERT INTO orders_v2 VALUES (666, 6, 6, 'EUR')",
+            "DELETE FROM orders_v2",
+            "CREATE TABLE pgsegue.mine (x int)",
+            "CREATE FUNCTION pgsegue.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ] {
+            let failed = outcome(client, refused).await.unwrap_err();
+            assert!(failed.starts_with("42501"), "{refused}: {failed}");
+        }
+    }
+    live.orders_in_step().await;
+    assert_eq!(text(&live.db.client, "SELECT count(*), sum(total) FROM orders").await, "10 550");
+    // A stale row is all that such a call changes: it gets right.
+    live.db.client.batch_execute("UPDATE orders_v2 SET note = 'stale' WHERE id = 4").await.unwrap();
+    assert_eq!(text(&direct, "SELECT pgsegue.sync_orders_v2('{4}', 0)").await, "0");
+    assert_same(&live.db.client, ORDERS_TABLE.mapped, ORDERS_TABLE.shadow).await;
+}
+
+#[tokio::test]
+async fn row_level_security_of_the_source_holds_and_hides_nothing_from_the_mirror() {
+    let policies = "ALTER TABLE orders ENABLE ROW LEVEL SECURITY; \
+                    CREATE POLICY mine ON orders USING (user_id = current_setting('app.tenant')::int)";
+    let toml = orders_toml("accepted = []", "reads = 100");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2};{policies}"), &toml).await;
+    live.start("orders_v2");
+    let phase = eventually("checked", async || {
+        let sql = "SELECT phase ->> 'phase' FROM pgsegue.migrations";
+        let phase = text(&live.db.client, sql).await;
+        if ["ready", "blocked"].contains(&phase.as_str()) { Ok(phase) } else { Err(phase) }
+    })
+    .await;
+    let app = role(&live, "app_rls", DML).await;
+    app.batch_execute("SET app.tenant = '1'").await.unwrap();
+    assert_eq!(text(&app, "SELECT count(*) FROM orders").await, "4");
+    assert_eq!(outcome(&app, "UPDATE orders SET total = 1").await, Ok(vec![4]));
+    assert_eq!(outcome(&app, "DELETE FROM orders WHERE id < 3 RETURNING id").await, Ok(vec![1]));
+    let failed = outcome(&app, "INSERT INTO orders VALUES (50, 2, 1)").await.unwrap_err();
+    assert_eq!(failed, "42501 new row violates row-level security policy for table \"orders\"");
+    app.batch_execute("GRANT SELECT ON orders TO PUBLIC").await.ok();
+    if phase == "ready" {
+        assert_eq!(live.dirty().await, []);
+        live.orders_in_step().await;
+        // A shadow without the policies never answers for the source.
+        live.db.client.batch_execute("GRANT SELECT ON orders_v2 TO app_rls").await.unwrap();
+        let app = connect(&format!("{} user=app_rls", live.proxy.conninfo())).await;
+        app.batch_execute("SET app.tenant = '1'").await.unwrap();
+        let admin = live.client().await;
+        live.until_shadow_serves(&admin, "SELECT count(*) FROM orders").await;
+        for _ in 0..20 {
+            assert_eq!(text(&app, "SELECT count(*) FROM orders").await, "3");
+        }
+        eventually("every read was the policy's", async || {
+            let count = text(&app, "SELECT count(*) FROM orders").await;
+            assert_eq!(count, "3");
+            Ok::<_, ()>(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn set_role_and_session_authorization_are_followed() {
+    let live = Live::orders("", "reads = 100").await;
+    drop(role(&live, "app_setrole", DML).await);
+    let mut raw: Raw = live.raw().await;
+    let sql = "SELECT total FROM orders WHERE id = 1";
+    eventually("the shadow serves", async || {
+        let before = live.shadow_reads();
+        raw.rows(sql).await;
+        if live.shadow_reads() > before { Ok(()) } else { Err(()) }
+    })
+    .await;
+    for (set, reset) in [
+        ("SET ROLE app_setrole", "RESET ROLE"),
+        ("SET SESSION AUTHORIZATION app_setrole", "RESET SESSION AUTHORIZATION"),
+        ("BEGIN; SET LOCAL ROLE app_setrole", "COMMIT"),
+        ("SELECT set_config('role', 'app_setrole', false)", "SET ROLE NONE"),
+    ] {
+        raw.query(set).await;
+        let before = live.shadow_reads();
+        assert_eq!(raw.rows(sql).await.concat(), [Some("10".to_owned())], "{set}");
+        assert_eq!(raw.query("UPDATE orders SET note = 'x' WHERE id = 2").await[0], "C UPDATE 1");
+        assert!((live.shadow_reads() - before).abs() < 0.5, "{set}");
+        raw.query(reset).await;
+    }
+    live.orders_in_step().await;
+}

@@ -132,6 +132,18 @@ impl Live {
         .await;
     }
 
+    /// Asks for a full verify and waits for its end.
+    pub async fn verified(&self, name: &str) {
+        let passes = format!("SELECT verify_passes FROM pgsegue.migrations WHERE name = '{name}'");
+        let before = text(&self.db.client, &passes).await;
+        self.cli(&["migration", "verify", name]);
+        eventually("a verify pass is over", async || {
+            let now = text(&self.db.client, &passes).await;
+            if now == before { Err(now) } else { Ok(()) }
+        })
+        .await;
+    }
+
     /// Waits until no key is dirty and the verify that a mark asks for is over.
     pub async fn until_clean(&self, name: &str) {
         let status = format!(

@@ -109,7 +109,7 @@ impl Raw {
     ) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut raw = Self { stream, key: (0, 0), names: HashMap::new() };
+        let mut raw = Self::of(stream);
         raw.send(&startup(user, database, options)).await;
         for message in raw.until_ready(1).await {
             if message.tag == b'K' {
@@ -123,6 +123,11 @@ impl Raw {
             raw.names.insert(row[0].clone().unwrap().parse().unwrap(), row[1].clone().unwrap());
         }
         raw
+    }
+
+    /// A client on a connection whose startup message is sent already.
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, key: (0, 0), names: HashMap::new() }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
@@ -194,7 +199,7 @@ impl Raw {
         match message.tag {
             b'T' => format!("T {}", self.show_description(body)),
             b'D' => {
-                let value = |v: Option<&[u8]>| v.map_or("∅".to_owned(), readable);
+                let value = |v: Option<&[u8]>| v.map_or_else(|| "∅".to_owned(), readable);
                 let values: Vec<_> = values(body).into_iter().map(value).collect();
                 format!("D {}", values.join(" | "))
             }

@@ -15,8 +15,10 @@ async fn pair() -> (Live, Pair) {
     (live, pair)
 }
 
-/// Statements, the types declared for their parameters, and their values as text.
-const WITH_PARAMETERS: &[(&str, &[u32], &[Option<&str>])] = &[
+/// A statement, the types declared for its parameters, and their values as text.
+type Case = (&'static str, &'static [u32], &'static [Option<&'static str>]);
+
+const WITH_PARAMETERS: &[Case] = &[
     ("INSERT INTO orders VALUES ($1, $2, $3, $4)", &[], &[Some("21"), Some("1"), Some("2"), None]),
     (
         "INSERT INTO orders VALUES ($1, $2, $3, $4) RETURNING *",
