@@ -5,7 +5,8 @@ use crate::sql::ident::{Ident, QualifiedName};
 use std::fmt;
 use std::time::Duration;
 
-/// One declared migration. Changing anything here needs an abort first; levers are apart.
+/// One declared migration; levers are apart. Once it is started, `accepted`, `unclassified` and
+/// `backfill_rows_per_second` may change at any time; the rest needs an abort first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migration {
     /// `[a-z][a-z0-9_]{0,39}`: part of the names of the functions that are installed.

@@ -201,6 +201,9 @@ struct Parts {
     keys: String,
     /// A source row is one of the given keys.
     source_is_given: String,
+    /// A source row is the only given key, and this transaction has written it: nobody else can
+    /// change it before the end, so it needs no lock.
+    source_is_ours: String,
     /// The source row of `u`, for an EXISTS.
     source_of_u: String,
     /// The shadow row of `u` as a predicate over alias `t`.
@@ -231,6 +234,14 @@ fn parts(shape: &Shape) -> Parts {
         } else {
             format!("({source_key}) IN (SELECT {names} FROM {keys})")
         },
+        source_is_ours: format!(
+            "{} AND {}.xmin = pg_current_xact_id_if_assigned()::xid",
+            join(
+                numbered().map(|(i, p)| format!("{} = (${i})[1]", p.source.name.quoted())),
+                " AND "
+            ),
+            shape.source.name.name.quoted(),
+        ),
         source_of_u: format!(
             "SELECT FROM {source} AS s WHERE {}",
             join(
@@ -313,24 +324,44 @@ COMMENT ON FUNCTION {name}({types}, int4, text) IS
     )
 }
 
-/// The upsert of every given key that has a source row.
-fn upsert(shape: &Shape, p: &Parts) -> String {
+/// The upsert of the source rows that a condition chooses.
+fn upsert(shape: &Shape, p: &Parts, given: &str) -> String {
     let columns = join(shape.mapped.iter().map(|m| m.column.name.quoted()), ", ");
     let expressions = join(shape.mapped.iter().map(|m| format!("({})", m.expression)), ", ");
     format!(
         "INSERT INTO {shadow} AS t ({columns}){overriding}
         SELECT {expressions}
-        FROM {source} WHERE {given} FOR SHARE OF {source_alias}
+        FROM {source} WHERE {given}
         ON CONFLICT ({shadow_key}) DO UPDATE SET
             {assignments};
         GET DIAGNOSTICS v_up = ROW_COUNT;",
         shadow = shape.shadow.name.quoted(),
         overriding = shape.overriding(),
         source = shape.source.name.quoted(),
-        given = p.source_is_given,
-        source_alias = shape.source.name.name.quoted(),
         shadow_key = p.shadow_key,
         assignments = assignments(shape),
+    )
+}
+
+/// The upserts of all given keys: without a lock where one row is this transaction's own.
+fn upserts(shape: &Shape, p: &Parts, budget: u64) -> String {
+    let mode = shape.key.len() + 1;
+    let locked = format!("{} FOR SHARE OF {}", p.source_is_given, shape.source.name.name.quoted());
+    let upsert_own = upsert(shape, p, &p.source_is_ours);
+    let upsert = upsert(shape, p, &locked);
+    format!(
+        "IF v_want = 1 THEN
+            -- the usual write: one row, just written by this very transaction
+            {upsert_own}
+            IF v_up = 1 THEN
+                RETURN 0;
+            END IF;
+        END IF;
+        IF v_want > 1 AND ${mode} <> 3 THEN
+            -- lock_timeout is per wait: many locked rows must not add up
+            PERFORM set_config('lock_timeout', greatest({budget} / v_want, 1)::text, true);
+        END IF;
+        {upsert}"
     )
 }
 
@@ -375,7 +406,7 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
     let without_source = format!("\n        WHERE NOT EXISTS ({source_of_u})");
     let record_gone = record("'deleted while rows are copied'", &without_source);
     let record_failed = record("v_reason", "");
-    let (upsert, remove) = (upsert(shape, p), remove(shape, p));
+    let (upserts, remove) = (upserts(shape, p, budget), remove(shape, p));
     format!(
         "{DECLARATIONS}BEGIN
     IF v_want IS NULL OR v_want = 0 THEN
@@ -387,11 +418,7 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
         RETURN 1;
     END IF;
     BEGIN
-        IF v_want > 1 AND ${mode} <> 3 THEN
-            -- lock_timeout is per wait: many locked rows must not add up
-            PERFORM set_config('lock_timeout', greatest({budget} / v_want, 1)::text, true);
-        END IF;
-        {upsert}
+        {upserts}
         IF v_up = v_want THEN
             RETURN 0;
         END IF;

@@ -61,6 +61,24 @@ async fn names_every_hazard_it_finds() {
             "CREATE FUNCTION touch() RETURNS void LANGUAGE sql AS 'UPDATE orders SET total = 0'",
             "function public.touch()",
         ),
+        (
+            "CREATE FUNCTION touch(i int) RETURNS void LANGUAGE sql \
+             BEGIN ATOMIC UPDATE orders SET total = 0 WHERE id = i; END",
+            "function public.touch(integer)",
+        ),
+        (
+            "ALTER TABLE orders_v2 ALTER note SET NOT NULL; UPDATE orders SET note = NULL WHERE id = 2",
+            "rows public.orders_v2.NOT NULL note",
+        ),
+        (
+            "ALTER TABLE orders_v2 ADD CONSTRAINT small CHECK (total_minor < 250)",
+            "rows public.orders_v2.small",
+        ),
+        (
+            "CREATE UNIQUE INDEX alone ON orders_v2 (customer_id, currency); \
+             UPDATE orders SET user_id = 7 WHERE id < 3",
+            "rows public.orders_v2.alone",
+        ),
     ];
     for (sql, id) in cases {
         let db = database().await;
@@ -68,6 +86,35 @@ async fn names_every_hazard_it_finds() {
         db.client.batch_execute(sql).await.unwrap();
         assert_eq!(blockers(&db, &migration).await, [*id], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn rows_that_do_not_fit_or_come_back_are_named() {
+    let db = database().await;
+    let mut migration = orders(&db, 2_000).await;
+    migration.columns[4].1 = "btrim(note)".to_owned();
+    migration.reverse.push((pgsegue::sql::ident::Ident::new("note"), "note".to_owned()));
+    db.client
+        .batch_execute(
+            "UPDATE orders SET note = ' x' WHERE id IN (7, 9); \
+             CREATE UNIQUE INDEX alone ON orders_v2 (note); ALTER TABLE orders_v2 \
+             ADD CONSTRAINT small CHECK (total_minor < 199900), \
+             ADD CONSTRAINT more CHECK (currency = 'USD' OR note IS NULL)",
+        )
+        .await
+        .unwrap();
+    let findings = check(&db.engine_client().await, &migration).await.unwrap();
+    let seen: Vec<(&str, Severity, bool)> =
+        findings.iter().map(|f| (f.id.as_str(), f.severity, f.message.contains('('))).collect();
+    let expected = [
+        ("rows public.orders_v2.small", Severity::Blocker, true),
+        ("rows public.orders_v2.alone", Severity::Blocker, true),
+        ("way back orders_v2", Severity::Warning, true),
+    ];
+    assert_eq!(seen, expected, "{findings:?}");
+    assert!(findings[0].message.ends_with("(1999), (2000)"), "{findings:?}");
+    assert!(findings[1].message.ends_with("(7) and (9)"), "{findings:?}");
+    assert!(findings[2].message.ends_with("(7), (9)"), "{findings:?}");
 }
 
 #[tokio::test]

@@ -40,6 +40,26 @@ async fn insert_update_delete_and_nothing_follow_the_source() {
 }
 
 #[tokio::test]
+async fn a_row_written_under_a_savepoint_or_by_somebody_else_is_locked_first() {
+    let (db, migration) = ready(10).await;
+    let c = &db.client;
+    c.batch_execute("BEGIN; SAVEPOINT a").await.unwrap();
+    assert_eq!(write(c, "UPDATE orders SET total = 70 WHERE id = 5", 0).await, 0);
+    c.batch_execute("RELEASE a").await.unwrap();
+    assert_eq!(write(c, "UPDATE orders SET note = 'both' WHERE id = 5", 0).await, 0);
+    assert_eq!(write(c, "UPDATE orders SET note = NULL WHERE id = 6", 0).await, 0);
+    let other = db.another().await;
+    let start = Instant::now();
+    let sql = "SELECT pgsegue.sync_orders_v2('{5}', 0), pgsegue.sync_orders_v2('{6}', 0)";
+    let row = other.query_one(sql, &[]).await.unwrap();
+    assert_eq!((row.get(0), row.get(1)), (2, 2), "it waits for the writer, then gives up");
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    c.batch_execute("COMMIT").await.unwrap();
+    assert_in_step(&db, &migration).await;
+    assert_eq!(keys(&db.dirty().await), ["5", "6"]);
+}
+
+#[tokio::test]
 async fn keys_given_twice_count_once() {
     let (db, migration) = ready(10).await;
     let sql = "UPDATE orders SET total = 0 WHERE id = 1; DELETE FROM orders WHERE id = 2";

@@ -52,6 +52,15 @@ impl Finding {
         Self { severity: Severity::Warning, ..Self::blocker(id, message, remedy) }
     }
 
+    /// A finding that is only worth knowing.
+    pub(super) fn info(
+        id: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Info, ..Self::blocker(id, message, remedy) }
+    }
+
     /// Whether it keeps the migration from starting.
     pub fn is_blocker(&self) -> bool {
         self.severity == Severity::Blocker

@@ -5,6 +5,7 @@
 mod access;
 mod finding;
 mod mappings;
+mod rows;
 mod tables;
 mod writers;
 
@@ -37,6 +38,10 @@ pub async fn check(client: &Client, migration: &Migration) -> Result<Vec<Finding
                 let subject = Subject { client, migration, shape: &shape };
                 findings.extend(tables::check(&subject).await?);
                 findings.extend(mappings::check(&subject).await?);
+                // With a mapping that does not work, no row can be looked at.
+                if !findings.iter().any(Finding::is_blocker) {
+                    findings.extend(rows::check(&subject).await?);
+                }
                 findings.extend(writers::check(&subject).await?);
                 findings.extend(access::check(&subject).await?);
             }

@@ -103,10 +103,12 @@ async fn functions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         .each(
             "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n \
              ON n.oid = p.pronamespace WHERE p.provolatile = 'v' AND n.nspname NOT IN \
-             ('pg_catalog', 'information_schema', 'pgsegue') AND p.prosrc ~* \
+             ('pg_catalog', 'information_schema', 'pgsegue') AND (p.prosrc ~* \
              ('(^|[^a-z0-9_])' || regexp_replace($1::text, '([^a-zA-Z0-9_])', '\\\\\\1', 'g') \
-              || '([^a-z0-9_]|$)') ORDER BY 1",
-            &[&source.name.as_str()],
+              || '([^a-z0-9_]|$)') OR EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid \
+                 AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_class'::regclass \
+                 AND d.refobjid = $2)) ORDER BY 1",
+            &[&source.name.as_str(), &subject.shape.source.oid],
             |function, _| {
                 Finding::blocker(
                     format!("function {function}"),
