@@ -294,6 +294,15 @@ fn assignments(shape: &Shape) -> String {
     key.next().map(|c| format!("{c} = excluded.{c}")).unwrap_or_default()
 }
 
+/// A dollar quote that does not occur in the body: a name may spell any.
+fn dollar_quote(body: &str) -> String {
+    let mut quote = "$pgsegue$".to_owned();
+    while body.contains(&quote) {
+        quote.insert(quote.len() - 1, '_');
+    }
+    quote
+}
+
 /// The function that brings the shadow rows of given keys in step with the source. It is used by
 /// every path: proxied writes, and repair.
 pub fn sync_sql(shape: &Shape) -> String {
@@ -305,6 +314,7 @@ pub fn sync_sql(shape: &Shape) -> String {
     let types = join(shape.key.iter().map(|k| format!("{}[]", k.source.type_sql)), ", ");
     let body = body(shape, &p, budget);
     let parameters = &p.parameters;
+    let quote = dollar_quote(&body);
     format!(
         "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4,
     client_lock_timeout text DEFAULT pg_catalog.current_setting('lock_timeout'))
@@ -314,8 +324,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET lock_timeout = '{budget}ms'
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
-AS $pgsegue$
-{body}$pgsegue$;
+AS {quote}
+{body}{quote};
 REVOKE ALL ON FUNCTION {name}({types}, int4, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {name}({types}, int4, text) TO PUBLIC;
 COMMENT ON FUNCTION {name}({types}, int4, text) IS

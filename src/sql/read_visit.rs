@@ -244,6 +244,7 @@ impl Visitor for Found<'_> {
     fn pre_visit_expr(&mut self, expr: &Expr) -> Unfit {
         match expr {
             Expr::Function(function) => self.function(function),
+            Expr::QualifiedWildcard(..) => unfit("a whole-row reference"),
             Expr::Identifier(ident) => self.identifier(ident),
             Expr::CompoundIdentifier(parts) if parts.len() > 2 => {
                 unfit("a column name of three parts")
