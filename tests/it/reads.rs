@@ -29,7 +29,6 @@ const SERVED: &[&str] = &[
     "SELECT id FROM orders WHERE note LIKE 'note 1%' ORDER BY id",
     "SELECT id FROM orders WHERE id BETWEEN 2 AND 4 AND total <> 30 ORDER BY id;",
     "/* orders */ SELECT id /* a */ FROM /* b */ orders /* c */ WHERE id = 2 -- the end",
-    "SELECT (orders.*)::text FROM orders WHERE id = 5",
     "SELECT \"orders\".\"id\" FROM \"public\".\"orders\" WHERE \"orders\".\"id\" = 5",
 ];
 
@@ -53,6 +52,7 @@ const STAYING: &[&str] = &[
     "SELECT id FROM orders WHERE",
     "EXPLAIN (COSTS OFF) SELECT id FROM orders WHERE id = 5",
     "SELECT pg_typeof(orders.*) FROM orders WHERE id = 5",
+    "SELECT (orders.*)::text FROM orders WHERE id = 5",
 ];
 
 /// A query, its declared types, values and their format.

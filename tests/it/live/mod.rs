@@ -169,6 +169,16 @@ impl Live {
     }
 
     /// Statements so far that the shadow answered.
+    /// Runs a query until the source answers it again: a lever reaches the proxy by a notice.
+    pub async fn until_source_serves(&self, client: &Client, sql: &str) {
+        eventually("the source serves", async || {
+            let before = self.shadow_reads();
+            client.simple_query(sql).await.map_err(|e| e.to_string())?;
+            if self.shadow_reads() - before < 0.5 { Ok(()) } else { Err("the shadow".to_owned()) }
+        })
+        .await;
+    }
+
     pub fn shadow_reads(&self) -> f64 {
         self.statements("shadow", "read")
     }

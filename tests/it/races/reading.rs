@@ -28,6 +28,7 @@ async fn repeatable_read_begun_before_reads_were_raised_stays_on_the_source() {
     run(&fresh, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
     assert_eq!(text(&fresh, READ).await, "50");
     live.cli(&["route", "orders_v2", "--reads", "0", "--why", "down"]);
+    live.until_source_serves(&before_start, READ).await;
     let lowered = live.shadow_reads();
     assert_eq!(text(&fresh, READ).await, "50");
     assert!((live.shadow_reads() - lowered).abs() < 0.5);
