@@ -143,7 +143,8 @@ impl Worker {
         }
         self.engine.with_entry(&name, |entry| entry.gate.close());
         let keys = compared.sample.join("; ");
-        let what = if compared.unseen { "unseen write" } else { "divergence" };
+        // A mark: a statement that was not mirrored, or a dark read that gave another answer.
+        let what = if compared.unseen { "difference after a mark" } else { "divergence" };
         tracing::warn!(migration = name, count, keys, "verify found rows that differ: {what}");
         let sql = "UPDATE pgsegue.migrations SET differences_found = differences_found + $2 \
                    WHERE name = $1";

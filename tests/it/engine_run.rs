@@ -234,7 +234,9 @@ async fn an_unseen_write_closes_the_gate_until_a_full_verify_is_clean() {
     until("the record is gone", async || db.dirty().await.is_empty()).await;
     until_open(&running, &control).await;
     assert_in_step(&db, &migration).await;
-    let found = db.count("SELECT count(*) FROM pgsegue.events WHERE what = 'unseen write'").await;
+    let found = db
+        .count("SELECT count(*) FROM pgsegue.events WHERE what = 'difference after a mark'")
+        .await;
     assert!(found > 0);
     running.stop().await;
 }

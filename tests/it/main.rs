@@ -18,6 +18,7 @@ mod admin;
 mod cli;
 mod config;
 mod crash;
+mod demo;
 mod drivers;
 mod engine_check;
 mod engine_drift;

@@ -76,6 +76,9 @@ fn print(status: &Status) {
     for (what, value) in lines {
         output::line(&format!("  {what:12}{value}"));
     }
+    if let Some(reason) = &status.reads_blocked {
+        output::line(&format!("  no reads    {reason}"));
+    }
     for key in &status.poison_keys {
         output::line(&format!("  poison key  {key}"));
     }
