@@ -203,11 +203,24 @@ impl Lexer<'_> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (Some(b'\\'), Some(_)) | (Some(b'\''), Some(b'\'')) => self.at += 2,
-                (Some(b'\''), _) => return Ok(self.one(Kind::Text)),
+                (Some(b'\''), _) => {
+                    self.at += 1;
+                    return if self.is_continued() { Err(LexError(start)) } else { Ok(Kind::Text) };
+                }
                 (Some(_), _) => self.at += 1,
                 (None, _) => return Err(LexError(start)),
             }
         }
+    }
+
+    /// Whether a quote follows on another line: the string goes on there, escapes included.
+    fn is_continued(&self) -> bool {
+        let mut ahead = Lexer { bytes: self.bytes, at: self.at };
+        if ahead.skip_blank().is_err() {
+            return true;
+        }
+        let blank = self.bytes.get(self.at..ahead.at).unwrap_or_default();
+        ahead.peek(0) == Some(b'\'') && blank.iter().any(|b| matches!(b, b'\n' | b'\r'))
     }
 
     fn word_or_prefixed(&mut self) -> Result<Kind, LexError> {
@@ -358,6 +371,7 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_close() {
+        assert!(tokens("select e'a'\n'\\' '").is_err(), "an escape string that goes on");
         for bad in ["'a", "\"a", "/* /* */", "$t$ x $u$", "(", ")", "E'a\\'", "\0"] {
             assert!(tokens(bad).is_err(), "{bad}");
         }

@@ -22,7 +22,8 @@ pub struct Prefilter {
 }
 
 /// Texts with these first words have an effect on the session, or hide code.
-const FIRST_WORDS: [&str; 18] = [
+const FIRST_WORDS: [&str; 19] = [
+    "truncate",
     "begin",
     "start",
     "commit",
@@ -57,6 +58,7 @@ impl Prefilter {
             .collect();
         words.insert("u&\"".to_owned());
         words.insert("set_config".to_owned());
+        words.insert("pg_settings".to_owned());
         let names = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)

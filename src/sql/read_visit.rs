@@ -125,6 +125,9 @@ impl<'a> Found<'a> {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
             return unfit("a table without a name");
         };
+        if alias.as_ref().is_some_and(|a| !a.columns.is_empty()) {
+            return unfit("an alias that renames columns");
+        }
         let alias = alias.as_ref().map(|a| folded(&a.name));
         let refname = alias.clone().unwrap_or_else(|| folded(last));
         let alone =

@@ -2,7 +2,7 @@
 //! the session. Fails closed: what is not recognised is [`Class::Unclassified`], never guessed.
 
 use super::cursor::Cursor;
-use super::lex::{Kind, Token, is_keyword, tokens};
+use super::lex::{Kind, Token, identifier, is_keyword, tokens};
 use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mentions};
 use super::read::{Read, read};
 use super::target::{Functions, Target};
@@ -88,6 +88,8 @@ pub enum Isolation {
     Serializable,
 }
 
+const TRUNCATE_CASCADE: &str = "TRUNCATE … CASCADE";
+
 /// Understands a text that passed the prefilter (it may name a migrated table, or has an effect).
 pub fn understand(text: &str, targets: &[Arc<Target>], functions: &Functions) -> Understanding {
     let Ok(all) = tokens(text) else {
@@ -130,7 +132,9 @@ fn statement(
         reader.classify()
     };
     let mut names: Vec<Name> = Vec::new();
-    for m in &found {
+    // TRUNCATE … CASCADE follows foreign keys to tables that it does not name.
+    let named = if class == Class::Unclassified(TRUNCATE_CASCADE) { &[] } else { found.as_slice() };
+    for m in named {
         let name = Name { target: m.target, table: m.table, spelling: m.spelling };
         if !names.contains(&name) {
             names.push(name);
@@ -189,7 +193,11 @@ impl<'a> Reader<'a> {
             "do" | "call" if self.spells_a_name() => {
                 Class::Unclassified("code that names a migrated table")
             }
+            "truncate" if self.cursor().find_top("cascade").is_some() => {
+                Class::Unclassified(TRUNCATE_CASCADE)
+            }
             _ if self.found.is_empty() => Class::Passthrough,
+            "create" if self.writes_migrated(0) => Class::Unclassified("a data-modifying WITH"),
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" => self.dml(),
             "merge" => self.merge(),
             "copy" => self.copy(),
@@ -325,14 +333,16 @@ impl<'a> Reader<'a> {
         self.found.iter().find(|m| m.token == token).copied()
     }
 
-    /// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group.
+    /// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group, or follows
+    /// the WITH list of one.
     fn nested_write(&self, from: usize) -> Option<usize> {
         (from..self.tokens.len()).find(|i| {
             let opened = i
                 .checked_sub(1)
                 .and_then(|p| self.tokens.get(p))
-                .is_some_and(|t| t.kind == Kind::Open);
-            opened && self.tokens.get(*i).is_some_and(|t| self.is_write_verb(t))
+                .is_some_and(|t| matches!(t.kind, Kind::Open | Kind::Close));
+            let inside = self.tokens.get(*i).is_some_and(|t| t.depth > 0);
+            inside && opened && self.tokens.get(*i).is_some_and(|t| self.is_write_verb(t))
         })
     }
 
@@ -371,6 +381,8 @@ impl<'a> Reader<'a> {
     fn copy(&self) -> Class {
         let mut c = self.cursor();
         c.skip();
+        // COPY BINARY t, the syntax of before 9.0, is still understood.
+        c.eat("binary");
         if c.eat_group() {
             return self.unless_nested_write(0, "COPY of a data-modifying query");
         }
@@ -388,7 +400,8 @@ impl<'a> Reader<'a> {
         let analyze = self
             .tokens
             .iter()
-            .any(|t| is_keyword(self.text, t, "analyze") || is_keyword(self.text, t, "analyse"));
+            .filter_map(|t| identifier(self.text, t))
+            .any(|name| name == "analyze" || name == "analyse");
         if !analyze {
             return Class::Passthrough;
         }
@@ -436,9 +449,7 @@ impl<'a> Reader<'a> {
             "reset" | "create" | "drop" | "alter" | "do" | "call" | "execute" | "import"
             | "load" => Effect::State,
             "prepare" if self.prepares_write() => Effect::PreparesWrite,
-            "select" | "with" | "values" if self.calls_set_config() || self.creates_table() => {
-                Effect::State
-            }
+            _ if self.sets_config() || self.creates_table() => Effect::State,
             _ => Effect::None,
         }
     }
@@ -493,8 +504,11 @@ impl<'a> Reader<'a> {
         c.is("select") && c.find_top("into").is_some()
     }
 
-    fn calls_set_config(&self) -> bool {
-        self.tokens.iter().any(|t| is_keyword(self.text, t, "set_config"))
+    fn sets_config(&self) -> bool {
+        self.tokens
+            .iter()
+            .filter_map(|t| identifier(self.text, t))
+            .any(|name| name == "set_config" || name == "pg_settings")
     }
 }
 

@@ -100,6 +100,15 @@ pub(super) struct Form {
 }
 
 impl Expect {
+    /// Whether a mirrored write is behind it.
+    pub(super) fn is_mirrored(&self) -> bool {
+        match self {
+            Self::Execute(_, rows) => rows.verb().is_some(),
+            Self::Query(rows) => rows.iter().any(|r| r.verb().is_some()),
+            _ => false,
+        }
+    }
+
     /// The client has this reply already.
     pub(super) fn swallow(&mut self) {
         match self {

@@ -61,9 +61,9 @@ fn the_reference_becomes_a_derived_table_of_the_old_shape() {
         ("SELECT * FROM orders", format!("SELECT * FROM {OLD}) AS \"orders\"")),
         ("select 'é', o.* from public.orders o", format!("select 'é', o.* from {OLD}) o")),
         (
-            "SELECT 1 FROM x\n JOIN Orders AS o(a, b) ON true, orders WHERE orders.user_id = 1",
+            "SELECT 1 FROM x\n JOIN Orders AS o ON true, orders WHERE orders.user_id = 1",
             format!(
-                "SELECT 1 FROM x\n JOIN {OLD}) AS o(a, b) ON true, {OLD}) AS \"orders\" \
+                "SELECT 1 FROM x\n JOIN {OLD}) AS o ON true, {OLD}) AS \"orders\" \
                  WHERE orders.user_id = 1"
             ),
         ),
@@ -124,6 +124,7 @@ fn refuses_reads_that_only_the_source_answers_right() {
     for sql in [
         "SELECT * FROM orders FOR UPDATE",
         "SELECT ctid FROM orders",
+        "SELECT * FROM orders AS o(user_id, id) WHERE id = 8",
         "SELECT o.xmin FROM orders o",
         "SELECT o FROM orders o",
         "SELECT orders FROM orders",
