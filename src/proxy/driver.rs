@@ -30,7 +30,7 @@ struct Side {
     unsent: Vec<u8>,
     sent: usize,
     closed: bool,
-    /// Nothing more will be written to it, and it has been told.
+    /// Of the client: nothing more will come. Of the server: it has been told so.
     ended: bool,
 }
 
@@ -133,7 +133,7 @@ impl Pump<'_> {
     /// The client is gone and the server has all it sent: the end of the stream, as the client gave
     /// it, so that a frame it left unfinished is not finished by us.
     fn end_server(&mut self, cx: &mut Context<'_>) {
-        let due = self.client.closed && !self.server.wants_write();
+        let due = (self.client.closed || self.client.ended) && !self.server.wants_write();
         if due && !self.server.ended && !self.server.closed {
             let done = Pin::new(&mut *self.server_socket).poll_shutdown(cx);
             self.server.ended = done.is_ready();
@@ -141,7 +141,12 @@ impl Pump<'_> {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.client.closed || self.refused || self.session.is_held() || !self.server.has_room() {
+        if self.client.closed
+            || self.client.ended
+            || self.refused
+            || self.session.is_held()
+            || !self.server.has_room()
+        {
             return Poll::Pending;
         }
         READ.with_borrow_mut(|buffer| {
@@ -149,7 +154,9 @@ impl Pump<'_> {
             let done = ready!(Pin::new(&mut *self.client_socket).poll_read(cx, &mut read));
             match done {
                 Ok(()) if !read.filled().is_empty() => self.step_client(read.filled()),
-                Ok(()) | Err(_) => leave(&mut self.client),
+                // It says no more, but may still listen.
+                Ok(()) => self.client.ended = true,
+                Err(_gone) => leave(&mut self.client),
             }
             Poll::Ready(())
         })

@@ -4,7 +4,7 @@ use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
 use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
-use super::{Flow, Out, Protocol, Session};
+use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Mirror, Routes};
 use crate::sql::statement::Understanding;
@@ -14,6 +14,9 @@ use std::sync::Arc;
 impl Session {
     /// Whether a statement concerns no migrated table, by the targets of now.
     pub(super) fn is_plain(&self, name: &[u8]) -> bool {
+        if self.names.hidden_writes || self.is_uncertain(name) {
+            return false;
+        }
         let generation = self.context.routes.load().generation;
         self.names.statement(name).is_some_and(|s| {
             s.known.0 == generation
@@ -22,13 +25,37 @@ impl Session {
         })
     }
 
+    /// Whether a Parse or Close of this name in an earlier group is not answered yet: if the server
+    /// rejects or skips it, the name stands for something else than it seems.
+    fn is_uncertain(&self, name: &[u8]) -> bool {
+        if self.epochs.len() <= usize::from(self.in_group) {
+            return false;
+        }
+        let mut concerned = false;
+        for reply in &self.replies {
+            match reply {
+                Expect::Parse(_, Some(undo)) => concerned |= undo.name() == name,
+                Expect::Close(_, Some(closed)) => concerned |= *closed.0 == *name,
+                Expect::Sync(_) | Expect::Query(_) if concerned => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
     pub(super) fn on_bind(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
         let Some(bind) = frontend::bind(body) else {
             return self.pass_bind(frame, b"", Portal::plain(), out);
         };
+        if self.is_uncertain(bind.statement) {
+            // What the name stands for is known when the earlier groups are answered.
+            build::flush(&mut out.to_server);
+            self.hold = Some(Hold::Drain);
+            return Flow::Hold;
+        }
         match self.refresh(bind.statement, &routes) {
-            None if self.names.hidden_writes => {
+            _ if self.names.may_be_hidden(bind.statement) => {
                 self.bind_unseen(frame, &bind, "a statement of SQL-level PREPARE", &routes, out)
             }
             None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
@@ -110,6 +137,7 @@ impl Session {
         let decision =
             if self.retry.forces_source() { Decision::Original(None) } else { self.decide(&case) };
         let dark = self.dark_job(&case, bind);
+        self.facts_used();
         let mut portal = Portal { effect: statement.effect, dark, ..Portal::plain() };
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),

@@ -120,6 +120,22 @@ impl Session {
         case.route(name.target).cloned()
     }
 
+    /// Whether the facts are not good enough to decide by. That a name means another table may
+    /// have changed unseen (a function that sets search_path, another session's DROP TABLE), and
+    /// believing it would leave a write unmirrored: such an answer is good for one statement.
+    pub(super) fn facts_are_stale(&self, case: &Case<'_>) -> bool {
+        let Some(facts) = &self.facts else { return true };
+        let elsewhere = || case.statement.names.iter().any(|n| !facts.means(*n));
+        facts.generation != case.routes.generation || (!facts.is_fresh && elsewhere())
+    }
+
+    /// The facts have served their statement.
+    pub(super) fn facts_used(&mut self) {
+        if let Some(facts) = &mut self.facts {
+            facts.is_fresh = false;
+        }
+    }
+
     fn facts_mean(&self, name: crate::sql::statement::Name) -> bool {
         self.facts.as_ref().is_none_or(|f| f.means(name))
     }

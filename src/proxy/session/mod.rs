@@ -75,6 +75,8 @@ enum Hold {
     Startup,
     /// The session's facts are asked for; the flag: for a simple query.
     Facts(Protocol),
+    /// Earlier groups are to be answered first.
+    Drain,
     /// A mark is being written; then the frame may pass.
     Mark(Protocol),
     /// The mark is written.
@@ -135,7 +137,7 @@ impl Session {
 
     /// Whether the client's input has to wait for the server.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.hold, Some(Hold::Startup | Hold::Facts(_) | Hold::Mark(_)))
+        matches!(self.hold, Some(Hold::Startup | Hold::Drain | Hold::Facts(_) | Hold::Mark(_)))
             || self.retry.is_pending()
     }
 

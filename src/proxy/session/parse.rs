@@ -38,6 +38,7 @@ impl Session {
                 return Flow::Hold;
             }
             own = self.current_form(&case);
+            self.facts_used();
         }
         self.note_for_retry(&known, frame);
         match &own.1 {
@@ -82,7 +83,7 @@ impl Session {
 
     /// Whether the facts that this statement needs have to be asked for first.
     pub(super) fn lacks_facts(&self, case: &Case<'_>) -> bool {
-        let stale = self.facts.as_ref().is_none_or(|f| f.generation != case.routes.generation);
+        let stale = self.facts_are_stale(case);
         let failed = self.status == crate::wire::backend::TransactionStatus::Failed;
         stale && !failed && !self.retry.forces_source() && case.needs_facts()
     }

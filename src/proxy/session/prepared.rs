@@ -73,6 +73,13 @@ pub(super) enum Undo {
 }
 
 impl Undo {
+    /// The client's name of the statement.
+    pub(super) fn name(&self) -> &[u8] {
+        match self {
+            Self::Client { name, .. } | Self::Form { statement: name, .. } => name,
+        }
+    }
+
     /// The form that was to be prepared.
     pub(super) fn form(&self) -> Option<&Form> {
         match self {
@@ -116,6 +123,8 @@ pub(super) struct Names {
     next_id: u64,
     /// SQL-level PREPARE has hidden a write behind a name.
     pub(super) hidden_writes: bool,
+    /// Statements up to this id may have been dropped by DISCARD or DEALLOCATE.
+    discarded: u64,
 }
 
 impl Names {
@@ -164,9 +173,17 @@ impl Names {
     /// DISCARD or DEALLOCATE may have dropped the forms that the proxy prepared; the client's own
     /// names are its own affair.
     pub(super) fn forget_extra(&mut self) {
+        self.discarded = self.next_id;
         for statement in self.statements.values_mut() {
             statement.extra.clear();
         }
+    }
+
+    /// Whether a name may stand for a write that SQL-level PREPARE has hidden: it is unknown here,
+    /// or what was known of it may have been dropped in SQL.
+    pub(super) fn may_be_hidden(&self, name: &[u8]) -> bool {
+        let known = self.statements.get(name);
+        self.hidden_writes && known.is_none_or(|s| s.id <= self.discarded)
     }
 
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {

@@ -100,6 +100,7 @@ impl Session {
             return self.inject_mark(&marks, Protocol::Simple, plan.isolated, out);
         }
         self.query_has_run(query, u);
+        self.facts_used();
         match plan.form {
             None => self.forward_query(query.frame, plan.rows, out),
             Some(form) => {
@@ -115,10 +116,13 @@ impl Session {
     }
 
     fn wants_facts(&self, query: &Text<'_>, u: &Understanding) -> bool {
-        let stale = self.facts.as_ref().is_none_or(|f| f.generation != query.routes.generation);
         let failed = self.status == crate::wire::backend::TransactionStatus::Failed;
-        let asks = stale && !failed && !self.retry.forces_source();
-        asks && u.statements.iter().any(|s| query.case(s).needs_facts())
+        let asks = !failed && !self.retry.forces_source();
+        let stale = |s| {
+            let case = query.case(s);
+            case.needs_facts() && self.facts_are_stale(&case)
+        };
+        asks && u.statements.iter().any(stale)
     }
 
     /// Decides every statement of the text.

@@ -381,7 +381,7 @@ impl Session {
                 self.in_group = false;
                 self.hold = Some(Hold::Failed);
             }
-            Some(Hold::Facts(_)) | None => self.skipping = true,
+            Some(Hold::Facts(_) | Hold::Drain) | None => self.skipping = true,
             other => self.hold = other,
         }
     }
@@ -409,6 +409,9 @@ impl Session {
             return Fate::Swallow;
         }
         self.group_answered();
+        if self.hold == Some(Hold::Drain) && self.epochs.len() <= 1 {
+            self.hold = None;
+        }
         let failed = self.hold == Some(Hold::Failed);
         if self.replies.is_empty() && !self.in_group_after(failed) {
             self.reconcile();

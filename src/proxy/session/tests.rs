@@ -268,6 +268,25 @@ fn refuses_by_an_error_of_the_servers_own_making() {
 }
 
 #[test]
+fn a_bind_waits_until_a_parse_of_its_name_in_an_earlier_group_is_answered() {
+    let mut peer = Peer::mirrored();
+    peer.client(&[prepare("UPDATE public.orders SET a = 1"), frames(&[SYNC])].concat());
+    peer.server(&frames(&[(b'1', b""), READY]));
+    // The name is taken: the server will reject this, and keep the UPDATE.
+    let rejected = [prepare("SELECT 1"), frames(&[SYNC])].concat();
+    let group = frames(&[BIND, EXECUTE, SYNC]);
+    let sent = peer.client(&[rejected.clone(), group].concat());
+    assert_eq!(sent, [rejected, frames(&[(b'H', b"")])].concat(), "it waits");
+    peer.server(&frames(&[(b'E', b"SERROR\0C42P05\0\0"), READY]));
+    let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
+    assert_eq!(std::mem::take(&mut peer.out.to_server), frames(&[BIND, unlimited, SYNC]));
+    let replies = [frame(b'2', b""), frame(b'D', &batch(b'0'))].concat();
+    let done = frames(&[(b'C', b"SELECT 1\0"), READY]);
+    let seen = peer.server(&[replies, done].concat());
+    assert_eq!(seen, frames(&[(b'2', b""), (b'C', b"UPDATE 3\0"), READY]));
+}
+
+#[test]
 fn a_sync_before_the_data_of_a_copy_has_no_answer() {
     let mut peer = Peer::mirrored();
     peer.client(&[prepare("COPY x FROM STDIN"), frames(&[BIND, EXECUTE, SYNC])].concat());

@@ -118,6 +118,8 @@ pub(super) struct Facts {
     pub(super) search_path: Arc<str>,
     pub(super) user: Arc<str>,
     targets: Vec<TargetFacts>,
+    /// Asked for the statement at hand, not an earlier one.
+    pub(super) is_fresh: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +178,7 @@ impl Facts {
             search_path: text(1)?.into(),
             user: text(2)?.into(),
             targets: targets.collect(),
+            is_fresh: true,
         })
     }
 
