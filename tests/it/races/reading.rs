@@ -135,3 +135,20 @@ async fn statements_prepared_before_the_start_follow_every_flip() {
     step("aborted").await;
     assert_eq!(text(&client, "SELECT total FROM orders WHERE id = 1").await, total.to_string());
 }
+
+#[tokio::test]
+async fn a_read_pipelined_behind_writes_that_only_record_sees_them() {
+    let live = Live::orders("", "reads = 100").await;
+    let client = live.client().await;
+    live.until_shadow_serves(&client, READ).await;
+    let write = client.prepare("UPDATE orders SET total = total + 1 WHERE id = 5").await.unwrap();
+    let read = client.prepare(READ).await.unwrap();
+    run(&client, "BEGIN").await;
+    // More writes than one transaction may sync, all in flight before the first is answered.
+    let writes = futures_util::future::join_all((0..70).map(|_| client.execute(&write, &[])));
+    let (written, seen) = futures_util::future::join(writes, client.query_one(&read, &[])).await;
+    assert!(written.into_iter().all(|n| n.unwrap() == 1));
+    assert_eq!(seen.unwrap().get::<_, i32>(0), 120);
+    run(&client, "COMMIT").await;
+    live.orders_in_step().await;
+}

@@ -22,6 +22,12 @@ const FORMS: &[&str] = &[
     "UPDATE orders SET id = id + 3000 WHERE id = 3 AND random() < 2",
     "EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF, COSTS OFF) UPDATE orders SET total = 8",
     "CREATE TABLE copied AS WITH u AS (SELECT * FROM orders) SELECT * FROM u",
+    "CREATE TABLE gone AS WITH d AS (DELETE FROM orders WHERE id = 9 RETURNING *) SELECT * FROM d",
+    "WITH x AS (WITH y AS (SELECT 1) DELETE FROM orders WHERE id = 7 RETURNING id) \
+     SELECT count(*) FROM x",
+    "WITH x AS (WITH y AS (SELECT 1) DELETE FROM orders WHERE id = 8 RETURNING id) \
+     UPDATE other SET id = id WHERE id IN (SELECT id FROM x)",
+    "EXPLAIN (\"analyze\", TIMING OFF, SUMMARY OFF, COSTS OFF) DELETE FROM orders WHERE id = 10",
     "LOCK TABLE orders IN SHARE MODE",
     "COPY orders (id, user_id) FROM PROGRAM 'echo 900,1' CSV",
 ];
@@ -37,7 +43,7 @@ async fn a_write_that_cannot_be_mirrored_runs_and_marks_the_migration_in_its_tra
             live.until_clean("orders_v2").await;
             pair.simple("BEGIN").await;
             pair.simple(sql).await;
-            let writes = !sql.starts_with("CREATE") && !sql.starts_with("LOCK");
+            let writes = !sql.starts_with("CREATE TABLE copied") && !sql.starts_with("LOCK");
             let seen = pair.live.rows(SEEN).await.concat();
             if writes {
                 assert_eq!(seen, [Some("1".to_owned())], "{sql}");
@@ -161,5 +167,34 @@ async fn unclassified_refuse_changes_nothing_and_says_what_to_do() {
     client.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(text(&client, "SELECT count(*), sum(total) FROM orders").await, "10 550");
     assert!(live.dirty().await.is_empty());
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_truncate_that_reaches_the_table_by_its_foreign_key_is_marked() {
+    let live = Live::orders("", "").await;
+    let ddl = "CREATE TABLE parent AS SELECT DISTINCT user_id AS id FROM orders; \
+               ALTER TABLE parent ADD PRIMARY KEY (id); \
+               ALTER TABLE orders ADD FOREIGN KEY (user_id) REFERENCES parent";
+    live.direct().await.batch_execute(ddl).await.unwrap();
+    let client = live.client().await;
+    client.batch_execute("BEGIN; TRUNCATE parent CASCADE").await.unwrap();
+    assert_eq!(text(&client, SEEN).await, "1");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(text(&client, "SELECT count(*) FROM orders").await, "0");
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_name_that_another_session_gives_back_to_the_table_is_asked_for_again() {
+    let live = Live::orders("", "").await;
+    let direct = live.direct().await;
+    direct.batch_execute("CREATE SCHEMA oth; CREATE TABLE oth.orders (LIKE orders)").await.unwrap();
+    let client = live.client().await;
+    client.batch_execute("SET search_path = oth, public").await.unwrap();
+    client.batch_execute("UPDATE orders SET total = 1").await.unwrap();
+    direct.batch_execute("DROP TABLE oth.orders").await.unwrap();
+    client.batch_execute("UPDATE orders SET total = 4321 WHERE id = 1").await.unwrap();
+    assert_eq!(text(&client, "SELECT total FROM orders WHERE id = 1").await, "4321");
     live.orders_in_step().await;
 }
