@@ -3,8 +3,7 @@
 use bytes::BytesMut;
 use pgwire::messages::Message;
 use pgwire::messages::extendedquery::{
-    Bind, Close, Describe, Execute, Flush, Parse, Sync, TARGET_TYPE_BYTE_PORTAL,
-    TARGET_TYPE_BYTE_STATEMENT,
+    Bind, Close, Execute, Flush, Parse, Sync, TARGET_TYPE_BYTE_PORTAL, TARGET_TYPE_BYTE_STATEMENT,
 };
 use pgwire::messages::response::{CommandComplete, ErrorResponse};
 use pgwire::messages::simplequery::Query;
@@ -98,11 +97,6 @@ pub fn rebind(
             out.extend_from_slice(&format.to_be_bytes());
         }
     });
-}
-
-/// Appends `D` of a statement.
-pub fn describe_statement(out: &mut Vec<u8>, name: &[u8]) {
-    append(out, &Describe::new(TARGET_TYPE_BYTE_STATEMENT, text(name)));
 }
 
 /// Appends `C` of a statement.

@@ -30,7 +30,7 @@ impl Session {
     ) {
         build::run_once(&mut out.to_server, FACTS, &Facts::query(understander));
         self.expect_run_once(Expect::Probe(Arc::clone(understander)));
-        self.hold = Some(Hold::Facts(protocol));
+        self.hold = Some(Hold::Facts);
         match protocol {
             Protocol::Simple => self.sync_of_ours(out),
             Protocol::Extended => build::flush(&mut out.to_server),
@@ -42,14 +42,13 @@ impl Session {
     pub(super) fn inject_mark(
         &mut self,
         marks: &Marks,
-        protocol: Protocol,
         isolated: Isolated,
         out: &mut Out,
     ) -> super::Flow {
         self.close_gates(marks);
         build::run_once(&mut out.to_server, MARK, &mark_sql(marks));
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
-        self.hold = Some(Hold::Mark(protocol));
+        self.hold = Some(Hold::Mark);
         match isolated {
             Isolated::Yes => self.sync_of_ours(out),
             Isolated::No => build::flush(&mut out.to_server),

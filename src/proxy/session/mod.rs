@@ -73,12 +73,12 @@ pub(super) struct Session {
 enum Hold {
     /// The client sent more than a password before the server was ready.
     Startup,
-    /// The session's facts are asked for; the flag: for a simple query.
-    Facts(Protocol),
+    /// The session's facts are asked for.
+    Facts,
     /// Earlier groups are to be answered first.
     Drain,
     /// A mark is being written; then the frame may pass.
-    Mark(Protocol),
+    Mark,
     /// The mark is written.
     Marked,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
@@ -137,7 +137,7 @@ impl Session {
 
     /// Whether the client's input has to wait for the server.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.hold, Some(Hold::Startup | Hold::Drain | Hold::Facts(_) | Hold::Mark(_)))
+        matches!(self.hold, Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark))
             || self.retry.is_pending()
     }
 

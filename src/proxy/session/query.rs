@@ -66,7 +66,7 @@ impl Session {
         let concerned = routes.routes.iter().filter(mirrored).cloned().collect();
         match super::decide::mark_or_refuse(concerned, why) {
             Decision::Marked(marks) if !self.take_marked() => {
-                self.inject_mark(&marks, Protocol::Simple, Isolated::No, out)
+                self.inject_mark(&marks, Isolated::No, out)
             }
             Decision::Refused(report) => {
                 self.refuse_query(report, out);
@@ -97,7 +97,7 @@ impl Session {
         if let Some(marks) = plan.marks.take()
             && !self.take_marked()
         {
-            return self.inject_mark(&marks, Protocol::Simple, plan.isolated, out);
+            return self.inject_mark(&marks, plan.isolated, out);
         }
         self.query_has_run(query, u);
         self.facts_used();

@@ -177,7 +177,7 @@ impl Session {
     }
 
     fn mark_is_written(&mut self, tag: u8) {
-        if tag == b'C' && matches!(self.hold, Some(Hold::Mark(_))) {
+        if tag == b'C' && matches!(self.hold, Some(Hold::Mark)) {
             self.hold = Some(Hold::Marked);
         }
     }
@@ -189,7 +189,7 @@ impl Session {
                 self.facts = super::transaction::Facts::read(understander, &row);
             }
             b'C' => {
-                if matches!(self.hold, Some(Hold::Facts(_))) {
+                if matches!(self.hold, Some(Hold::Facts)) {
                     self.hold = None;
                 }
             }
@@ -359,7 +359,7 @@ impl Session {
             None | Some(Expect::Startup | Expect::Sync(_)) => return,
             Some(_) => {}
         }
-        let waits = matches!(self.hold, Some(Hold::Facts(_) | Hold::Mark(_)));
+        let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
         while let Some(front) = self.replies.front_mut() {
             if let Expect::Sync(reply) = front {
                 // The client has the error of what it waits for; the Sync of ours ends its query.
@@ -374,14 +374,14 @@ impl Session {
             }
         }
         match self.hold.take() {
-            Some(Hold::Mark(_)) => {
+            Some(Hold::Mark) => {
                 // A simple query waited for the mark: end the transaction in its place.
                 build::sync(&mut out.to_server);
                 self.replies.push_back(Expect::Sync(Reply::Forward));
                 self.in_group = false;
                 self.hold = Some(Hold::Failed);
             }
-            Some(Hold::Facts(_) | Hold::Drain) | None => self.skipping = true,
+            Some(Hold::Facts | Hold::Drain) | None => self.skipping = true,
             other => self.hold = other,
         }
     }
@@ -413,16 +413,12 @@ impl Session {
             self.hold = None;
         }
         let failed = self.hold == Some(Hold::Failed);
-        if self.replies.is_empty() && !self.in_group_after(failed) {
+        // The group of a query that was not sent has ended with this, too.
+        if self.replies.is_empty() && (failed || !self.in_group) {
             self.reconcile();
         }
         self.retry.done();
         Fate::Forward
-    }
-
-    fn in_group_after(&mut self, failed: bool) -> bool {
-        // The group of a query that was not sent ended with this ReadyForQuery.
-        self.in_group && !failed
     }
 
     /// Nothing is in flight: what the server says of the transaction is the truth.
