@@ -2,13 +2,13 @@
 //! directions at once, so that neither side can block the other.
 
 use super::session::{Out, Session};
+use super::socket::Socket;
 use crate::wire::build::{self, Report, Severity};
 use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes read at once.
@@ -44,7 +44,7 @@ impl Side {
     }
 
     /// Writes as much as the socket takes; false when the other end is gone.
-    fn poll_write(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> bool {
+    fn poll_write(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> bool {
         while let Some(rest) = self.unsent.get(self.sent..).filter(|r| !r.is_empty()) {
             match Pin::new(&mut *socket).poll_write(cx, rest) {
                 Poll::Ready(Ok(n)) => self.sent += n,
@@ -71,8 +71,8 @@ struct Pump<'a> {
     session: Session,
     client: Side,
     server: Side,
-    client_socket: &'a mut TcpStream,
-    server_socket: &'a mut TcpStream,
+    client_socket: &'a mut Socket,
+    server_socket: &'a mut Socket,
     /// The client does not speak the protocol: once it has been told, it is left.
     refused: bool,
 }
@@ -81,8 +81,8 @@ struct Pump<'a> {
 /// works off what it was sent, and only then is nothing in flight any more.
 pub(super) async fn run(
     session: Session,
-    client_socket: &mut TcpStream,
-    server_socket: &mut TcpStream,
+    client_socket: &mut Socket,
+    server_socket: &mut Socket,
     shutdown: &CancellationToken,
 ) {
     let (client, server) = (Side::default(), Side::default());

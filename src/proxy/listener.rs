@@ -4,6 +4,7 @@
 use super::context::Context;
 use super::driver;
 use super::session::Session;
+use super::socket::Socket;
 use crate::wire::build::{self, Report, Severity};
 use std::io;
 use std::sync::Arc;
@@ -35,17 +36,18 @@ pub(super) async fn serve_client(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let mut client = client;
+    let mut client = Socket::from(client);
     let startup = tokio::time::timeout(STARTUP_TIMEOUT, startup(&mut client)).await;
     let Some(startup) = startup.map_err(|_elapsed| io::ErrorKind::TimedOut)?? else {
         return Ok(());
     };
     let address = &contexts.migrated.options.server;
-    let mut server = match TcpStream::connect(address).await {
+    let server = match TcpStream::connect(address).await {
         Ok(server) => server,
         Err(error) => return refuse(client, &unreachable(address, &error)).await,
     };
     server.set_nodelay(true)?;
+    let mut server = Socket::from(server);
     server.write_all(&startup.packet).await?;
     if startup.is_cancel {
         // The server answers a CancelRequest by closing; so do we, after it has read it.
@@ -72,7 +74,7 @@ struct Startup {
 }
 
 /// Reads packets up to the StartupMessage or CancelRequest; `None` when the client went away.
-async fn startup(client: &mut TcpStream) -> io::Result<Option<Startup>> {
+async fn startup(client: &mut Socket) -> io::Result<Option<Startup>> {
     loop {
         let Some(packet) = packet(client).await? else { return Ok(None) };
         let code = packet.get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
@@ -93,7 +95,7 @@ async fn startup(client: &mut TcpStream) -> io::Result<Option<Startup>> {
     }
 }
 
-async fn packet(client: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+async fn packet(client: &mut Socket) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     if client.read_exact(&mut length).await.is_err() {
         return Ok(None);
@@ -127,11 +129,11 @@ fn parameters(packet: Vec<u8>) -> Startup {
     Startup { packet, user, database, is_cancel: false, is_replication: replication }
 }
 
-async fn refuse(mut client: TcpStream, report: &Report) -> io::Result<()> {
+async fn refuse(mut client: Socket, report: &Report) -> io::Result<()> {
     build_and_send(&mut client, report).await
 }
 
-async fn build_and_send(client: &mut TcpStream, report: &Report) -> io::Result<()> {
+async fn build_and_send(client: &mut Socket, report: &Report) -> io::Result<()> {
     let mut out = Vec::new();
     build::error(&mut out, report);
     client.write_all(&out).await

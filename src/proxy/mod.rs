@@ -6,6 +6,7 @@ mod driver;
 mod listener;
 mod session;
 mod side;
+mod socket;
 mod vet;
 mod workers;
 
