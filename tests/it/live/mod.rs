@@ -135,8 +135,15 @@ impl Live {
     /// Asks for a full verify and waits for its end.
     pub async fn verified(&self, name: &str) {
         let passes = format!("SELECT verify_passes FROM pgsegue.migrations WHERE name = '{name}'");
-        let before = text(&self.db.client, &passes).await;
-        self.cli(&["migration", "verify", name]);
+        // While a repair runs the engine takes no request: it verifies by itself afterwards.
+        let mut before = String::new();
+        eventually("a verify is asked for", async || {
+            before = text(&self.db.client, &passes).await;
+            let Output { status, stderr, .. } = self.proxy.pgsegue(&["migration", "verify", name]);
+            let said = String::from_utf8_lossy(&stderr).into_owned();
+            if status.success() { Ok(()) } else { Err(said) }
+        })
+        .await;
         eventually("a verify pass is over", async || {
             let now = text(&self.db.client, &passes).await;
             if now == before { Err(now) } else { Ok(()) }
@@ -168,7 +175,6 @@ impl Live {
         .await;
     }
 
-    /// Statements so far that the shadow answered.
     /// Runs a query until the source answers it again: a lever reaches the proxy by a notice.
     pub async fn until_source_serves(&self, client: &Client, sql: &str) {
         eventually("the source serves", async || {
@@ -179,6 +185,7 @@ impl Live {
         .await;
     }
 
+    /// Statements so far that the shadow answered.
     pub fn shadow_reads(&self) -> f64 {
         self.statements("shadow", "read")
     }

@@ -4,8 +4,8 @@
 use super::run;
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
 
-const DIRTY: &str =
-    "SELECT key::text || ' ' || split_part(reason, ' ', 1) FROM pgsegue.dirty_keys ORDER BY seq";
+const DIRTY: &str = "SELECT key::text || ' ' || split_part(reason, ' ', 1) FROM pgsegue.dirty_keys \
+     WHERE reason NOT LIKE 'divergence%' ORDER BY seq";
 
 #[tokio::test]
 async fn a_locked_shadow_row_holds_a_write_for_the_budget_only_and_the_transaction_once() {
@@ -124,9 +124,9 @@ async fn a_shadow_that_fails_is_on_record_in_the_writers_transaction_and_never_t
         assert!(seen.ends_with(state), "{break_it}: {seen}");
         run(&client, "ROLLBACK").await;
         assert_eq!(
-            text(&direct, "SELECT count(*) FROM pgsegue.dirty_keys WHERE reason <> 'divergence'")
-                .await,
-            "0",
+            // What the continuous verify finds meanwhile of the broken shadow is its own record.
+            text(&direct, DIRTY).await,
+            "",
             "{break_it}"
         );
         assert_eq!(outcome(&client, write).await, Ok(vec![1]), "{break_it}");
