@@ -6,6 +6,7 @@ use super::driver;
 use super::session::Session;
 use super::socket::Socket;
 use crate::wire::build::{self, Report, Severity};
+use crate::wire::startup::{self as wire, BadPacket, Packet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-const SSL_REQUEST: i32 = 80_877_103;
-const GSSENC_REQUEST: i32 = 80_877_104;
-const CANCEL_REQUEST: i32 = 80_877_102;
-/// As in the server: longer ones are refused.
-const STARTUP_BYTES_MAX: usize = 10_000;
 /// How long a client may take to say who it is.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -73,60 +69,51 @@ struct Startup {
     is_replication: bool,
 }
 
-/// Reads packets up to the StartupMessage or CancelRequest; `None` when the client went away.
+/// Reads packets up to the StartupMessage or CancelRequest; `None` when the client went away or
+/// was refused.
 async fn startup(client: &mut Socket) -> io::Result<Option<Startup>> {
     loop {
         let Some(packet) = packet(client).await? else { return Ok(None) };
-        let code = packet.get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok());
-        match code.map(i32::from_be_bytes) {
+        let (user, database, is_cancel, is_replication) = match wire::read(&packet) {
             // Not here: the client goes on without, or gives up.
-            Some(SSL_REQUEST | GSSENC_REQUEST) => client.write_all(b"N").await?,
-            Some(CANCEL_REQUEST) => {
-                return Ok(Some(Startup {
-                    packet,
-                    user: String::new(),
-                    database: String::new(),
-                    is_cancel: true,
-                    is_replication: false,
-                }));
+            Ok(Packet::SslRequest | Packet::GssencRequest) => {
+                client.write_all(b"N").await?;
+                continue;
             }
-            _ => return Ok(Some(parameters(packet))),
-        }
+            Ok(Packet::Cancel(_)) => (String::new(), String::new(), true, false),
+            Ok(Packet::Startup(s)) => {
+                (text(s.user()), text(s.database()), false, s.is_replication())
+            }
+            Err(bad) => {
+                build_and_send(client, &bad_startup(bad)).await?;
+                return Ok(None);
+            }
+        };
+        return Ok(Some(Startup { packet, user, database, is_cancel, is_replication }));
     }
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }
 
 async fn packet(client: &mut Socket) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
+    let mut length = [0; wire::LENGTH_BYTES];
     if client.read_exact(&mut length).await.is_err() {
         return Ok(None);
     }
-    let bytes = usize::try_from(i32::from_be_bytes(length)).unwrap_or(0);
-    if !(8..=STARTUP_BYTES_MAX).contains(&bytes) {
-        build_and_send(client, &bad_startup()).await?;
-        return Ok(None);
-    }
+    let bytes = match wire::packet_bytes(length) {
+        Ok(bytes) => bytes,
+        Err(bad) => {
+            build_and_send(client, &bad_startup(bad)).await?;
+            return Ok(None);
+        }
+    };
     let mut packet = vec![0; bytes];
-    let (head, rest) = packet.split_at_mut(4);
+    let (head, rest) = packet.split_at_mut(wire::LENGTH_BYTES);
     head.copy_from_slice(&length);
     client.read_exact(rest).await?;
     Ok(Some(packet))
-}
-
-fn parameters(packet: Vec<u8>) -> Startup {
-    let mut reader = crate::wire::reader::Reader::new(packet.get(8..).unwrap_or_default());
-    let (mut user, mut database, mut replication) = (String::new(), None, false);
-    while let Some(name) = reader.cstr().filter(|n| !n.is_empty()) {
-        let Some(value) = reader.cstr() else { break };
-        let value = String::from_utf8_lossy(value).into_owned();
-        match name {
-            b"user" => user = value,
-            b"database" => database = Some(value),
-            b"replication" => replication = !matches!(value.as_str(), "false" | "off" | "0" | "no"),
-            _ => {}
-        }
-    }
-    let database = database.filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone());
-    Startup { packet, user, database, is_cancel: false, is_replication: replication }
 }
 
 async fn refuse(mut client: Socket, report: &Report) -> io::Result<()> {
@@ -139,11 +126,11 @@ async fn build_and_send(client: &mut Socket, report: &Report) -> io::Result<()> 
     client.write_all(&out).await
 }
 
-fn bad_startup() -> Report {
+fn bad_startup(bad: BadPacket) -> Report {
     Report {
         severity: Severity::Fatal,
         code: "08P01",
-        message: "invalid length of startup packet".to_owned(),
+        message: bad.to_string(),
         hint: "The client does not speak the Postgres protocol.".to_owned(),
     }
 }

@@ -7,3 +7,4 @@ pub mod build;
 pub mod frame;
 pub mod frontend;
 pub mod reader;
+pub mod startup;
