@@ -7,6 +7,7 @@ mod listener;
 mod session;
 mod side;
 mod socket;
+mod startup;
 mod vet;
 mod workers;
 
