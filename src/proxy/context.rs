@@ -5,7 +5,7 @@ use super::dark::DarkReads;
 use super::vet::Vetting;
 use crate::routing::{self, Routes};
 use crate::sql::prefilter::{Prefilter, Verdict};
-use crate::sql::statement::{Understanding, understand};
+use crate::sql::statement::{self, Understanding, understand};
 use crate::sql::target::{Functions, Target};
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
@@ -88,21 +88,20 @@ impl Understander {
     /// What a text means. `readable` is false when the session's encoding or string syntax makes
     /// the bytes mean something else than they seem.
     pub(super) fn know(&self, sql: &[u8], readable: Readable, bytes_max: usize) -> Known {
-        if self.prefilter.look(sql) == Verdict::Plain {
+        let blind = readable != Readable::Always && self.prefilter.is_blind_to(sql);
+        if !blind && self.prefilter.look(sql) == Verdict::Plain {
             return Known::Plain;
         }
-        let Ok(text) = std::str::from_utf8(sql) else {
-            return Known::Unreadable("it is not UTF-8");
+        let text = match read(sql, readable, bytes_max) {
+            Ok(text) => text,
+            Err(why) => {
+                let names = blind || self.prefilter.spells_a_name(sql);
+                if names && !statement::changes_no_row(sql) {
+                    return Known::Unreadable(why);
+                }
+                return Known::Understood(Arc::new(statement::unread(sql)));
+            }
         };
-        if text.len() > bytes_max {
-            return Known::Unreadable("it is longer than sql_bytes_max");
-        }
-        match readable {
-            Readable::Always => {}
-            Readable::Ascii if text.is_ascii() => {}
-            Readable::Ascii => return Known::Unreadable("client_encoding is not UTF8"),
-            Readable::Never => return Known::Unreadable("standard_conforming_strings is off"),
-        }
         if let Some(found) = self.cache.get(text) {
             return Known::Understood(found);
         }
@@ -112,6 +111,20 @@ impl Understander {
         }
         Known::Understood(understood)
     }
+}
+
+/// The text of a statement, or why it cannot be read safely.
+fn read(sql: &[u8], readable: Readable, bytes_max: usize) -> Result<&str, &'static str> {
+    if sql.len() > bytes_max {
+        return Err("it is longer than sql_bytes_max");
+    }
+    match readable {
+        Readable::Always => {}
+        Readable::Ascii if sql.is_ascii() => {}
+        Readable::Ascii => return Err("client_encoding is not UTF8"),
+        Readable::Never => return Err("standard_conforming_strings is off"),
+    }
+    std::str::from_utf8(sql).map_err(|_invalid| "it is not UTF-8")
 }
 
 /// Whether the bytes of a statement can be read as they are.

@@ -19,6 +19,10 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Prefilter {
     names: Option<AhoCorasick>,
+    /// How many of the patterns spell a name; those after them change what names mean.
+    spelling: usize,
+    /// Some name is not ASCII: other encodings spell it with other bytes.
+    has_letters_of_encodings: bool,
 }
 
 /// Texts with these first words have an effect on the session, or hide code.
@@ -48,23 +52,37 @@ impl Prefilter {
     /// A filter for these targets; one without targets lets everything pass as plain.
     pub fn new(targets: &[Arc<Target>]) -> Self {
         if targets.is_empty() {
-            return Self { names: None };
+            return Self { names: None, spelling: 0, has_letters_of_encodings: false };
         }
         // In the text an inner quote of a name is doubled; the part before it is enough to look for.
-        let mut words: BTreeSet<String> = targets
+        let words: BTreeSet<String> = targets
             .iter()
             .flat_map(|t| [&t.source.name, &t.shadow.name])
             .map(|n| n.as_str().split('"').max_by_key(|p| p.len()).unwrap_or_default().to_owned())
             .collect();
-        words.insert("u&\"".to_owned());
-        words.insert("set_config".to_owned());
-        words.insert("pg_settings".to_owned());
+        let has_letters_of_encodings = words.iter().any(|w| !w.is_ascii());
+        let mut words: Vec<String> = words.into_iter().collect();
+        words.push("u&\"".to_owned());
+        let spelling = words.len();
+        words.extend(["set_config".to_owned(), "pg_settings".to_owned()]);
         let names = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)
             .build(words)
             .ok();
-        Self { names }
+        Self { names, spelling, has_letters_of_encodings }
+    }
+
+    /// Whether a name may stand anywhere in the text, strings included.
+    pub fn spells_a_name(&self, text: &[u8]) -> bool {
+        let Some(names) = &self.names else { return false };
+        names.find_overlapping_iter(text).any(|found| found.pattern().as_usize() < self.spelling)
+    }
+
+    /// Whether a text in an encoding that is not UTF-8 can spell a name in bytes that are not those
+    /// looked for.
+    pub fn is_blind_to(&self, text: &[u8]) -> bool {
+        self.has_letters_of_encodings && !text.is_ascii()
     }
 
     /// Looks at one text.
@@ -84,7 +102,7 @@ impl Prefilter {
 }
 
 /// Whether anything but blanks follows a semicolon: the first word does not tell all then.
-fn has_second_statement(text: &[u8]) -> bool {
+pub(super) fn has_second_statement(text: &[u8]) -> bool {
     let Some(semicolon) = text.iter().position(|b| *b == b';') else { return false };
     text.get(semicolon + 1..).unwrap_or_default().iter().any(|b| !b.is_ascii_whitespace())
 }

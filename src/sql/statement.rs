@@ -71,6 +71,8 @@ pub enum Effect {
     State,
     /// As `State`, and drops prepared statements.
     Discard,
+    /// All of these, perhaps.
+    Anything,
     /// SQL-level PREPARE of a write on a migrated table: EXECUTE will not name it.
     PreparesWrite,
 }
@@ -103,9 +105,54 @@ pub fn understand(text: &str, targets: &[Arc<Target>], functions: &Functions) ->
         .collect();
     if statements.len() > 1 && all.iter().any(|t| is_keyword(text, t, "atomic")) {
         // The body of CREATE FUNCTION … BEGIN ATOMIC has semicolons of its own.
-        statements = vec![opaque(text, "a function body among several statements")];
+        let harmless = |s: &Statement| {
+            let passes = !matches!(s.class, Class::Unclassified(_));
+            passes && s.names.is_empty() && s.effect != Effect::PreparesWrite
+        };
+        let mut whole = opaque(text, "a function body among several statements");
+        if statements.iter().all(harmless) {
+            whole.class = Class::Passthrough;
+            whole.effect = Effect::Anything;
+        }
+        statements = vec![whole];
     }
     Understanding { statements }
+}
+
+/// What can be said of a text that cannot be read, but spells the name of no migrated table: it
+/// changes none of them.
+pub fn unread(text: &[u8]) -> Understanding {
+    let statement = Statement {
+        at: 0..text.len(),
+        class: Class::Passthrough,
+        effect: Effect::Anything,
+        names: Vec::new(),
+    };
+    Understanding { statements: vec![statement] }
+}
+
+/// Whether a text is one statement, of a kind that changes no row, whatever it names. It says so in
+/// letters that are the same in every encoding.
+pub fn changes_no_row(text: &[u8]) -> bool {
+    const KINDS: [&str; 14] = [
+        "abort",
+        "analyze",
+        "begin",
+        "cluster",
+        "commit",
+        "end",
+        "fetch",
+        "listen",
+        "reindex",
+        "release",
+        "rollback",
+        "savepoint",
+        "start",
+        "vacuum",
+    ];
+    let mut buffer = [0; 16];
+    let first = super::lex::first_word(text, &mut buffer).unwrap_or_default();
+    KINDS.contains(&first) && !super::prefilter::has_second_statement(text)
 }
 
 fn opaque(text: &str, why: &'static str) -> Statement {

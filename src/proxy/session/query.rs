@@ -31,7 +31,8 @@ impl Session {
         let known = understander.know(sql, self.readable(), bytes_max);
         match known {
             _ if self.may_execute_hidden(sql) || prepares_and_executes(&known) => {
-                self.query_unseen(frame, &routes, "EXECUTE of a prepared write", out)
+                let why = "EXECUTE of a prepared write";
+                self.query_unseen((frame, sql), &routes, why, out)
             }
             Known::Plain => {
                 self.forward_query(frame, VecDeque::new(), out);
@@ -39,7 +40,7 @@ impl Session {
             }
             Known::Unreadable(why) => {
                 self.facts = None;
-                self.query_unseen(frame, &routes, why, out)
+                self.query_unseen((frame, sql), &routes, why, out)
             }
             Known::Understood(u) => {
                 let text = std::str::from_utf8(sql).unwrap_or_default();
@@ -57,7 +58,7 @@ impl Session {
     /// A text that may write any migrated table, in a way that cannot be read.
     fn query_unseen(
         &mut self,
-        frame: &[u8],
+        (frame, sql): (&[u8], &[u8]),
         routes: &Arc<Routes>,
         why: &'static str,
         out: &mut Out,
@@ -66,7 +67,8 @@ impl Session {
         let concerned = routes.routes.iter().filter(mirrored).cloned().collect();
         match super::decide::mark_or_refuse(concerned, why) {
             Decision::Marked(marks) if !self.take_marked() => {
-                self.inject_mark(&marks, Isolated::No, out)
+                let isolated = if begins(sql) { Isolated::Yes } else { Isolated::No };
+                self.inject_mark(&marks, isolated, out)
             }
             Decision::Refused(report) => {
                 self.refuse_query(report, out);
@@ -149,7 +151,7 @@ impl Session {
                 _ => self.decide(&case),
             };
             match statement.effect {
-                Effect::State | Effect::Discard => meanings_changed = true,
+                Effect::State | Effect::Discard | Effect::Anything => meanings_changed = true,
                 Effect::Begin(_) | Effect::SetTransaction(_) | Effect::End => {
                     plan.isolated = Isolated::Yes;
                 }
@@ -209,7 +211,7 @@ impl Session {
         self.transaction.apply(effect, routes);
         match effect {
             Effect::State => self.facts = None,
-            Effect::Discard => {
+            Effect::Discard | Effect::Anything => {
                 self.facts = None;
                 self.names.forget_extra();
             }
@@ -281,6 +283,12 @@ fn prepares_and_executes(known: &Known) -> bool {
         }
         Known::Plain | Known::Unreadable(_) => false,
     }
+}
+
+/// Whether a text begins a transaction block before anything else.
+fn begins(sql: &[u8]) -> bool {
+    let mut buffer = [0; 16];
+    matches!(crate::sql::lex::first_word(sql, &mut buffer), Some("begin" | "start"))
 }
 
 /// A simple query in its surroundings.

@@ -50,10 +50,10 @@ impl Transaction {
     pub(super) fn apply(&mut self, effect: Effect, routes: &Arc<Routes>) {
         match effect {
             Effect::None | Effect::PreparesWrite => {}
-            Effect::Begin(level) => {
-                let open = routes.routes.iter().map(|r| r.gate.is_open()).collect();
-                let start = Start { routes: Arc::clone(routes), open };
-                self.block = Block::Open(level, Arc::new(start));
+            Effect::Begin(level) => self.begin(level, routes),
+            Effect::Anything => {
+                self.stateful = true;
+                self.begin(Isolation::Serializable, routes);
             }
             Effect::SetTransaction(level) => {
                 if let Block::Open(open, _) = &mut self.block {
@@ -63,6 +63,12 @@ impl Transaction {
             Effect::End => self.block = Block::None,
             Effect::State | Effect::Discard => self.stateful = true,
         }
+    }
+
+    fn begin(&mut self, level: Isolation, routes: &Arc<Routes>) {
+        let open = routes.routes.iter().map(|r| r.gate.is_open()).collect();
+        let start = Start { routes: Arc::clone(routes), open };
+        self.block = Block::Open(level, Arc::new(start));
     }
 
     /// The server says that no transaction is open: what was recorded is committed or gone.

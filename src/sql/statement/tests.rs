@@ -108,6 +108,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("select * from u&\"\\006frders\"", "unclassified"),
     ("select 'x", "unclassified"),
     ("frobnicate orders", "unclassified"),
+    ("create function f() returns int begin atomic select 1; end", "pass"),
+    ("create function f() returns int begin atomic delete from orders; end", "unclassified"),
 ];
 
 #[test]
@@ -171,6 +173,28 @@ fn the_prefilter_lets_nothing_of_interest_pass() {
         assert_eq!(filter.look(other.as_bytes()), Verdict::Understand, "{other}");
     }
     assert_eq!(Prefilter::new(&[]).look(b"select * from orders"), Verdict::Plain);
+}
+
+#[test]
+fn of_a_text_that_cannot_be_read_its_names_and_its_kind_are_known() {
+    let filter = Prefilter::new(&targets());
+    for (sql, spells) in [
+        ("select 'Orders", true),
+        ("select u&\"x\"", true),
+        ("select set_config('a', 'b', true)", false),
+        ("begin", false),
+    ] {
+        assert_eq!(filter.spells_a_name(sql.as_bytes()), spells, "{sql}");
+    }
+    for (sql, harmless) in [
+        ("vacuum orders;", true),
+        ("/* orders */ BEGIN", true),
+        ("begin; delete from orders", false),
+        ("select orders()", false),
+    ] {
+        assert_eq!(changes_no_row(sql.as_bytes()), harmless, "{sql}");
+    }
+    assert!(!filter.is_blind_to("größe".as_bytes()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod keys;
 mod names;
 mod protocol;
 mod unclassified;
+mod unreadable;
 
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 

@@ -1,0 +1,102 @@
+//! Sessions whose texts the proxy cannot read, and marks where nothing can be written: the client
+//! sees what it would see without the proxy. Found with Postgres's own regression suite.
+
+use crate::live::raw::query;
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, orders_toml, text};
+
+#[tokio::test]
+async fn a_text_that_cannot_be_read_and_names_no_migrated_table_passes_unmarked() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for (on, off) in [
+        ("SET standard_conforming_strings = off", "SET standard_conforming_strings = on"),
+        ("SET client_encoding = LATIN1", "SET client_encoding = UTF8"),
+    ] {
+        pair.simple(on).await;
+        for sql in [
+            "BEGIN ISOLATION LEVEL SERIALIZABLE",
+            "SELECT 1 / 0",
+            "ROLLBACK",
+            "CREATE INDEX CONCURRENTLY ON other (note)",
+            "BEGIN",
+            "SAVEPOINT a",
+            "CREATE TABLE more (a text)",
+            "DO 'BEGIN NULL; END'",
+            "COMMIT",
+            "SELECT 1; SELECT 2",
+            "BEGIN READ ONLY; SELECT 1; DROP TABLE more; SELECT 2",
+            "ROLLBACK",
+            "SET search_path = pg_catalog",
+            "RESET search_path",
+            "DROP TABLE more",
+        ] {
+            // Neither ASCII nor UTF-8.
+            let sql = [sql.as_bytes(), b" -- \xe9\0"].concat();
+            let mut frame = vec![b'Q'];
+            frame.extend(u32::try_from(sql.len() + 4).unwrap().to_be_bytes());
+            frame.extend(&sql);
+            pair.exchange(&String::from_utf8_lossy(&sql), &frame, 1).await;
+            if !on.contains("LATIN1") {
+                // The server refuses that as UTF-8; what it takes has no such letter.
+                let sql = String::from_utf8_lossy(&sql[..sql.len() - 6]).into_owned();
+                pair.simple(&sql).await;
+            }
+        }
+        assert_eq!(live.dirty().await, [], "{on}");
+        pair.simple("UPDATE orders SET total = 3 WHERE id = 3").await;
+        pair.simple(off).await;
+        pair.extended("UPDATE orders SET total = 5 WHERE id = 4", &[], 0).await;
+        live.until_clean("orders_v2").await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_text_that_cannot_be_read_and_names_the_table_is_marked() {
+    let live = Live::orders("", "").await;
+    let client = live.client().await;
+    client.batch_execute("SET standard_conforming_strings = off").await.unwrap();
+    client.batch_execute("VACUUM orders").await.unwrap();
+    assert_eq!(live.dirty().await, []);
+    let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE orders SET total = 4";
+    client.batch_execute(begin).await.unwrap();
+    let seen = "SELECT count(*) FROM pgsegue.dirty_keys WHERE key IS NULL";
+    assert_ne!(text(&client, seen).await, "0");
+    client.batch_execute("COMMIT").await.unwrap();
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_table_whose_name_is_not_ascii_is_known_in_every_client_encoding() {
+    let rename = |sql: &str| sql.replace("orders", "größe");
+    let toml = orders_toml("", "").replace("public.orders", "public.größe");
+    let ddl = format!("{};{}", ORDERS, crate::live::ORDERS_V2);
+    let live = Live::ready(&rename(&ddl), &toml, &["orders_v2"]).await;
+    let mut raw = live.raw().await;
+    raw.query("SET client_encoding = LATIN1").await;
+    let sql: Vec<u8> = "UPDATE größe SET total = 4".chars().map(|c| c as u8).collect();
+    let mut frame = vec![b'Q'];
+    frame.extend(u32::try_from(sql.len() + 5).unwrap().to_be_bytes());
+    frame.extend(&sql);
+    frame.push(0);
+    let said = raw.exchange(&frame, 1).await;
+    assert!(said.iter().any(|m| m.contains("UPDATE 10")), "{said:?}");
+    live.until_clean("orders_v2").await;
+    let minor = text(&live.db.client, "SELECT DISTINCT total_minor FROM größe_v2").await;
+    assert_eq!(minor, "400");
+}
+
+#[tokio::test]
+async fn a_function_body_that_names_no_migrated_table_hides_no_write() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for sql in [
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT 2; END",
+        "PREPARE one AS SELECT 1",
+        "EXECUTE one",
+    ] {
+        pair.exchange(sql, &query(sql), 1).await;
+    }
+    assert_eq!(live.dirty().await, []);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
