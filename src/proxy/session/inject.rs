@@ -46,7 +46,7 @@ impl Session {
         out: &mut Out,
     ) -> super::Flow {
         self.close_gates(marks);
-        build::run_once(&mut out.to_server, MARK, &mark_sql(marks));
+        build::run_once(&mut out.to_server, MARK, &mark_sql(marks, isolated));
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
         match isolated {
@@ -59,7 +59,7 @@ impl Session {
     /// Marks migrations right before an Execute, in the same transaction.
     pub(super) fn inject_mark_inline(&mut self, marks: &Marks, out: &mut Out) {
         self.close_gates(marks);
-        build::run_once(&mut out.to_server, MARK, &mark_sql(marks));
+        build::run_once(&mut out.to_server, MARK, &mark_sql(marks, Isolated::No));
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
     }
 
@@ -88,11 +88,19 @@ impl Session {
     }
 }
 
-fn mark_sql(marks: &Marks) -> String {
+/// In the transaction of the statement itself there is nothing to mark if it is read only: the
+/// server refuses the write, and is to do so in its own words.
+fn mark_sql(marks: &Marks, isolated: Isolated) -> String {
     let calls = marks
         .routes
         .iter()
         .map(|r| format!("{}({})", r.target.mark_function, literal(marks.why)))
         .collect::<Vec<_>>();
-    format!("SELECT {}", calls.join(", "))
+    let when = match isolated {
+        Isolated::Yes => "",
+        Isolated::No => {
+            " WHERE pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'"
+        }
+    };
+    format!("SELECT {}{when}", calls.join(", "))
 }

@@ -87,6 +87,30 @@ async fn a_table_whose_name_is_not_ascii_is_known_in_every_client_encoding() {
 }
 
 #[tokio::test]
+async fn a_statement_that_would_be_marked_says_in_a_read_only_transaction_what_the_server_says() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple("PREPARE w AS UPDATE orders SET total = 0").await;
+    for sql in ["EXECUTE w", "TRUNCATE orders", "DO $$ BEGIN UPDATE orders SET total = 4; END $$"] {
+        pair.simple("BEGIN READ ONLY").await;
+        pair.simple(sql).await;
+        pair.simple("ROLLBACK").await;
+        pair.simple("BEGIN READ ONLY").await;
+        pair.extended(sql, &[], 0).await;
+        pair.simple("ROLLBACK").await;
+        pair.simple("SET default_transaction_read_only = on").await;
+        pair.simple(sql).await;
+        pair.extended(sql, &[], 0).await;
+        pair.simple("BEGIN READ WRITE").await;
+        pair.simple(sql).await;
+        pair.simple("COMMIT").await;
+        pair.simple("SET default_transaction_read_only = off").await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn a_function_body_that_names_no_migrated_table_hides_no_write() {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
