@@ -238,7 +238,8 @@ impl Control {
         if !is_installed(&connection.client).await? {
             return Ok(Vec::new());
         }
-        let rows = connection.client.query(STATUS, &[&name]).await?;
+        let (class, object) = install::SERVING_LOCK;
+        let rows = connection.client.query(STATUS, &[&name, &class, &object]).await?;
         rows.iter().map(status).collect()
     }
 
@@ -277,7 +278,12 @@ const STATUS: &str = "SELECT m.name, m.definition, m.phase, \
             WHERE d.migration = m.name AND key IS NOT NULL AND attempts > 0 \
             GROUP BY key ORDER BY key LIMIT 10) p), '{}'), \
     to_char(m.verified_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
-    m.verify_passes, m.differences_found, m.reads_blocked \
+    m.verify_passes, m.differences_found, coalesce(m.reads_blocked, (SELECT \
+        format('%s pgsegue processes serve this database: phases and shadow reads wait until one \
+is left', count(DISTINCT pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+        AND classid::int8 = $2::int4 AND objid::int8 = $3::int4 AND database = \
+        (SELECT oid FROM pg_database WHERE datname = current_database()) \
+        HAVING count(DISTINCT pid) > 1)) \
     FROM pgsegue.migrations m WHERE $1::text IS NULL OR m.name = $1 ORDER BY m.name";
 
 fn status(row: &Row) -> Result<Status, Error> {

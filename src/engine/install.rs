@@ -11,11 +11,14 @@ use tokio_postgres::GenericClient;
 pub(crate) const INSTALL_LOCK: (i32, i32) = (0x7067_7365, 1);
 /// The advisory lock of the process that runs the engine of this database.
 pub(crate) const ENGINE_LOCK: (i32, i32) = (0x7067_7365, 2);
+/// The advisory lock of those that serve clients of this database: shared, or alone.
+pub(crate) const SERVING_LOCK: (i32, i32) = (0x7067_7365, 3);
 /// The class of the lock between the chunks and the repair of one migration; the object is the
 /// hash of its name.
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 
-const VERSION: i32 = 3;
+/// Of the tables, and of how processes share them.
+const VERSION: i32 = 4;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -129,6 +132,17 @@ pub(crate) async fn base(client: &mut tokio_postgres::Client) -> Result<(), Erro
     );
     tx.batch_execute(&sql).await.map_err(|error| Error::Install { reason: pg::reason(&error) })?;
     Ok(tx.commit().await?)
+}
+
+/// Whether the base schema is there in this version.
+pub(crate) async fn is_current(client: &tokio_postgres::Client) -> Result<bool, Error> {
+    let there = "SELECT to_regclass('pgsegue.schema_version') IS NOT NULL";
+    if !client.query_one(there, &[]).await?.try_get::<_, bool>(0)? {
+        return Ok(false);
+    }
+    let version = "SELECT max(version) FROM pgsegue.schema_version";
+    let version: Option<i32> = client.query_one(version, &[]).await?.try_get(0)?;
+    Ok(version == Some(VERSION))
 }
 
 /// Installs the functions of a migration, in one transaction.

@@ -1,11 +1,11 @@
 //! The engine of one process: its lock, its view of the journal, the routes it publishes, and one
 //! worker per migration.
 
-use super::entry::{self, Definition, Entry, Request};
+use super::entry::{self, Entry, Request};
 use super::journal::{self, Journaled};
-use super::leadership::lock;
+use super::leadership::{self, Role};
 use super::levers::LeverChange;
-use super::{Error, Phase, drift, functions, install, shape, worker};
+use super::{Error, Phase, drift, functions, shape, worker};
 use crate::manifest::{Levers, Migration, Percent};
 use crate::pg::{self, Connection};
 use crate::routing::{self, Routes};
@@ -14,15 +14,13 @@ use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The channel on which the control side says that something changed.
 pub(crate) const CHANNEL: &str = "pgsegue";
-/// How long `connect` waits for a predecessor to give the engine's lock back.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Between polls of the dirty keys, while a gate that may open is closed, and otherwise.
 const POLL_CLOSED: Duration = Duration::from_millis(50);
 const POLL_OPEN: Duration = Duration::from_millis(200);
@@ -50,12 +48,12 @@ pub struct Engine {
     config: tokio_postgres::Config,
     routes: Arc<routing::Handle>,
     metrics: Metrics,
-    /// When the first connection of this process began, as the server says it.
-    started: String,
     // Held for in-memory work and a publication, never over an await.
     state: Mutex<State>,
-    /// The connection that holds the engine's lock; none while it is lost.
+    /// The connection that holds the engine's locks; none while it is lost.
     control: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    /// Read by a worker's step, written by who must know that none is under way.
+    steps: RwLock<()>,
     /// Declarations have changed.
     declared: Notify,
 }
@@ -66,50 +64,40 @@ struct State {
     journal: BTreeMap<String, Journaled>,
     functions: Arc<Functions>,
     last_request: i64,
-    leading: bool,
+    role: Role,
+    /// Since when no other process serves this database, as the server says it.
+    started: String,
 }
 
 impl Engine {
-    /// Connects, takes the engine's advisory lock, brings schema `pgsegue` up to date, reads the
-    /// journal. Publishes nothing yet.
+    /// Connects, finds its place beside other processes, brings schema `pgsegue` up to date when it
+    /// leads, reads the journal. Publishes nothing yet.
     ///
     /// # Errors
-    /// When the database cannot be reached, another process holds the lock, or the schema cannot
-    /// be installed.
+    /// When the database cannot be reached, a process of another version leads, or the schema
+    /// cannot be installed.
     pub async fn connect(
         control: tokio_postgres::Config,
         routes: Arc<routing::Handle>,
         metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
         let mut connection = pg::connect(&control, "pgsegue engine").await?;
-        lock(&connection, LOCK_PATIENCE).await?;
-        install::base(&mut connection.client).await?;
-        connection.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
-        let started = connection
-            .client
-            .query_one(
-                "SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()",
-                &[],
-            )
-            .await?
-            .try_get(0)?;
-        let journal = journal::load(&connection.client).await?;
+        let role = leadership::join(&mut connection).await?;
+        let journal = leadership::by_name(journal::load(&connection.client).await?);
         let functions = Arc::new(functions::load(&connection.client).await?);
-        let state = State {
-            journal: journal.into_iter().map(|j| (j.name.clone(), j)).collect(),
-            functions,
-            leading: true,
-            ..State::default()
-        };
-        Ok(Arc::new(Self {
+        let state = State { journal, functions, role, ..State::default() };
+        let engine = Arc::new(Self {
             config: control,
             routes,
             metrics,
-            started,
             state: Mutex::new(state),
-            control: tokio::sync::Mutex::new(Some(Arc::new(connection))),
+            control: tokio::sync::Mutex::new(None),
+            steps: RwLock::new(()),
             declared: Notify::new(),
-        }))
+        });
+        engine.settle(&connection).await?;
+        engine.put_control(connection).await;
+        Ok(engine)
     }
 
     /// Puts a set of declarations in force as a whole: validates them against the journal, then
@@ -121,11 +109,9 @@ impl Engine {
     pub async fn apply(&self, declared: Vec<Declared>) -> Result<(), Error> {
         let changes = self.take_over(&declared)?;
         self.publish();
-        let names: Vec<String> = declared.iter().map(|d| d.migration.name.clone()).collect();
         if let Some(control) = self.control().await {
-            journal::undeclare_others(&control.client, &names).await?;
-            for one in &declared {
-                journal::declare(&control.client, one).await?;
+            if self.role() != Role::Following {
+                self.record_declarations(&control).await?;
             }
             journal::save_gaps(&control.client, &self.gaps()).await?;
             for change in &changes {
@@ -137,8 +123,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Says in the journal what this process has declared: who leads does.
+    pub(super) async fn record_declarations(&self, control: &Connection) -> Result<(), Error> {
+        let declared: Vec<Declared> =
+            self.state().entries.values().map(|entry| entry.declared.clone()).collect();
+        let names: Vec<String> = declared.iter().map(|d| d.migration.name.clone()).collect();
+        journal::undeclare_others(&control.client, &names).await?;
+        for one in &declared {
+            journal::declare(&control.client, one).await?;
+        }
+        Ok(())
+    }
+
     /// The migrations that are not mirrored though they were.
-    fn gaps(&self) -> Vec<String> {
+    pub(super) fn gaps(&self) -> Vec<String> {
         let state = self.state();
         let interrupted = state.entries.iter().filter(|(_, entry)| entry.gap && !entry.is_dual());
         interrupted.map(|(name, _)| name.clone()).collect()
@@ -250,12 +248,14 @@ impl Engine {
             if !pulled {
                 pulled = self.succeeded(self.pull(&control).await);
             }
+            pulled &= self.succeeded(self.settle(&control).await);
+            let settled = pulled && self.role() == Role::Alone;
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = control.closed.cancelled() => pulled = false,
                 () = control.notified.notified() => pulled = false,
                 () = self.declared.notified() => {}
-                () = tokio::time::sleep(if pulled { PULL_ANYWAY } else { POLL_OPEN }) => pulled = false,
+                () = tokio::time::sleep(if settled { PULL_ANYWAY } else { POLL_OPEN }) => pulled = false,
             }
         }
         self.close_gates();
@@ -263,8 +263,7 @@ impl Engine {
             stop.cancel();
         }
         while workers.join_next().await.is_some() {}
-        // Gives the engine's lock back.
-        drop(self.control.lock().await.take());
+        self.resign().await;
     }
 
     /// Polls the dirty keys, and now and then the catalog: apart from `run`, so that a lever never
@@ -329,52 +328,6 @@ impl Engine {
         }
     }
 
-    /// The control connection, made anew with its lock when it was lost. While it is lost every
-    /// gate is closed and no worker goes on: another process may be the engine by then.
-    async fn keep_control(&self, shutdown: &CancellationToken) -> Option<Arc<Connection>> {
-        let mut patience = Duration::from_millis(100);
-        loop {
-            if let Some(control) = self.control().await {
-                return Some(control);
-            }
-            match self.reconnect().await {
-                Ok(()) => continue,
-                Err(error) => tracing::warn!(%error, "no control connection; trying again"),
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return None,
-                () = tokio::time::sleep(patience) => {}
-            }
-            patience = (patience * 2).min(Duration::from_secs(5));
-        }
-    }
-
-    async fn reconnect(&self) -> Result<(), Error> {
-        let connection = pg::connect(&self.config, "pgsegue engine").await?;
-        lock(&connection, Duration::ZERO).await?;
-        connection.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
-        let journal = journal::load(&connection.client).await?;
-        {
-            let mut state = self.state();
-            for journaled in journal {
-                if let Some(entry) = state.entries.get_mut(&journaled.name) {
-                    entry.gap |= journaled.gap;
-                    entry.control = journaled.control;
-                    entry.verified = journaled.verified;
-                    entry.reads_blocked.clone_from(&journaled.reads_blocked);
-                    entry.definition = Definition::journaled(journaled.fingerprint.clone());
-                    entry.enter(journaled.phase.clone());
-                    entry.wake.notify_one();
-                }
-                state.journal.insert(journaled.name.clone(), journaled);
-            }
-            state.leading = true;
-        }
-        *self.control.lock().await = Some(Arc::new(connection));
-        self.publish();
-        Ok(())
-    }
-
     /// The control connection while it lives.
     pub(super) async fn control(&self) -> Option<Arc<Connection>> {
         let mut control = self.control.lock().await;
@@ -382,12 +335,19 @@ impl Engine {
             Some(connection) if !connection.client.is_closed() => Some(Arc::clone(connection)),
             Some(_) => {
                 *control = None;
-                self.state().leading = false;
-                self.close_gates();
+                self.set_role(Role::Lost);
                 None
             }
             None => None,
         }
+    }
+
+    pub(super) async fn put_control(&self, connection: Connection) {
+        *self.control.lock().await = Some(Arc::new(connection));
+    }
+
+    pub(super) async fn drop_control(&self) {
+        drop(self.control.lock().await.take());
     }
 
     /// Reads what the control side changed: levers first, published at once, then requests.
@@ -405,6 +365,9 @@ impl Engine {
             }
         }
         self.publish();
+        if self.role() == Role::Following {
+            return Ok(());
+        }
         let last = self.state().last_request;
         let rows = control
             .client
@@ -455,6 +418,7 @@ impl Engine {
             )
             .await?;
         let mut state = self.state();
+        let alone = state.role == Role::Alone;
         for row in rows {
             let name: String = row.try_get(0)?;
             let dirty: i64 = row.try_get(1)?;
@@ -463,7 +427,7 @@ impl Engine {
             let (Some(entry), Some(ticket)) = (state.entries.get_mut(&name), ticket) else {
                 continue;
             };
-            if dirty == 0 && entry.may_open() {
+            if dirty == 0 && entry.may_open() && alone {
                 entry.gate.open_if(ticket);
             } else if entry.gate.is_open() {
                 entry.gate.close();
@@ -540,9 +504,38 @@ impl Engine {
         }
     }
 
-    /// Whether this process holds the engine's lock.
-    pub(super) fn is_leading(&self) -> bool {
-        self.state().leading
+    pub(super) fn role(&self) -> Role {
+        self.state().role
+    }
+
+    /// Gates open only for who is alone: under the lock under which they are opened.
+    pub(super) fn set_role(&self, role: Role) {
+        let mut state = self.state();
+        state.role = role;
+        for entry in state.entries.values() {
+            if role != Role::Alone {
+                entry.gate.close();
+            }
+            entry.wake.notify_one();
+        }
+    }
+
+    /// Whether this process may move phases and work on the shadow. To be asked under
+    /// [`Self::steps`].
+    pub(super) fn may_work(&self) -> bool {
+        self.role() == Role::Alone
+    }
+
+    pub(super) fn steps(&self) -> &RwLock<()> {
+        &self.steps
+    }
+
+    pub(super) fn remember(&self, journaled: Journaled) {
+        self.state().journal.insert(journaled.name.clone(), journaled);
+    }
+
+    pub(super) fn started_now(&self, when: String) {
+        self.state().started = when;
     }
 
     pub(super) fn config(&self) -> &tokio_postgres::Config {
@@ -557,8 +550,8 @@ impl Engine {
         &self.routes
     }
 
-    pub(super) fn started(&self) -> &str {
-        &self.started
+    pub(super) fn started(&self) -> String {
+        self.state().started.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -90,7 +90,9 @@ pub(super) async fn run(engine: Arc<Engine>, name: String, stop: CancellationTok
 
 impl Worker {
     async fn step(&mut self, wake: &Notify) -> Result<Duration, Error> {
-        if !self.engine.is_leading() {
+        let engine = Arc::clone(&self.engine);
+        let _step = engine.steps().read().await;
+        if !engine.may_work() {
             return Ok(Duration::from_millis(100));
         }
         let seen = self.engine.with_entry(&self.name, |entry| {
@@ -307,6 +309,7 @@ impl Worker {
         let Some(shape) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
         self.client().await?;
         let (engine, name) = (&self.engine, &self.name);
+        let started = engine.started();
         let Some(connection) = &self.connection else { return Ok(Duration::ZERO) };
         let interrupted = async {
             loop {
@@ -317,13 +320,13 @@ impl Worker {
                         || !e.requests.is_empty()
                         || e.phase != *phase
                 });
-                if stop != Some(false) || !engine.is_leading() {
+                if stop != Some(false) || !engine.may_work() {
                     return;
                 }
             }
         };
         tokio::select! {
-            passed = barrier::wait(&connection.client, engine.routes(), &shape, engine.started()) => passed?,
+            passed = barrier::wait(&connection.client, engine.routes(), &shape, &started) => passed?,
             () = interrupted => return Ok(Duration::ZERO),
         }
         self.backfill = None;

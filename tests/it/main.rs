@@ -25,6 +25,7 @@ mod engine_drift;
 mod engine_repair;
 mod engine_reverse;
 mod engine_run;
+mod engine_several;
 mod engine_support;
 mod engine_sync;
 mod engine_verify;
