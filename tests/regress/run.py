@@ -317,10 +317,13 @@ class Cluster:
         out.mkdir()
         if self.user:
             os.chown(out, self.user["user"], self.user["group"])
-        driver = next(iter(glob.glob(f"{self.bin}/../lib/pgxs/src/test/regress/pg_regress")), None)
-        if not driver:
-            stop("pg_regress is missing: apt-get install postgresql-client-<version>")
+        driver = self.bin.parent / "lib/pgxs/src/test/regress/pg_regress"
+        if not driver.exists():
+            stop(f"{driver} is missing; the package postgresql-client-<version> has it")
         schedule = ["--schedule", suite / "parallel_schedule"] if not tests else tests
+        # Since version 16.
+        if "--expecteddir" in output_of([driver, "--help"]):
+            schedule = ["--expecteddir", suite, *schedule]
         began = time.monotonic()
         done = subprocess.run(
             [driver, "--use-existing", "--dbname", DATABASE, "--host", "127.0.0.1", "--port",
