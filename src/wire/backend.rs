@@ -98,7 +98,7 @@ pub fn push_row_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Option<()> 
         r.value()?;
     }
     push_frame(out, b'D', |out| {
-        out.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
+        out.extend_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(r.rest());
     });
     Some(())
@@ -113,7 +113,7 @@ pub fn push_description_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Opt
         r.bytes(18)?;
     }
     push_frame(out, b'T', |out| {
-        out.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
+        out.extend_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(r.rest());
     });
     Some(())

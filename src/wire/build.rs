@@ -91,7 +91,7 @@ pub fn rebind(
         out.extend_from_slice(statement);
         out.push(0);
         out.extend_from_slice(values.parameters);
-        let count = i16::try_from(result_formats.len()).unwrap_or(i16::MAX);
+        let count = u16::try_from(result_formats.len()).unwrap_or(u16::MAX);
         out.extend_from_slice(&count.to_be_bytes());
         for format in result_formats {
             out.extend_from_slice(&format.to_be_bytes());

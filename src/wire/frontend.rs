@@ -156,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_may_have_65535_parameters() {
+        for n in [32_767, 32_768, 65_535] {
+            let p = body(&ext::Parse::new(None, "insert …".into(), vec![23; n]));
+            let last = u16::try_from(n).unwrap();
+            assert_eq!(parse(&p).map(|p| (p.type_of(1), p.type_of(last))), Some((23, 23)));
+            let values = vec![Some(vec![b'1'].into()); n];
+            let b = body(&ext::Bind::new(None, None, vec![1; n], values, vec![0; n]));
+            let values = bind(&b).and_then(|b| b.values()).unwrap();
+            assert_eq!((values.values.len(), values.result_formats.len()), (n, n));
+        }
+    }
+
+    #[test]
     fn every_truncation_is_malformed_and_none_panics() {
         let p = body(&ext::Parse::new(Some("s".into()), "select 1".into(), vec![23]));
         let b = body(&ext::Bind::new(None, None, vec![1], vec![Some(vec![7; 4].into())], vec![1]));

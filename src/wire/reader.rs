@@ -38,9 +38,11 @@ impl<'a> Reader<'a> {
         Some(i32::from_be_bytes(*bytes))
     }
 
-    /// A 16-bit count; negative ones are malformed.
+    /// A 16-bit count. The server reads it unsigned: 65,535 parameters are allowed.
     pub fn count(&mut self) -> Option<usize> {
-        usize::try_from(self.i16()?).ok()
+        let (bytes, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(usize::from(u16::from_be_bytes(*bytes)))
     }
 
     /// Bytes up to a NUL, which is skipped.
