@@ -3,7 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
-use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
+use super::prepared::{AtServer, FormKey, Marks, Portal, Undo, counting};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Mirror, Routes};
@@ -34,8 +34,10 @@ impl Session {
         let mut concerned = false;
         for reply in &self.replies {
             match reply {
-                Expect::Parse(_, Some(undo)) => concerned |= undo.name() == name,
-                Expect::Close(_, Some(closed)) => concerned |= *closed.0 == *name,
+                Expect::Parse(_, Some(undo)) => concerned |= undo.name() == counting(name),
+                Expect::Close(_, Some(closed)) => {
+                    concerned |= counting(&closed.0) == counting(name);
+                }
                 Expect::Sync(_) | Expect::Query(_) if concerned => return true,
                 _ => {}
             }

@@ -57,7 +57,10 @@ impl Session {
             b'S' | b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' => false,
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
-                self.replies.push_back(Expect::CopyEnd);
+                // Stray ones are ignored by the server: they must not pile up here.
+                if !matches!(self.replies.back(), Some(Expect::CopyEnd)) {
+                    self.replies.push_back(Expect::CopyEnd);
+                }
                 true
             }
             _ => true,

@@ -12,6 +12,15 @@ use crate::sql::target::SyncMode;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Names of statements and portals end here (`NAMEDATALEN - 1`): the server looks no further, so
+/// longer ones that begin alike are one.
+const NAME_BYTES_MAX: usize = 63;
+
+/// As much of a name as counts.
+pub(super) fn counting(name: &[u8]) -> &[u8] {
+    name.get(..NAME_BYTES_MAX).unwrap_or(name)
+}
+
 /// A form that a statement can be sent in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum FormKey {
@@ -73,10 +82,10 @@ pub(super) enum Undo {
 }
 
 impl Undo {
-    /// The client's name of the statement.
+    /// What counts of the client's name of the statement.
     pub(super) fn name(&self) -> &[u8] {
         match self {
-            Self::Client { name, .. } | Self::Form { statement: name, .. } => name,
+            Self::Client { name, .. } | Self::Form { statement: name, .. } => counting(name),
         }
     }
 
@@ -134,21 +143,21 @@ impl Names {
     }
 
     pub(super) fn statement(&self, name: &[u8]) -> Option<&Prepared> {
-        self.statements.get(name)
+        self.statements.get(counting(name))
     }
 
     pub(super) fn statement_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
-        self.statements.get_mut(name)
+        self.statements.get_mut(counting(name))
     }
 
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Option<Prepared> {
-        self.statements.insert(name.into(), statement)
+        self.statements.insert(counting(name).into(), statement)
     }
 
     /// Forgets a statement, unless the name stands for another by now.
     pub(super) fn close(&mut self, name: &[u8], id: u64) {
-        if self.statements.get(name).is_some_and(|s| s.id == id) {
-            self.statements.remove(name);
+        if self.statement(name).is_some_and(|s| s.id == id) {
+            self.statements.remove(counting(name));
         }
     }
 
@@ -157,13 +166,13 @@ impl Names {
             Undo::Client { name, id, previous, .. } => {
                 self.close(&name, id);
                 if let Some(previous) = previous
-                    && !self.statements.contains_key(&name)
+                    && self.statement(&name).is_none()
                 {
-                    self.statements.insert(name, *previous);
+                    self.put(&name, *previous);
                 }
             }
             Undo::Form { statement, id, key } => {
-                if let Some(s) = self.statements.get_mut(&statement).filter(|s| s.id == id) {
+                if let Some(s) = self.statement_mut(&statement).filter(|s| s.id == id) {
                     s.extra.retain(|(k, _, _)| *k != key);
                 }
             }
@@ -182,31 +191,31 @@ impl Names {
     /// Whether a name may stand for a write that SQL-level PREPARE has hidden: it is unknown here,
     /// or what was known of it may have been dropped in SQL.
     pub(super) fn may_be_hidden(&self, name: &[u8]) -> bool {
-        let known = self.statements.get(name);
+        let known = self.statement(name);
         self.hidden_writes && known.is_none_or(|s| s.id <= self.discarded)
     }
 
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
-        self.portals.get(name)
+        self.portals.get(counting(name))
     }
 
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
-        match self.portals.get_mut(name) {
+        match self.portals.get_mut(counting(name)) {
             Some(slot) => *slot = portal,
             None => {
-                self.portals.insert(name.into(), portal);
+                self.portals.insert(counting(name).into(), portal);
             }
         }
     }
 
     pub(super) fn portal_has_run(&mut self, name: &[u8]) {
-        if let Some(portal) = self.portals.get_mut(name) {
+        if let Some(portal) = self.portals.get_mut(counting(name)) {
             portal.has_run = true;
         }
     }
 
     pub(super) fn close_portal(&mut self, name: &[u8]) {
-        self.portals.remove(name);
+        self.portals.remove(counting(name));
     }
 
     /// A transaction has ended: its portals are gone.

@@ -299,6 +299,28 @@ fn a_sync_before_the_data_of_a_copy_has_no_answer() {
 }
 
 #[test]
+fn ends_of_copies_that_nobody_waits_for_do_not_pile_up() {
+    let mut peer = Peer::mirrored();
+    let stray = frames(&[(b'c', b""), (b'f', b"x\0")]).repeat(1_000);
+    assert_eq!(peer.client(&stray), stray);
+    assert!(peer.session.replies.len() < 2);
+    assert!(!texts(&peer.client(&frames(&[SYNC]))).is_empty());
+    assert_eq!(peer.server(&frames(&[READY])), frames(&[READY]));
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn names_of_statements_count_to_their_63rd_byte() {
+    let mut peer = Peer::mirrored();
+    let name = |end: &str| [&[b'n'; 63], end.as_bytes(), b"\0"].concat();
+    let parse = [&name("one")[..], b"UPDATE public.orders SET a = 1\0\0\0"].concat();
+    peer.client(&frame(b'P', &parse));
+    let bind = [b"\0", &name("two")[..], &[0; 6]].concat();
+    let sent = peer.client(&[frame(b'B', &bind), frames(&[EXECUTE, SYNC])].concat());
+    assert!(sent.windows(10).any(|w| w == frames(&[(b'E', b"\0\0\0\0\0")])), "mirrored");
+}
+
+#[test]
 fn what_comes_before_the_server_is_ready_waits() {
     let context = Peer::mirrored().session.context;
     let mut session = Session::new(context, "app".into(), "db".into());

@@ -88,6 +88,52 @@ async fn parameters_keep_their_types_numbers_and_errors() {
 }
 
 #[tokio::test]
+async fn an_insert_of_40000_declared_parameters_is_mirrored() {
+    let (live, mut pair) = pair().await;
+    let rows: Vec<_> = (0..10_000)
+        .map(|row| {
+            let n = 4 * row;
+            format!("(${}, ${}, ${}, ${})", n + 1, n + 2, n + 3, n + 4)
+        })
+        .collect();
+    let sql = format!("INSERT INTO orders VALUES {}", rows.join(", "));
+    let values: Vec<_> = (0..10_000)
+        .flat_map(|row| [format!("{}", 100 + row), "1".to_owned(), "2".to_owned(), "n".to_owned()])
+        .collect();
+    let values: Vec<_> = values.iter().map(|v| Some(v.as_bytes())).collect();
+    let types = [INT4, INT4, INT4, TEXT].repeat(10_000);
+    let batch =
+        [parse("", &sql, &types), bind("", "", 0, &values, 0), execute("", 0), sync()].concat();
+    pair.exchange("many parameters", &batch, 1).await;
+    assert_eq!(live.dirty().await, []);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn names_that_begin_alike_for_63_bytes_are_one_statement() {
+    let (live, mut pair) = pair().await;
+    let name = |end: &str| format!("{}{end}", "n".repeat(63));
+    let update = "UPDATE orders SET total = total + 1 WHERE id = $1";
+    let prepared = [parse(&name("one"), update, &[INT4]), sync()].concat();
+    pair.exchange("parse", &prepared, 1).await;
+    let run = |portal: &str, other: &str| {
+        [
+            bind(portal, &name("two"), 0, &[Some(b"3")], 0),
+            execute(other, 0),
+            close(b'P', portal),
+            sync(),
+        ]
+        .concat()
+    };
+    pair.exchange("bind by another end", &run("", ""), 1).await;
+    pair.exchange("portals, too", &run(&name("p"), &name("q")), 1).await;
+    pair.exchange("the name is taken", &prepared, 1).await;
+    pair.exchange("close", &[close(b'S', &name("three")), sync()].concat(), 1).await;
+    pair.exchange("it is gone", &run("", ""), 1).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn portals_may_be_described_limited_suspended_and_closed() {
     let (live, mut pair) = pair().await;
     let update = "UPDATE orders SET total = total + 1 WHERE id < 6";
