@@ -62,6 +62,12 @@ pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Me
     found
 }
 
+/// The first mention at a token; `found` is in the order of tokens, as [`mentions`] gives it.
+pub fn mention_at(found: &[Mention], token: usize) -> Option<&Mention> {
+    let first = found.partition_point(|m| m.token < token);
+    found.get(first).filter(|m| m.token == token)
+}
+
 /// Whether an identifier is spelled with Unicode escapes: it may mean any table.
 pub fn has_unicode_identifier(tokens: &[Token]) -> bool {
     tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted)

@@ -6,7 +6,7 @@
 
 use super::ident::Ident;
 use super::lex::{Kind, Token, identifier, is_keyword};
-use super::mention::{Mention, Spelling, Table, mentions};
+use super::mention::{Mention, Spelling, Table, mention_at, mentions};
 use super::read_visit::{Factor, Found};
 use super::splice::Spliced;
 use super::target::{Functions, Reverse, Target};
@@ -167,11 +167,11 @@ fn fit(
     if tokens.windows(4).any(|w| is_row_value(text, w)) {
         return Err("a whole-row reference".to_owned());
     }
-    let lines = Lines::new(sql);
+    let places = Places::new(sql, at.start, tokens);
     let found_mentions = mentions(text, tokens, targets);
     let mut replaced = Vec::with_capacity(found.factors.len());
     for factor in &found.factors {
-        replaced.push(place(text, tokens, at.start, &lines, &found_mentions, factor)?);
+        replaced.push(place(text, tokens, &places, &found_mentions, factor)?);
     }
     replaced.sort_by_key(|r| r.at.start);
     audit(&found_mentions, &replaced, tokens)?;
@@ -200,7 +200,10 @@ fn is_row_value(text: &str, window: &[Token]) -> bool {
 /// Every mention of a table must be one of the references found, or an alias given to one.
 fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Result<(), String> {
     let explained = |m: &Mention| {
-        tokens.get(m.token).is_some_and(|t| replaced.iter().any(|r| r.at.end == t.at.end))
+        tokens.get(m.token).is_some_and(|t| {
+            // In order, and none within another: their ends are in order, too.
+            replaced.binary_search_by_key(&t.at.end, |r| r.at.end).is_ok()
+        })
     };
     if mentions.iter().any(|m| m.table == Table::Shadow) {
         return Err("it names the shadow itself".to_owned());
@@ -214,48 +217,51 @@ fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Resul
 fn place(
     text: &str,
     tokens: &[Token],
-    base: usize,
-    lines: &Lines<'_>,
+    places: &Places,
     mentions: &[Mention],
     factor: &Factor,
 ) -> Result<Replaced, String> {
     let lost = || "a table reference that cannot be placed".to_owned();
-    let byte = |(line, column)| lines.byte(line, column).map(|b| b + base);
-    let start = byte(factor.start).ok_or_else(lost)?;
-    let last = byte(factor.last_part).ok_or_else(lost)?;
-    let index = tokens.iter().position(|t| t.at.start == last).ok_or_else(lost)?;
+    let first = places.token(factor.start).and_then(|i| tokens.get(i)).ok_or_else(lost)?;
+    let index = places.token(factor.last_part).ok_or_else(lost)?;
     let token = tokens.get(index).ok_or_else(lost)?;
-    let mention = mentions.iter().find(|m| m.token == index).ok_or_else(lost)?;
+    let mention = mention_at(mentions, index).ok_or_else(lost)?;
     let name = identifier(text, token).ok_or_else(lost)?;
     let qualified = mention.spelling == Spelling::Qualified;
     if mention.target != factor.target || qualified != factor.qualified {
         return Err(lost());
     }
     Ok(Replaced {
-        at: start..token.at.end,
+        at: first.at.start..token.at.end,
         target: mention.target,
         alias: factor.alias.is_none().then(|| Ident::new(name)),
         twins: factor.twins.clone(),
     })
 }
 
-/// `sqlparser` counts lines and characters; splicing needs bytes.
-struct Lines<'a> {
-    text: &'a str,
-    starts: Vec<usize>,
-}
+/// Where the tokens begin as `sqlparser` counts it, in lines and characters, both from 1; splicing
+/// needs bytes.
+struct Places(Vec<(u64, u64)>);
 
-impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Self {
-        let newlines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1);
-        Self { text, starts: std::iter::once(0).chain(newlines).collect() }
+impl Places {
+    /// The places of `tokens` in `sql`, which begins at byte `base` of their text. One pass: a text
+    /// may be one line with thousands of references.
+    fn new(sql: &str, base: usize, tokens: &[Token]) -> Self {
+        let (mut line, mut column, mut done) = (1, 1, 0);
+        let place = |token: &Token| {
+            let start = token.at.start.saturating_sub(base);
+            for c in sql.get(done..start).unwrap_or_default().chars() {
+                (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+            }
+            done = start;
+            (line, column)
+        };
+        Self(tokens.iter().map(place).collect())
     }
 
-    fn byte(&self, line: u64, column: u64) -> Option<usize> {
-        let start = *self.starts.get(usize::try_from(line.checked_sub(1)?).ok()?)?;
-        let rest = self.text.get(start..)?;
-        let chars = usize::try_from(column.checked_sub(1)?).ok()?;
-        rest.char_indices().map(|(i, _)| start + i).nth(chars)
+    /// Index of the token that begins there.
+    fn token(&self, place: (u64, u64)) -> Option<usize> {
+        self.0.binary_search(&place).ok()
     }
 }
 

@@ -8,8 +8,13 @@ use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
     Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SetExpr, TableFactor, Visitor,
 };
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// Tables in one FROM, at most, for conditions to be repeated on the shadow: each reference gets its
+/// own copy, so the text could grow with the square of its length.
+const TWIN_TABLES_MAX: usize = 64;
 
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 /// Spelled like functions, in no catalog; none is volatile.
@@ -50,6 +55,7 @@ pub(super) struct Found<'a> {
     targets: &'a [Arc<Target>],
     functions: &'a Functions,
     pub(super) factors: Vec<Factor>,
+    aliases: HashSet<String>,
     selects: usize,
     incomparable: Option<&'static str>,
 }
@@ -74,7 +80,14 @@ fn parts(name: &ObjectName) -> Option<Vec<&AstIdent>> {
 
 impl<'a> Found<'a> {
     pub(super) fn new(targets: &'a [Arc<Target>], functions: &'a Functions) -> Self {
-        Self { targets, functions, factors: Vec::new(), selects: 0, incomparable: None }
+        Self {
+            targets,
+            functions,
+            factors: Vec::new(),
+            aliases: HashSet::new(),
+            selects: 0,
+            incomparable: None,
+        }
     }
 
     /// Whether the multiset of rows is one right answer.
@@ -106,7 +119,7 @@ impl<'a> Found<'a> {
         })
     }
 
-    fn factor(&mut self, factor: &TableFactor, select: Option<&Select>) -> Unfit {
+    fn factor(&mut self, factor: &TableFactor, select: &Select, tables: usize) -> Unfit {
         let TableFactor::Table { name, alias, args, sample, with_ordinality, .. } = factor else {
             return ControlFlow::Continue(());
         };
@@ -130,12 +143,13 @@ impl<'a> Found<'a> {
         }
         let alias = alias.as_ref().map(|a| folded(&a.name));
         let refname = alias.clone().unwrap_or_else(|| folded(last));
-        let alone =
-            select.is_some_and(|s| s.from.len() == 1 && s.from.iter().all(|f| f.joins.is_empty()));
-        let twins = match (select.and_then(|s| s.selection.as_ref()), self.targets.get(target)) {
-            (Some(selection), Some(target)) => twins(selection, &refname, alone, target),
+        let twins = match (&select.selection, self.targets.get(target)) {
+            (Some(selection), Some(target)) if tables <= TWIN_TABLES_MAX => {
+                twins(selection, &refname, tables == 1, target)
+            }
             _ => Vec::new(),
         };
+        self.aliases.extend(alias.clone());
         let position = |i: &AstIdent| (i.span.start.line, i.span.start.column);
         self.factors.push(Factor {
             target,
@@ -175,7 +189,7 @@ impl<'a> Found<'a> {
         if SYSTEM_COLUMNS.contains(&name.as_str()) {
             return unfit("a system column");
         }
-        let whole_row = self.factors.iter().any(|f| f.alias.as_deref() == Some(&name))
+        let whole_row = self.aliases.contains(&name)
             || self.targets.iter().any(|t| t.source.name.as_str() == name);
         if whole_row { unfit("a whole-row reference") } else { ControlFlow::Continue(()) }
     }
@@ -218,10 +232,11 @@ impl Visitor for Found<'_> {
         if !matches!(&select.group_by, GroupByExpr::Expressions(_, m) if m.is_empty()) {
             return unfit("a form of GROUP BY that is not understood");
         }
+        let tables = select.from.iter().map(|f| 1 + f.joins.len()).sum();
         for from in &select.from {
-            self.factor(&from.relation, Some(select))?;
+            self.factor(&from.relation, select, tables)?;
             for join in &from.joins {
-                self.factor(&join.relation, Some(select))?;
+                self.factor(&join.relation, select, tables)?;
             }
         }
         ControlFlow::Continue(())

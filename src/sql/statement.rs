@@ -3,7 +3,7 @@
 
 use super::cursor::Cursor;
 use super::lex::{Kind, Token, identifier, is_keyword, tokens};
-use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mentions};
+use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions};
 use super::read::{Read, read};
 use super::target::{Functions, Target};
 use super::write::Write;
@@ -377,7 +377,7 @@ impl<'a> Reader<'a> {
             c.skip();
         }
         let (_, token) = c.qualified_name()?;
-        self.found.iter().find(|m| m.token == token).copied()
+        mention_at(self.found, token).copied()
     }
 
     /// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group, or follows
@@ -437,7 +437,7 @@ impl<'a> Reader<'a> {
             return Class::Unclassified("a COPY that is not understood");
         };
         c.eat_group();
-        match self.found.iter().any(|m| m.token == token) && !c.is("to") {
+        match mention_at(self.found, token).is_some() && !c.is("to") {
             true => Class::Unclassified("COPY FROM"),
             false => Class::Passthrough,
         }
@@ -477,7 +477,7 @@ impl<'a> Reader<'a> {
         loop {
             c.eat("only");
             let Some((_, token)) = c.qualified_name() else { return Class::Passthrough };
-            if let Some(m) = self.found.iter().find(|m| m.token == token) {
+            if let Some(m) = mention_at(self.found, token) {
                 return Class::Ddl(m.target);
             }
             if !c.eat_kind(Kind::Comma) {

@@ -100,17 +100,18 @@ impl Write {
         target: &Target,
         functions: &Functions,
     ) -> Result<Self, NotUnderstood> {
-        if text.contains("\"pgsegue ") {
-            return Err("a name that the mirrored form uses");
-        }
         let first = tokens.first().ok_or("empty")?;
         let last = tokens.last().ok_or("empty")?;
+        let whole = first.at.start..last.at.end;
+        // Of this statement alone: a text may have thousands.
+        if text.get(whole.clone()).is_none_or(|sql| sql.contains("\"pgsegue ")) {
+            return Err("a name that the mirrored form uses");
+        }
         let mut c = Cursor::new(text, tokens);
         c.at = verb_token;
         let verb_at = c.peek().ok_or("empty")?.at.start;
         let head = Head::read(&mut c)?;
         let returning = returning(&c, tokens)?;
-        let whole = first.at.start..last.at.end;
         let end = returning.as_ref().map_or(tokens.len(), |r| r.token);
         let shape = Shape { text, tokens, head: &head, end };
         Ok(Self {
