@@ -104,9 +104,11 @@ pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, text(name)));
 }
 
-/// Appends the whole life of a statement without parameters, but for the Sync: `P B E C C`.
+/// Appends the whole life of a statement without parameters, but for the Sync: `C P B E C C`. The
+/// first closes what an earlier run has left that failed half way (was cancelled, for example).
 pub fn run_once(out: &mut Vec<u8>, name: &str, sql: &str) {
     let name = Some(name.to_owned());
+    append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, name.clone()));
     append(out, &Parse::new(name.clone(), sql.to_owned(), Vec::new()));
     append(out, &Bind::new(name.clone(), name.clone(), Vec::new(), Vec::new(), Vec::new()));
     append(out, &Execute::new(name.clone(), 0));

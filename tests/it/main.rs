@@ -15,6 +15,7 @@
 )]
 
 mod admin;
+mod cancel;
 mod cli;
 mod config;
 mod crash;
