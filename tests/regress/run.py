@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
-"""Postgres's own regression suite, direct and through `pgsegue serve`: the result files of both
-runs must be the same, byte by byte.
+"""Postgres's own test suites, direct and through `pgsegue serve`: the result files of both runs must
+be the same, byte by byte.
 
-    cargo build && tests/regress/run.py [--migration none|elsewhere|unrelated|namesakes]
+    cargo build && tests/regress/run.py [--suite regress|isolation|pipeline]
+                                        [--migration none|elsewhere|unrelated|namesakes]
 
-Whether the suite passes is not the question (what it expects is printed for information): the
+--suite says what is run:
+  regress    the regression suite: SQL of every kind, by psql (the default)
+  isolation  sessions that wait for each other
+  pipeline   libpq's pipelines, with a trace of every message
+
+Whether a suite passes is not the question (what it expects is printed for information): the
 question is whether a client can see the proxy. Both runs begin with clusters made the same way,
 and with the same migration started; the direct run has it, too, and goes around the proxy.
 
@@ -18,8 +24,8 @@ and with the same migration started; the direct run has it, too, and goes around
 A file that differs is looked at again: with a second direct run. Files that differ between the
 two direct runs cannot say anything about the proxy; they are named.
 
-The suite comes with the source package of the installed Postgres (15 or later, Debian's or one
-built like it), fetched with apt; regress.so is compiled against its headers. Both are kept in
+The suites come with the source package of the installed Postgres (15 or later, Debian's or one
+built like it), fetched with apt; what is C in them is compiled against its headers. All is kept in
 target/regress, with the results of the last runs. Nothing is installed. As root, the user
 postgres (or nobody) runs Postgres and the tests. Everything stays on 127.0.0.1."""
 
@@ -29,11 +35,17 @@ import sys, tarfile, tempfile, time, urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DATABASE = "regression"
 DIFF_LINES_SHOWN = 40
+DIFF_COLUMNS_SHOWN = 200
 START_SECONDS_MAX = 60
 # As pg_regress asks it of the clusters that it makes itself.
 SERVER_SETTINGS = ["max_prepared_transactions=2", "fsync=off", "listen_addresses=127.0.0.1",
                    "unix_socket_directories=", "log_lock_waits=on", "max_connections=200"]
 DATABASE_SETTINGS = ["lc_messages", "lc_monetary", "lc_numeric", "lc_time"]
+SUITES = {"regress": "/src/test/regress/", "isolation": "/src/test/isolation/",
+          "pipeline": "/src/test/modules/libpq_pipeline/"}
+PIPELINE_ROWS = 700
+# It sends until the sockets are full, and prints how often it could.
+PIPELINE_UNSTEADY = "uniqviol"
 # Tables that many files of the suite make or use, under the simplest names it has.
 NAMESAKES = ["tenk1", "onek", "int4_tbl", "int8_tbl", "test", "foo", "t1", "t2", "a", "emp"]
 
@@ -126,43 +138,47 @@ class Apt:
         return wanted if wanted in versions else versions[0]
 
 
-def unpack_suite(folder, to):
+def unpack(folder, to):
     [archive] = glob.glob(f"{folder}/*.orig.tar.*")
     with tarfile.open(archive) as tar:
         for member in tar:
-            inside = member.name.partition("/src/test/regress/")[2]
-            if inside and member.isfile():
-                target = to / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
+            for suite, place in SUITES.items():
+                inside = member.name.partition(place)[2]
+                if inside and member.isfile():
+                    target = to / suite / inside
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(tar.extractfile(member).read())
 
 
-def compile_library(apt, package, version, pg_bin, suite):
-    """regress.so, and beside it the libraries that the suite looks for in the same folder."""
+def compile_parts(apt, major, version, pg_bin, suites):
+    """regress.so with the libraries that the suite looks for beside it, and libpq_pipeline."""
     config = dict(line.split(" = ", 1) for line in output_of([pg_bin / "pg_config"]).splitlines())
-    include = config["INCLUDEDIR-SERVER"]
-    if not os.path.exists(f"{include}/postgres.h"):
+    for package in (f"postgresql-server-dev-{major}", "libpq-dev"):
         apt.run("apt-get", "download", f"{package}={apt.version(package, version)}")
         [deb] = apt.folder.glob(f"{package}_*.deb")
-        output_of(["dpkg", "-x", deb, apt.folder / "headers"])
-        include = f"{apt.folder}/headers{include}"
-    output_of(["cc", "-O1", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-w",
-               f"-I{include}", suite / "regress.c", "-o", suite / "regress.so"])
+        output_of(["dpkg", "-x", deb, apt.folder / "dev"])
+    dev = f"{apt.folder}/dev"
+    cc = ["cc", "-O1", "-w", "-fwrapv", "-fno-strict-aliasing",
+          f"-I{dev}{config['INCLUDEDIR-SERVER']}", f"-I{dev}/usr/include/postgresql"]
+    regress, pipeline = suites / "regress", suites / "pipeline"
+    output_of([*cc, "-fPIC", "-shared", regress / "regress.c", "-o", regress / "regress.so"])
     for name in ("refint.so", "autoinc.so"):
-        shutil.copy(f"{config['PKGLIBDIR']}/{name}", suite / name)
+        shutil.copy(f"{config['PKGLIBDIR']}/{name}", regress / name)
+    output_of([*cc, pipeline / "libpq_pipeline.c", "-o", pipeline / "libpq_pipeline",
+               f"-L{dev}{pg_bin.parent}/lib", "-l:libpq.so.5", "-lpgcommon", "-lpgport"])
 
 
-def suite_for(pg_bin, cache):
-    """The folder of the suite, made unless it is there."""
+def suites_for(pg_bin, cache):
+    """The folder of the suites, made unless it is there."""
     major = re.search(r"\) (\d+)", output_of([pg_bin / "postgres", "--version"]))[1]
     installed = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", f"postgresql-{major}"],
                                capture_output=True, text=True).stdout
     if not installed:
-        stop(f"the suite is fetched with apt for the package postgresql-{major}, which is not "
+        stop(f"the suites are fetched with apt for the package postgresql-{major}, which is not "
              f"installed: apt-get install postgresql-{major}")
-    suite = cache / f"suite-{installed}"
-    if suite.exists():
-        return suite
+    suites = cache / f"suites-{installed}"
+    if suites.exists():
+        return suites
     origins = origins_of(f"postgresql-{major}")
     if not origins and os.geteuid() == 0:
         output_of(["apt-get", "-q", "update"])
@@ -173,14 +189,14 @@ def suite_for(pg_bin, cache):
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         apt = Apt(origins, pathlib.Path(folder))
         version = apt.version(f"postgresql-{major}", installed)
-        say(f"fetching the suite of postgresql-{major} {version}, for {installed}")
+        say(f"fetching the suites of postgresql-{major} {version}, for {installed}")
         apt.run("apt-get", "source", "--download-only", "--only-source",
                 f"postgresql-{major}={version}")
-        made = apt.folder / "suite"
-        unpack_suite(apt.folder, made)
-        compile_library(apt, f"postgresql-server-dev-{major}", version, pg_bin, made)
-        made.rename(suite)
-    return suite
+        made = apt.folder / "suites"
+        unpack(apt.folder, made)
+        compile_parts(apt, major, version, pg_bin, made)
+        made.rename(suites)
+    return suites
 
 
 # ---- one run -----------------------------------------------------------------------------------
@@ -309,39 +325,64 @@ class Cluster:
         except OSError:
             return False
 
-    def regress(self, suite, port, tests):
-        """Runs the suite; the folder of its results is the same for every run, for it may be in
-        them."""
-        out = self.work / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        if self.user:
-            os.chown(out, self.user["user"], self.user["group"])
-        driver = self.bin.parent / "lib/pgxs/src/test/regress/pg_regress"
+    def regress(self, suite, out, port, tests):
+        """Runs a suite that pg_regress drives."""
+        isolation = suite.name == "isolation"
+        program = "isolation/pg_isolation_regress" if isolation else "regress/pg_regress"
+        driver = self.bin.parent / "lib/pgxs/src/test" / program
         if not driver.exists():
             stop(f"{driver} is missing; the package postgresql-client-<version> has it")
-        schedule = ["--schedule", suite / "parallel_schedule"] if not tests else tests
+        schedule = suite / ("isolation_schedule" if isolation else "parallel_schedule")
+        options = ["--schedule", schedule] if not tests else tests
         # Since version 16.
         if "--expecteddir" in output_of([driver, "--help"]):
-            schedule = ["--expecteddir", suite, *schedule]
-        began = time.monotonic()
+            options = ["--expecteddir", suite, *options]
         done = subprocess.run(
             [driver, "--use-existing", "--dbname", DATABASE, "--host", "127.0.0.1", "--port",
              str(port), "--user", "postgres", "--bindir", self.bin, "--dlpath", suite,
-             "--inputdir", suite, "--outputdir", out, "--max-concurrent-tests", "20", *schedule],
+             "--inputdir", suite, "--outputdir", out, "--max-concurrent-tests", "20", *options],
             capture_output=True, text=True, cwd="/", **self.user)
-        seconds = time.monotonic() - began
         if not (out / "results").is_dir() or not any((out / "results").iterdir()):
             stop(f"pg_regress did not run\n{done.stdout}{done.stderr}")
         tally = re.findall(r"(?m)^\s*(?:All )?(\d+.*tests (?:passed|failed).*)$", done.stdout)
-        return out, seconds, " ".join(tally).strip(" .,")
+        return " ".join(tally).strip(" .,")
+
+    def pipeline(self, suite, out, port, tests):
+        """Runs libpq_pipeline; of what is as expected it keeps a trace, too."""
+        program, results = suite / "libpq_pipeline", out / "results"
+        program.chmod(0o755)
+        results.mkdir()
+        conninfo = f"host=127.0.0.1 port={port} user=postgres dbname={DATABASE}"
+        expected, as_expected = 0, 0
+        for test in tests or output_of([program, "tests"]).split():
+            wanted, trace = suite / "traces" / f"{test}.trace", results / f"{test}.trace"
+            traced = ["-t", trace] if wanted.exists() else []
+            done = subprocess.run([program, "-r", str(PIPELINE_ROWS), *traced, test, conninfo],
+                                  capture_output=True, text=True)
+            said = (done.stdout + done.stderr).splitlines(keepends=True)
+            kept = said[-1:] if test == PIPELINE_UNSTEADY else said
+            text = "".join([*kept, f"exit status {done.returncode}\n"])
+            (results / f"{test}.out").write_text(text)
+            expected += 1
+            same = not traced or wanted.read_bytes() == trace.read_bytes()
+            as_expected += done.returncode == 0 and same
+        return f"{as_expected} of {expected} tests passed"
 
 
 def run(name, options, work, suite, pg_bin):
     with Cluster(work, pg_bin, options.pgsegue, options.migration) as cluster:
+        # The same folder for every run: its name may be in the results.
+        out = work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if cluster.user:
+            os.chown(out, cluster.user["user"], cluster.user["group"])
         port = cluster.proxy_port if name == "proxied" else cluster.port
-        out, seconds, tally = cluster.regress(suite, port, options.tests)
-    kept = options.cache / options.migration / name
+        runner = cluster.pipeline if options.suite == "pipeline" else cluster.regress
+        began = time.monotonic()
+        tally = runner(suite, out, port, options.tests)
+        seconds = time.monotonic() - began
+    kept = options.cache / f"{options.suite}-{options.migration}" / name
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(out, kept)
     for log in ("postgres.log", "pgsegue.log"):
@@ -366,7 +407,7 @@ def show(name, one, other):
     read = lambda f: f.read_text(errors="backslashreplace").splitlines() if f.is_file() else []
     lines = list(difflib.unified_diff(read(one / name), read(other / name), f"direct/{name}",
                                       f"proxied/{name}", lineterm="", n=3))
-    say("\n".join(lines[:DIFF_LINES_SHOWN]))
+    say("\n".join(line[:DIFF_COLUMNS_SHOWN] for line in lines[:DIFF_LINES_SHOWN]))
     if len(lines) > DIFF_LINES_SHOWN:
         say(f"… {len(lines) - DIFF_LINES_SHOWN} more lines: diff {one / name} {other / name}")
 
@@ -374,6 +415,7 @@ def show(name, one, other):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="regress", choices=list(SUITES))
     parser.add_argument("--migration", default="none",
                         choices=["none", "elsewhere", "unrelated", "namesakes"])
     parser.add_argument("--pgsegue", type=pathlib.Path, default=ROOT / "target/debug/pgsegue")
@@ -384,15 +426,16 @@ def main():
     if not options.pgsegue.exists():
         stop(f"{options.pgsegue} is missing: cargo build")
     pg_bin = postgres_bin()
-    suite = suite_for(pg_bin, options.cache)
+    suites = suites_for(pg_bin, options.cache)
     # Where the other user can read it.
     parent = "/tmp" if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="pgsegue-regress-", dir=parent) as work:
         os.chmod(work, 0o755)
         work = pathlib.Path(work)
-        here = work / "suite"
-        shutil.copytree(suite, here)
-        say(f"{output_of([pg_bin / 'postgres', '--version']).strip()}, migration: {options.migration}")
+        here = work / options.suite
+        shutil.copytree(suites / options.suite, here)
+        version = output_of([pg_bin / "postgres", "--version"]).strip()
+        say(f"{options.suite} of {version}, migration: {options.migration}")
         direct = run("direct", options, work, here, pg_bin)
         proxied = run("proxied", options, work, here, pg_bin)
         differences, count = differing(direct, proxied)
