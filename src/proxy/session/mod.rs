@@ -19,6 +19,8 @@ mod server;
 mod transaction;
 
 #[cfg(test)]
+mod cuts;
+#[cfg(test)]
 mod tests;
 
 use super::context::{Context, Readable};

@@ -11,7 +11,7 @@ use crate::telemetry::Metrics;
 use crate::wire::backend::push_frame;
 use crate::wire::build;
 
-fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
+pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
     let target = Target {
         migration: "m".into(),
         source: QualifiedName::parse("public.orders").unwrap(),
@@ -36,6 +36,15 @@ fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
     Routes { epoch: 1, generation: 1, routes: vec![Arc::new(route)], functions }
 }
 
+/// What a session by these routes shares, and how they change.
+pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
+    let options =
+        Options { server: String::new(), control: None, dark_reads_max: 1, sql_bytes_max: 1 << 20 };
+    let handle = Handle::new(routes);
+    let metrics = Metrics::new().unwrap();
+    (Context::new(Arc::new(options), Arc::clone(&handle), metrics), handle)
+}
+
 struct Peer {
     session: Session,
     handle: Arc<Handle>,
@@ -45,14 +54,7 @@ struct Peer {
 
 impl Peer {
     fn new(routes: Routes) -> Self {
-        let options = Options {
-            server: String::new(),
-            control: None,
-            dark_reads_max: 1,
-            sql_bytes_max: 1 << 20,
-        };
-        let handle = Handle::new(routes);
-        let context = Context::new(Arc::new(options), Arc::clone(&handle), Metrics::new().unwrap());
+        let (context, handle) = context(routes);
         let mut session = Session::new(context, "app".into(), "db".into());
         let mut out = Out::default();
         let mut hello = Vec::new();
@@ -86,13 +88,13 @@ impl Peer {
     }
 }
 
-fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     push_frame(&mut out, tag, |o| o.extend_from_slice(body));
     out
 }
 
-fn frames(parts: &[(u8, &[u8])]) -> Vec<u8> {
+pub(super) fn frames(parts: &[(u8, &[u8])]) -> Vec<u8> {
     parts.iter().flat_map(|(tag, body)| frame(*tag, body)).collect()
 }
 
@@ -105,7 +107,7 @@ fn batch(outcome: u8) -> Vec<u8> {
     vec![0, 2, 0, 0, 0, 1, b'3', 0, 0, 0, 1, outcome]
 }
 
-fn prepare(sql: &str) -> Vec<u8> {
+pub(super) fn prepare(sql: &str) -> Vec<u8> {
     let mut out = Vec::new();
     build::parse(&mut out, b"s", sql, &[]);
     out
