@@ -7,6 +7,8 @@ use crate::engine::{self, Engine};
 use crate::proxy;
 use crate::routing::{Handle, Routes};
 use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
+use arc_swap::ArcSwapOption;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -71,8 +73,9 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
         let listener = listen(process.listen).await?;
         admin.set_ready(true);
         tracing::info!(listen = %process.listen, admin = %process.admin, "ready");
-        let parts = Parts { engine, reloader, admin: &admin };
         let options = Arc::new(options(&settings));
+        let clients = Arc::clone(&options.clients);
+        let parts = Parts { engine, clients, reloader, admin: &admin };
         let proxied = proxy::serve(listener, options, routes, metrics, shutdown.clone());
         run(parts, proxied, &shutdown).await
     };
@@ -85,9 +88,13 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
     }
 }
 
+/// What clients are offered by way of TLS.
+type Clients = Arc<ArcSwapOption<Acceptor>>;
+
 /// What runs beside the client sessions.
 struct Parts<'a> {
     engine: Option<Arc<Engine>>,
+    clients: Clients,
     reloader: Reloader,
     admin: &'a Admin,
 }
@@ -102,7 +109,7 @@ async fn run(
     let stop = shutdown.child_token();
     let _stop_at_the_end = stop.clone().drop_guard();
     let running = engine.clone().map(|e| tokio::spawn(e.run(stop.clone())));
-    let reloading = reload(parts.reloader, engine.clone(), shutdown.clone());
+    let reloading = reload(parts.reloader, engine.clone(), parts.clients, shutdown.clone());
     let serving = async {
         proxied.await?;
         shutdown.cancelled().await;
@@ -133,12 +140,17 @@ async fn run(
 async fn reload(
     reloader: Reloader,
     engine: Option<Arc<Engine>>,
+    clients: Clients,
     shutdown: CancellationToken,
 ) -> Infallible {
-    let apply = async |declared: Vec<engine::Declared>| match &engine {
-        Some(engine) => engine.apply(declared).await.map_err(ApplyError::Engine),
-        None if declared.is_empty() => Ok(()),
-        None => Err(ApplyError::NoEngine),
+    let apply = async |settings: Settings| {
+        match &engine {
+            Some(engine) => engine.apply(settings.migrations).await.map_err(ApplyError::Engine)?,
+            None if settings.migrations.is_empty() => {}
+            None => return Err(ApplyError::NoEngine),
+        }
+        clients.store(settings.clients.map(Arc::new));
+        Ok(())
     };
     reloader.run(apply, shutdown).await;
     std::future::pending().await
@@ -155,7 +167,9 @@ enum ApplyError {
 fn options(settings: &Settings) -> proxy::Options {
     proxy::Options {
         server: settings.process.server.clone(),
+        clients: Arc::new(ArcSwapOption::from_pointee(settings.clients.clone())),
         control: settings.process.control.clone(),
+        verifier_query: settings.process.verifier_query.clone(),
         dark_reads_max: settings.process.dark_reads_max,
         sql_bytes_max: settings.process.sql_bytes_max,
     }

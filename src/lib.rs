@@ -23,6 +23,7 @@ pub mod wire;
 pub mod manifest;
 pub mod telemetry;
 pub mod throwaway;
+pub mod tls;
 
 pub mod pg;
 pub mod routing;

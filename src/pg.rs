@@ -1,10 +1,15 @@
 //! The process's own connections to Postgres: one way to open them, with every setting that can
 //! change what a query returns pinned. Knows no migration.
 
-use futures_util::StreamExt;
+use crate::tls;
+use futures_util::{Stream, StreamExt as _};
+use std::pin::Pin;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 /// The settings under which rows are mapped, copied and compared, everywhere the same: the sync
@@ -39,23 +44,105 @@ pub struct Connection {
     pub closed: CancellationToken,
 }
 
+/// Where the process's own connections go, and how they are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    config: Config,
+    tls: tls::Dialer,
+}
+
+impl Database {
+    /// A database that is reached as the server is, unless its `sslmode` says `disable` or
+    /// `require`. As in libpq, connections over a Unix socket are not encrypted.
+    pub fn new(mut config: Config, tls: tls::Dialer) -> Self {
+        let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        let mode = match (config.get_ssl_mode(), tls.mode()) {
+            (_, _) if local || tls.config().is_none() => SslMode::Disable,
+            (SslMode::Prefer, tls::Mode::Disable) => SslMode::Disable,
+            (SslMode::Prefer, tls::Mode::Prefer) => SslMode::Prefer,
+            (SslMode::Prefer, _) => SslMode::Require,
+            (said, _) => said,
+        };
+        config.ssl_mode(mode);
+        if mode == SslMode::Require && tls.negotiation() == tls::Negotiation::Direct {
+            config.ssl_negotiation(SslNegotiation::Direct);
+        }
+        Self { config, tls }
+    }
+
+    /// Host, user, name and the like.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A connection that is driven until the client is dropped.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn client(&self, application_name: &str) -> Result<Client, tokio_postgres::Error> {
+        let (client, mut messages) = self.open(application_name).await?;
+        tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                if let Err(error) = message {
+                    tracing::debug!(%error, "a connection of the process's own ended");
+                    break;
+                }
+            }
+        });
+        Ok(client)
+    }
+
+    async fn open(
+        &self,
+        application_name: &str,
+    ) -> Result<(Client, Messages), tokio_postgres::Error> {
+        let mut config = self.config.clone();
+        config.application_name(application_name);
+        match self.tls.config() {
+            Some(tls) => {
+                let tls = MakeRustlsConnect::new(tls.as_ref().clone());
+                let (client, connection) = config.connect(tls).await?;
+                Ok((client, messages(connection)))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                Ok((client, messages(connection)))
+            }
+        }
+    }
+}
+
+impl From<Config> for Database {
+    fn from(config: Config) -> Self {
+        Self::new(config, tls::Dialer::disabled())
+    }
+}
+
+/// What drives a connection, and gives what the server says without being asked.
+type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
+
+fn messages<S, T>(mut connection: tokio_postgres::Connection<S, T>) -> Messages
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(futures_util::stream::poll_fn(move |cx| connection.poll_message(cx)))
+}
+
 /// Connects and pins the settings.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub async fn connect(
-    config: &Config,
+    database: &Database,
     application_name: &str,
 ) -> Result<Connection, tokio_postgres::Error> {
-    let mut config = config.clone();
-    config.application_name(application_name);
-    let (client, mut driver) = config.connect(NoTls).await?;
+    let (client, mut messages) = database.open(application_name).await?;
     let notified = Arc::new(Notify::new());
     let closed = CancellationToken::new();
     let (wake, gone) = (Arc::clone(&notified), closed.clone().drop_guard());
     let task = tokio::spawn(async move {
         let _gone = gone;
-        let mut messages = futures_util::stream::poll_fn(move |cx| driver.poll_message(cx));
         while let Some(Ok(message)) = messages.next().await {
             if matches!(message, AsyncMessage::Notification(_)) {
                 wake.notify_one();

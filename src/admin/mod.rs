@@ -6,6 +6,7 @@
 mod answer;
 
 use crate::engine::Control;
+use crate::pg::Database;
 use crate::telemetry::Metrics;
 use answer::Failure;
 use axum::Json;
@@ -27,13 +28,13 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Clone)]
 pub struct Admin {
     metrics: Metrics,
-    control: Option<tokio_postgres::Config>,
+    control: Option<Database>,
     ready: Arc<AtomicBool>,
 }
 
 impl Admin {
     /// Not ready yet; without `control` there are no migrations to show.
-    pub fn new(metrics: Metrics, control: Option<tokio_postgres::Config>) -> Self {
+    pub fn new(metrics: Metrics, control: Option<Database>) -> Self {
         Self { metrics, control, ready: Arc::default() }
     }
 

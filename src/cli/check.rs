@@ -58,11 +58,10 @@ impl Check {
             });
         }
         let database = connect::database(&settings)?;
-        let (client, connection) = database
-            .connect(tokio_postgres::NoTls)
+        let client = database
+            .client("pgsegue check")
             .await
             .map_err(|error| connect::unreachable(error, database))?;
-        tokio::spawn(connection);
         let mut reports = Vec::new();
         for migration in declared {
             let findings = check(&client, migration).await?;

@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use crate::config::{self, Settings};
 use crate::engine::{Control, Status};
+use crate::pg::Database;
 use std::path::Path;
 
 pub(super) async fn control(config: &Path) -> Result<Control, Failure> {
@@ -12,7 +13,7 @@ pub(super) async fn control(config: &Path) -> Result<Control, Failure> {
 }
 
 /// The database of `[control]`.
-pub(super) fn database(settings: &Settings) -> Result<&tokio_postgres::Config, Failure> {
+pub(super) fn database(settings: &Settings) -> Result<&Database, Failure> {
     settings.process.control.as_ref().ok_or_else(|| {
         Failure::new(
             "the config file has no [control]",
@@ -35,10 +36,8 @@ pub(super) fn who(command: &str) -> String {
     format!("{} via pgsegue {command}", user.as_deref().unwrap_or("an unknown user"))
 }
 
-pub(super) fn unreachable(
-    error: impl std::error::Error,
-    database: &tokio_postgres::Config,
-) -> Failure {
+pub(super) fn unreachable(error: impl std::error::Error, database: &Database) -> Failure {
+    let database = database.config();
     let hosts: Vec<String> = database
         .get_hosts()
         .iter()

@@ -50,11 +50,10 @@ impl Explain {
     pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
         let settings = config::load(config)?;
         let database = connect::database(&settings)?;
-        let (client, connection) = database
-            .connect(tokio_postgres::NoTls)
+        let client = database
+            .client("pgsegue explain")
             .await
             .map_err(|error| connect::unreachable(error, database))?;
-        tokio::spawn(connection);
         let control = Control::connect(database).await?;
         let mut known = Known { targets: Vec::new(), phases: Vec::new() };
         for declared in &settings.migrations {

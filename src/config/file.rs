@@ -24,12 +24,34 @@ pub(super) struct Proxy {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) sql_bytes_max: Option<Spanned<u64>>,
     pub(super) dark_reads_max: Option<Spanned<u64>>,
+    pub(super) tls: Option<ProxyTls>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyTls {
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) certificate: Spanned<String>,
+    pub(super) key: Spanned<String>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    pub(super) client_certificates: Option<Spanned<String>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
     pub(super) address: Spanned<String>,
+    pub(super) tls: Option<ServerTls>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTls {
+    pub(super) mode: Spanned<String>,
+    pub(super) negotiation: Option<Spanned<String>>,
+    pub(super) root_certificate: Option<Spanned<String>>,
+    pub(super) certificate: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -37,6 +59,7 @@ pub(super) struct Server {
 pub(super) struct Control {
     pub(super) url: Spanned<String>,
     pub(super) password_file: Option<Spanned<String>>,
+    pub(super) verifier_query: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

@@ -1,7 +1,7 @@
 //! The config file: its TOML form, its validation, its reload. The only place that knows TOML.
 //!
 //! Invariant: a file is in force as a whole or not at all. Passwords are never shown: not in
-//! errors, not in `Debug`.
+//! errors, not in `Debug`; nor are private keys.
 
 mod error;
 mod file;
@@ -10,6 +10,7 @@ mod reload;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use error::{Error, Problem};
 pub use reload::Reloader;

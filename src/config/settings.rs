@@ -1,13 +1,15 @@
 //! From the TOML form to what the parts of the process take: everything is checked here, once.
 
 use super::error::{Error, Problem, Source};
-use super::{file, migration};
+use super::{file, migration, tls};
 use crate::engine::Declared;
+use crate::pg::Database;
+use crate::proxy::{Address, Server};
+use crate::tls::{Acceptor, Dialer};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio_postgres::config::SslMode;
 use toml::Spanned;
 
 const LISTEN: SocketAddr =
@@ -19,14 +21,20 @@ const SQL_BYTES_MAX: u64 = 1 << 20;
 /// Bounds what dark reads can hold: statements waiting with their parameters, and connections.
 const DARK_READS_MAX: u64 = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where a superuser finds a role's SCRAM verifier.
+const VERIFIER_QUERY: &str = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
 
 /// A valid config file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The part that a running process does not change.
     pub process: Process,
+    /// What clients are offered by way of TLS: hot.
+    pub clients: Option<Acceptor>,
     /// The migrations and their levers: hot.
     pub migrations: Vec<Declared>,
+    /// The files beside the config file that are hot.
+    pub files: Vec<PathBuf>,
 }
 
 /// The part that needs a restart.
@@ -34,10 +42,12 @@ pub struct Settings {
 pub struct Process {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The Postgres behind it: `host:port`.
-    pub server: String,
+    /// The Postgres behind it.
+    pub server: Server,
     /// The proxy's own connections; needed as soon as a migration is declared.
-    pub control: Option<tokio_postgres::Config>,
+    pub control: Option<Database>,
+    /// On a control connection: the SCRAM verifier of the role `$1`.
+    pub verifier_query: String,
     /// Where the admin server listens: loopback.
     pub admin: SocketAddr,
     /// Statements longer than this many bytes are not parsed.
@@ -62,9 +72,13 @@ pub(super) fn validate(
             "add [control] with url = \"postgres://pgsegue@127.0.0.1:5432/app\"",
         );
     }
+    let clients = tls::clients(&mut check, raw.proxy.tls.as_ref());
+    let files = tls::files(raw.proxy.tls.as_ref(), check.folder());
     let migrations = migration::all(&mut check, raw.migration);
-    match process {
-        Some(process) if check.problems.is_empty() => Ok(Settings { process, migrations }),
+    match (process, clients) {
+        (Some(process), Some(clients)) if check.problems.is_empty() => {
+            Ok(Settings { process, clients, migrations, files })
+        }
         _ => {
             check.problems.sort_by_key(|problem| (problem.line, problem.column));
             Err(Error::Invalid(check.problems))
@@ -81,6 +95,16 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     pub(super) fn wrong(&mut self, span: &Range<usize>, message: &str, hint: &str) {
         self.problems.push(self.source.problem(span, message, hint));
+    }
+
+    /// Where relative paths start.
+    fn folder(&self) -> &Path {
+        self.source.path.parent().unwrap_or_else(|| Path::new(""))
+    }
+
+    /// A path as the config file writes it.
+    pub(super) fn path_of(&self, file: &str) -> PathBuf {
+        self.folder().join(file)
     }
 
     /// The number, or the default where there is none, or `None` with a problem.
@@ -133,16 +157,21 @@ fn process(
     let listen = address(check, raw.proxy.listen.as_ref(), LISTEN);
     let admin = admin(check, raw.admin.listen.as_ref());
     let server = server(check, raw.server.as_ref());
-    let control = match &raw.control {
-        Some(raw) => control(check, raw, env_password).map(Some),
-        None => Some(None),
+    let control = match (&raw.control, &server) {
+        (Some(raw), server) => {
+            let tls = server.as_ref().map_or_else(Dialer::disabled, |server| server.tls.clone());
+            control(check, raw, env_password).map(|config| Some(Database::new(config, tls)))
+        }
+        (None, _) => Some(None),
     };
+    let verifier_query = raw.control.as_ref().and_then(|control| control.verifier_query.as_ref());
     let sql = check.number(raw.proxy.sql_bytes_max.as_ref(), SQL_BYTES_MAX, 1_024..=1 << 26);
     let dark = check.number(raw.proxy.dark_reads_max.as_ref(), DARK_READS_MAX, 0..=10_000);
     Some(Process {
         listen: listen?,
         server: server?,
         control: control?,
+        verifier_query: verifier_query.map_or(VERIFIER_QUERY, |query| query.get_ref()).to_owned(),
         admin: admin?,
         sql_bytes_max: usize::try_from(sql?).ok()?,
         dark_reads_max: usize::try_from(dark?).ok()?,
@@ -177,22 +206,24 @@ fn admin(check: &mut Check<'_>, value: Option<&Spanned<String>>) -> Option<Socke
     None
 }
 
-fn server(check: &mut Check<'_>, raw: Option<&file::Server>) -> Option<String> {
+fn server(check: &mut Check<'_>, raw: Option<&file::Server>) -> Option<Server> {
     let Some(raw) = raw else {
         let hint = "add [server] with address = \"127.0.0.1:5432\", the Postgres behind the proxy";
         check.wrong(&(0..0), "the section [server] is missing", hint);
         return None;
     };
     let text = raw.address.get_ref();
-    let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-        !host.is_empty() && !bare_v6 && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    if !valid {
-        let hint = "for example address = \"127.0.0.1:5432\"";
-        check.wrong(&raw.address.span(), "must be a host and a port", hint);
+    let address = match text.strip_prefix('/') {
+        Some(_) => Address::in_folder(text),
+        None => Address::of_host(text),
+    };
+    if address.is_none() {
+        let hint = "for example address = \"127.0.0.1:5432\", or \"/run/postgresql\" for the \
+                    Unix socket in there";
+        check.wrong(&raw.address.span(), "must be a host and a port, or a folder", hint);
     }
-    valid.then(|| text.clone())
+    let tls = tls::server(check, raw.tls.as_ref());
+    Some(Server { address: address?, tls: tls? })
 }
 
 fn control(
@@ -203,7 +234,10 @@ fn control(
     let mut control: tokio_postgres::Config = match raw.url.get_ref().parse() {
         Ok(control) => control,
         Err(error) => {
-            let hint = "for example url = \"postgres://pgsegue@127.0.0.1:5432/app\"";
+            let hint = match raw.url.get_ref().contains("sslmode=verify") {
+                true => "use sslmode=require; how the certificate is checked is [server.tls] mode",
+                false => "for example url = \"postgres://pgsegue@127.0.0.1:5432/app\"",
+            };
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             let message =
                 format!("not a connection string: {}", cause.unwrap_or_else(|| error.to_string()));
@@ -220,10 +254,6 @@ fn control(
             let hint = "for example url = \"postgres://pgsegue@127.0.0.1:5432/app\"";
             check.wrong(&raw.url.span(), &format!("the url names no {what}"), hint);
         }
-    }
-    if control.get_ssl_mode() == SslMode::Require {
-        let hint = "run pgsegue beside the server, or through a TLS tunnel";
-        check.wrong(&raw.url.span(), "the control connection cannot use TLS", hint);
     }
     if let Some(password) = password(check, raw.password_file.as_ref(), env_password)
         && control.get_password().is_none()
@@ -245,8 +275,7 @@ fn password(
     env_password: Option<String>,
 ) -> Option<String> {
     let Some(file) = file else { return env_password };
-    let folder = check.source.path.parent().unwrap_or_else(|| Path::new(""));
-    match std::fs::read_to_string(folder.join(file.get_ref())) {
+    match std::fs::read_to_string(check.path_of(file.get_ref())) {
         Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
         Err(error) => {
             let message = format!("cannot read the file {}: {error}", file.get_ref());

@@ -65,7 +65,7 @@ impl Stage {
         direct.batch_execute(&tables::create()).await?;
         let config = folder(&postgres)?.join("pgsegue.toml");
         let (proxy, addresses) = proxy(&config, postgres.port()).await?;
-        let database = postgres.conninfo("demo").parse::<tokio_postgres::Config>()?;
+        let database = postgres.conninfo("demo").parse::<tokio_postgres::Config>()?.into();
         let control = Control::connect(&database).await?;
         Ok(Self { control, direct, proxy, config, addresses, postgres })
     }

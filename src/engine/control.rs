@@ -33,7 +33,7 @@ impl Control {
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn connect(control: &tokio_postgres::Config) -> Result<Self, Error> {
+    pub async fn connect(control: &pg::Database) -> Result<Self, Error> {
         Ok(Self { connection: Mutex::new(pg::connect(control, "pgsegue control").await?) })
     }
 

@@ -45,7 +45,7 @@ pub struct Declared {
 /// The engine of one process.
 #[derive(Debug)]
 pub struct Engine {
-    config: tokio_postgres::Config,
+    config: pg::Database,
     routes: Arc<routing::Handle>,
     metrics: Metrics,
     // Held for in-memory work and a publication, never over an await.
@@ -77,7 +77,7 @@ impl Engine {
     /// When the database cannot be reached, a process of another version leads, or the schema
     /// cannot be installed.
     pub async fn connect(
-        control: tokio_postgres::Config,
+        control: pg::Database,
         routes: Arc<routing::Handle>,
         metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
@@ -538,7 +538,7 @@ impl Engine {
         self.state().started = when;
     }
 
-    pub(super) fn config(&self) -> &tokio_postgres::Config {
+    pub(super) fn config(&self) -> &pg::Database {
         &self.config
     }
 

@@ -4,6 +4,7 @@
 use super::Options;
 use super::side;
 use super::vet::Native;
+use crate::pg::Database;
 use crate::routing::Route;
 use crate::sql::ident::literal;
 use crate::telemetry::Metrics;
@@ -71,16 +72,12 @@ impl DarkReads {
     }
 }
 
-async fn work(
-    control: tokio_postgres::Config,
-    metrics: Metrics,
-    mut jobs: mpsc::Receiver<Arc<Job>>,
-) {
+async fn work(control: Database, metrics: Metrics, mut jobs: mpsc::Receiver<Arc<Job>>) {
     let mut client: Option<Client> = None;
     let mut source_first = true;
     while let Some(job) = jobs.recv().await {
         if client.as_ref().is_none_or(Client::is_closed) {
-            client = side::connect(&control, "pgsegue dark reads").await.ok();
+            client = control.client("pgsegue dark reads").await.ok();
         }
         let migration = job.route.target.migration.as_str();
         let outcome = match &mut client {

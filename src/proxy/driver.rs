@@ -23,6 +23,14 @@ thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
+/// Whether a socket may hold back something of what was written to it: TLS does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Flushed {
+    #[default]
+    Yes,
+    No,
+}
+
 /// What was read and not dealt with, what waits to be written, of one socket.
 #[derive(Debug, Default)]
 struct Side {
@@ -30,13 +38,14 @@ struct Side {
     unsent: Vec<u8>,
     sent: usize,
     closed: bool,
+    flushed: Flushed,
     /// Of the client: nothing more will come. Of the server: it has been told so.
     ended: bool,
 }
 
 impl Side {
     fn wants_write(&self) -> bool {
-        self.sent < self.unsent.len()
+        self.sent < self.unsent.len() || self.flushed == Flushed::No
     }
 
     fn has_room(&self) -> bool {
@@ -47,13 +56,23 @@ impl Side {
     fn poll_write(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> bool {
         while let Some(rest) = self.unsent.get(self.sent..).filter(|r| !r.is_empty()) {
             match Pin::new(&mut *socket).poll_write(cx, rest) {
-                Poll::Ready(Ok(n)) => self.sent += n,
+                Poll::Ready(Ok(n)) => {
+                    self.sent += n;
+                    self.flushed = Flushed::No;
+                }
                 Poll::Ready(Err(_gone)) => return false,
                 Poll::Pending => return true,
             }
         }
         self.sent = 0;
         emptied(&mut self.unsent);
+        if self.flushed == Flushed::No {
+            match Pin::new(socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.flushed = Flushed::Yes,
+                Poll::Ready(Err(_gone)) => return false,
+                Poll::Pending => {}
+            }
+        }
         true
     }
 }
@@ -220,6 +239,7 @@ impl Pump<'_> {
 fn leave(client: &mut Side) {
     client.closed = true;
     client.unsent = Vec::new();
+    client.flushed = Flushed::Yes;
     client.sent = 0;
 }
 

@@ -1,19 +1,22 @@
 //! Serving one client connection: its startup, its server connection, its session.
 
+use super::auth::{self, Ends, Outcome};
 use super::context::Context;
+use super::dial;
 use super::driver;
 use super::session::Session;
 use super::socket::Socket;
-use super::startup;
-use crate::wire::build::{Report, Severity};
+use super::startup::{self, Opened};
+use super::verifiers::Verifiers;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take to say who it is.
+/// How long a client may take to say who it is, TLS included; and then, where the proxy takes part
+/// in it, to prove it.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The contexts of a process: the migrations live in one database, sessions in others know none.
@@ -22,49 +25,74 @@ pub(super) struct Contexts {
     pub(super) other: Arc<Context>,
     /// The database of the migrations.
     pub(super) database: Option<String>,
+    /// Where SCRAM verifiers come from.
+    pub(super) verifiers: Option<Verifiers>,
 }
 
 /// Serves one client connection.
 pub(super) async fn serve_client(
-    client: TcpStream,
+    client: Socket,
     contexts: Arc<Contexts>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    let mut client = Socket::from(client);
-    let startup = tokio::time::timeout(STARTUP_TIMEOUT, startup::read(&mut client)).await;
-    let Some(startup) = startup.map_err(|_elapsed| io::ErrorKind::TimedOut)?? else {
-        return Ok(());
+    // In a box of its own: sessions are many and long, and none needs this room later.
+    let begun = Box::pin(begin(client, &contexts)).await?;
+    let Some(Begun { session, mut client, mut server, gauge }) = begun else { return Ok(()) };
+    gauge.inc();
+    driver::run(session, &mut client, &mut server, &shutdown).await;
+    gauge.dec();
+    client.farewell().await;
+    Ok(())
+}
+
+/// A session with its sockets, up to where frames pass.
+struct Begun {
+    session: Session,
+    client: Socket,
+    server: Socket,
+    gauge: prometheus::IntGauge,
+}
+
+/// From the first byte to the session; `None` when there is none to come.
+async fn begin(client: Socket, contexts: &Contexts) -> io::Result<Option<Begun>> {
+    let options = &contexts.migrated.options;
+    let acceptor = options.clients.load_full();
+    let opened = timeout(STARTUP_TIMEOUT, startup::open(client, acceptor.as_deref())).await;
+    let Some(opened) = opened.map_err(|_elapsed| io::ErrorKind::TimedOut)?? else {
+        return Ok(None);
     };
-    let address = &contexts.migrated.options.server;
-    let server = match TcpStream::connect(address).await {
-        Ok(server) => server,
-        Err(error) => return startup::tell(&mut client, &unreachable(address, &error)).await,
+    let Opened { socket: mut client, leg: client_leg, startup } = opened;
+    let (mut server, server_leg) = match dial::dial(&options.server).await {
+        Ok(dialled) => dialled,
+        Err(report) => {
+            startup::tell(&mut client, &report).await?;
+            return Ok(None);
+        }
     };
-    server.set_nodelay(true)?;
-    let mut server = Socket::from(server);
     server.write_all(&startup.packet).await?;
+    server.flush().await?;
     if startup.is_cancel {
         // The server answers a CancelRequest by closing; so do we, after it has read it.
         let _end = server.read(&mut [0; 1]).await?;
-        return Ok(());
+        client.farewell().await;
+        return Ok(None);
+    }
+    let ends = Ends {
+        client: &mut client,
+        server: &mut server,
+        client_leg: &client_leg,
+        server_leg: &server_leg,
+    };
+    let authenticated = auth::authenticate(ends, &startup.user, contexts.verifiers.as_ref());
+    let outcome = timeout(STARTUP_TIMEOUT, authenticated).await;
+    if outcome.map_err(|_elapsed| io::ErrorKind::TimedOut)?? == Outcome::Ended {
+        client.farewell().await;
+        return Ok(None);
     }
     let migrated =
         !startup.is_replication && contexts.database.as_deref() == Some(startup.database.as_str());
     let context = if migrated { &contexts.migrated } else { &contexts.other };
     let gauge = context.metrics.sessions.clone();
-    gauge.inc();
     let session = Session::new(Arc::clone(context), startup.user, startup.database);
-    driver::run(session, &mut client, &mut server, &shutdown).await;
-    gauge.dec();
-    Ok(())
-}
-
-fn unreachable(address: &str, error: &io::Error) -> Report {
-    Report {
-        severity: Severity::Fatal,
-        code: "08006",
-        message: format!("the proxy cannot reach the server at {address}: {error}"),
-        hint: "Is Postgres running there? See [server] address in the proxy's config.".to_owned(),
-    }
+    Ok(Some(Begun { session, client, server, gauge }))
 }

@@ -1,18 +1,26 @@
 //! Client sessions: listener, startup, relay, rewriting, dark reads. Knows routes, not phases.
 
+mod auth;
 mod context;
 mod dark;
+mod dial;
 mod driver;
 mod listener;
 mod session;
 mod side;
 mod socket;
 mod startup;
+mod verifiers;
 mod vet;
 mod workers;
 
+pub use dial::{Address, Server};
+
+use crate::pg::Database;
 use crate::routing::{self, Routes};
 use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
+use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -21,10 +29,14 @@ use tokio_util::sync::CancellationToken;
 /// What the proxy needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The Postgres behind it: `host:port`.
-    pub server: String,
+    /// The Postgres behind it.
+    pub server: Server,
+    /// What clients are offered by way of TLS; may change at any time, for connections to come.
+    pub clients: Arc<ArcSwapOption<Acceptor>>,
     /// Connections of the control role for dark reads and for vetting shadow reads.
-    pub control: Option<tokio_postgres::Config>,
+    pub control: Option<Database>,
+    /// On such a connection: the SCRAM verifier of the role `$1`.
+    pub verifier_query: String,
     /// Dark reads that may be queued or running; more are dropped and counted.
     pub dark_reads_max: usize,
     /// Statements longer than this many bytes are not parsed.
@@ -48,6 +60,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let other = routing::Handle::new(Routes::none());
     let contexts = Arc::new(listener::Contexts {
+        verifiers: verifiers::Verifiers::new(&options),
         database: options.control.as_ref().and_then(database_of),
         migrated: context::Context::new(Arc::clone(&options), routes, metrics.clone()),
         other: context::Context::new(options, other, metrics),
@@ -73,6 +86,7 @@ pub async fn serve(
 }
 
 /// The database that a connection goes to.
-fn database_of(config: &tokio_postgres::Config) -> Option<String> {
+fn database_of(database: &Database) -> Option<String> {
+    let config = database.config();
     config.get_dbname().or_else(|| config.get_user()).map(str::to_owned)
 }

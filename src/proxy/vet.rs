@@ -5,6 +5,7 @@
 
 use super::Options;
 use super::side;
+use crate::pg::Database;
 use crate::sql::target::Target;
 use crate::wire::backend::{self, push_frame};
 use quick_cache::sync::Cache;
@@ -171,14 +172,14 @@ impl Vetting {
 }
 
 async fn work(
-    control: tokio_postgres::Config,
+    control: Database,
     verdicts: Arc<Cache<Key, Verdict>>,
     mut jobs: mpsc::Receiver<Job>,
 ) {
     let mut client: Option<Client> = None;
     while let Some(job) = jobs.recv().await {
         if client.as_ref().is_none_or(Client::is_closed) {
-            client = side::connect(&control, "pgsegue vetting").await.ok();
+            client = control.client("pgsegue vetting").await.ok();
         }
         let Some(client) = &mut client else { continue };
         let vetted = match vet(client, &job).await {

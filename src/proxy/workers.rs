@@ -3,6 +3,7 @@
 //! does.
 
 use super::listener::{self, Contexts};
+use super::socket::Socket;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ async fn work(
         let (contexts, shutdown) = (Arc::clone(&contexts), shutdown.clone());
         sessions.spawn(async move {
             let ended = match TcpStream::from_std(client) {
-                Ok(client) => listener::serve_client(client, contexts, shutdown).await,
+                Ok(client) => serve(client, contexts, shutdown).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
@@ -86,4 +87,13 @@ async fn work(
     }
     sessions.close();
     sessions.wait().await;
+}
+
+async fn serve(
+    client: TcpStream,
+    contexts: Arc<Contexts>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    listener::serve_client(Socket::from(client), contexts, shutdown).await
 }

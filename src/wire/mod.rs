@@ -7,4 +7,5 @@ pub mod build;
 pub mod frame;
 pub mod frontend;
 pub mod reader;
+pub mod scram;
 pub mod startup;

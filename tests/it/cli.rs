@@ -49,8 +49,9 @@ async fn a_mistake_in_the_config_file_is_shown_with_its_place() {
     proxy.write_config("[server]\naddress = \"localhost\"\n");
     let path = proxy.config_path();
     let expected = format!(
-        "error: {}:2:11: must be a host and a port\n  |\n2 | address = \"localhost\"\n  |           \
-         ^^^^^^^^^^^\nhint: for example address = \"127.0.0.1:5432\"\n",
+        "error: {}:2:11: must be a host and a port, or a folder\n  |\n2 | address = \
+         \"localhost\"\n  |           ^^^^^^^^^^^\nhint: for example address = \"127.0.0.1:5432\", \
+         or \"/run/postgresql\" for the Unix socket in there\n",
         path.display()
     );
     assert_eq!(refused(&proxy.pgsegue(&["check"])), (Some(2), expected));

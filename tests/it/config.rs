@@ -1,7 +1,7 @@
 //! The config file while the process runs: what is applied, what is rejected, how fast.
 
 use crate::support::{Proxy, database, eventually};
-use pgsegue::config::Reloader;
+use pgsegue::config::{Reloader, Settings};
 use pgsegue::engine::Declared;
 use pgsegue::telemetry::Metrics;
 use std::convert::Infallible;
@@ -39,8 +39,8 @@ impl Watched {
         let (sender, applied) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let run = reloader.run(
-            async move |declared: Vec<Declared>| {
-                sender.send(reads(&declared)).await.unwrap();
+            async move |settings: Settings| {
+                sender.send(reads(&settings.migrations)).await.unwrap();
                 Ok::<(), Infallible>(())
             },
             stop.clone(),

@@ -103,7 +103,7 @@ async fn a_phase_that_moved_while_the_control_connection_was_lost_leaves_a_gap()
     let running = run(&db, &migration, 100.0).await;
     let before = running.routes.load().routes[0].gate.ticket();
     let allow = one(&db, ALLOW).await;
-    let mut elsewhere = db.config();
+    let mut elsewhere = db.config().config().clone();
     elsewhere.dbname("postgres");
     let (elsewhere, connection) = elsewhere.connect(tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);

@@ -31,8 +31,8 @@ impl Db {
         connect(&self.conninfo).await
     }
 
-    pub(crate) fn config(&self) -> tokio_postgres::Config {
-        self.conninfo.parse().unwrap()
+    pub(crate) fn config(&self) -> pg::Database {
+        self.conninfo.parse::<tokio_postgres::Config>().unwrap().into()
     }
 
     /// A connection as the engine opens it.

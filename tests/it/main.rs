@@ -38,6 +38,7 @@ mod pgbench;
 mod privileges;
 mod races;
 mod reads;
+mod scram;
 mod steer;
 mod support;
 mod throwaway;

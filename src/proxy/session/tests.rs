@@ -1,13 +1,14 @@
 //! The session as bytes in, bytes out: what the server gets, what the client gets, whatever the
 //! cuts between reads are. What the forms do is tested on a real server.
 
-use super::super::Options;
+use super::super::{Address, Options, Server};
 use super::*;
 use crate::manifest::{Percent, Sticky, Unclassified};
 use crate::routing::{Gate, Handle, Mirror, Route};
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::telemetry::Metrics;
+use crate::tls::Dialer;
 use crate::wire::backend::push_frame;
 use crate::wire::build;
 

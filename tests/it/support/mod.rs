@@ -4,11 +4,13 @@
 mod database;
 mod drivers;
 mod proxy;
+mod tls;
 mod wait;
 
 pub use database::{TestDb, database, database_on, server};
 pub use drivers::{node, python};
 pub use proxy::{Proxy, pgsegue};
+pub use tls::{Authority, Signed, show_certificate, tls_server};
 pub use wait::eventually;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
