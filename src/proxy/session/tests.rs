@@ -39,8 +39,14 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
 
 /// What a session by these routes shares, and how they change.
 pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
-    let options =
-        Options { server: String::new(), control: None, dark_reads_max: 1, sql_bytes_max: 1 << 20 };
+    let options = Options {
+        server: Server { address: Address::Unix("nowhere".into()), tls: Dialer::disabled() },
+        clients: Arc::default(),
+        verifier_query: String::new(),
+        control: None,
+        dark_reads_max: 1,
+        sql_bytes_max: 1 << 20,
+    };
     let handle = Handle::new(routes);
     let metrics = Metrics::new().unwrap();
     (Context::new(Arc::new(options), Arc::clone(&handle), metrics), handle)
