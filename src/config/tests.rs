@@ -283,6 +283,62 @@ hint: for example url = "postgres://pgsegue@127.0.0.1:5432/app""#,
     ),
     (
         "[control]",
+        "[proxy.tls]\ncertificate = \"nowhere.crt\"\nkey = \"nowhere.key\"\n[control]",
+        r#"
+p.toml:4:15: cannot read the file nowhere.crt: No such file or directory (os error 2)
+  |
+4 | certificate = "nowhere.crt"
+  |               ^^^^^^^^^^^^^
+hint: a relative path starts at the config file's folder
+p.toml:5:7: cannot read the file nowhere.key: No such file or directory (os error 2)
+  |
+5 | key = "nowhere.key"
+  |       ^^^^^^^^^^^^^
+hint: a relative path starts at the config file's folder"#,
+    ),
+    (
+        "[control]",
+        "[server.tls]\nmode = \"verify-full\"\n[control]",
+        r#"
+p.toml:4:8: nobody vouches for the server's certificate
+  |
+4 | mode = "verify-full"
+  |        ^^^^^^^^^^^^^
+hint: add root_certificate: a PEM file, or "system""#,
+    ),
+    (
+        "[control]",
+        "[server.tls]\nmode = \"verify-ca\"\nroot_certificate = \"system\"\n[control]",
+        r#"
+p.toml:5:20: the system's authorities need the host to be checked
+  |
+5 | root_certificate = "system"
+  |                    ^^^^^^^^
+hint: use mode = "verify-full", or the file of your own authority"#,
+    ),
+    (
+        "[control]",
+        "[server.tls]\nmode = \"prefer\"\nnegotiation = \"direct\"\nkey = \"k\"\n[control]",
+        r#"
+p.toml:5:15: direct negotiation needs a mode that insists on TLS
+  |
+5 | negotiation = "direct"
+  |               ^^^^^^^^
+hint: a server that is asked directly cannot say no; use mode = "require" or more
+p.toml:6:7: certificate and key are needed together
+  |
+6 | key = "k"
+  |       ^^^"#,
+    ),
+    (
+        "url = \"postgres://pgsegue@127.0.0.1:5432/app\"",
+        "url = \"host=h sslmode=verify-full\"",
+        r#"
+p.toml:4:7: not a connection string: invalid value for option `sslmode`
+hint: use sslmode=require; how the certificate is checked is [server.tls] mode"#,
+    ),
+    (
+        "[control]",
         "[control]\npassword_file = \"nowhere\"",
         r#"
 p.toml:4:17: cannot read the file nowhere: No such file or directory (os error 2)

@@ -44,5 +44,6 @@ mod scram;
 mod steer;
 mod support;
 mod throwaway;
+mod tls;
 mod wire;
 mod writes;

@@ -1,15 +1,18 @@
 //! Logins over every combination of encrypted and plain legs: every method that a server may ask
 //! for, with and without channel binding, by the drivers that apps use.
 
+use crate::live::raw::{frame, startup};
 use crate::support::{
-    Authority, Proxy, Signed, TestDb, connect, database_on, eventually, node, python, tls_server,
+    Authority, Proxy, Signed, TestDb, connect_tls, database_on, node, python, raw_tls, rows,
+    tls_server,
 };
 use pgsegue::throwaway::Postgres;
-use serde_json::Value;
 use std::process::{Command, Output};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Every role by the method that it logs in with.
 const HBA: &str = "
+host replication scram 127.0.0.1/32 scram-sha-256
 host all postgres 127.0.0.1/32 trust
 host all trusted 127.0.0.1/32 trust
 host all md5 127.0.0.1/32 md5
@@ -201,4 +204,133 @@ async fn verifiers_come_from_a_query_of_ones_own_or_the_client_is_told_what_to_d
     assert!(proxy.log().contains("42501 permission denied for table pg_authid"));
     let disable = "sslmode=require channel_binding=disable";
     assert_eq!(psql(&place, proxy.port, "scram", PASSWORD, disable).as_deref(), Ok("tls,tls"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drivers_bind_their_logins_to_the_proxys_certificate() {
+    let place = Place::new().await;
+    let both = format!("{}{}", place.client_leg(), place.server_leg());
+    let proxy = Proxy::start(&place.db, &both).await;
+    let root = place.authority.root();
+    let root = root.display();
+    let own = format!(
+        "host=127.0.0.1 port={} user=scram password={PASSWORD} dbname=postgres sslmode=require \
+         channel_binding=require",
+        proxy.port
+    );
+    let client = connect_tls(&own, &place.authority, &[]).await.unwrap();
+    assert_eq!(rows(&client, "SELECT current_user").await, [[Some("scram".to_owned())]]);
+
+    let script = "import psycopg, sys\n\
+                  print(psycopg.connect(sys.argv[1]).execute('SELECT current_user').fetchone()[0])";
+    let conninfo = format!("{own} sslmode=verify-full sslrootcert={root}");
+    assert_eq!(printed(python().args(["-c", script, &conninfo])), "scram\n");
+
+    let script = "const { Client } = require('pg'); const fs = require('fs');\n\
+                  const [port, password, root] = process.argv.slice(1);\n\
+                  const ssl = { ca: fs.readFileSync(root).toString() };\n\
+                  (async () => { for (const enableChannelBinding of [true, false]) {\n\
+                  const client = new Client({ host: '127.0.0.1', port, user: 'scram', password,\n\
+                    database: 'postgres', ssl, enableChannelBinding });\n\
+                  await client.connect();\n\
+                  console.log((await client.query('SELECT current_user')).rows[0].current_user);\n\
+                  await client.end(); } })();";
+    let (port, root) = (proxy.port.to_string(), root.to_string());
+    assert_eq!(printed(node().args(["-e", script, &port, PASSWORD, &root])), "scram\nscram\n");
+}
+
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replication_and_other_databases_log_in_the_same_way() {
+    let place = Place::new().await;
+    place.db.client.batch_execute("ALTER ROLE scram REPLICATION").await.unwrap();
+    let both = format!("{}{}", place.client_leg(), place.server_leg());
+    let proxy = Proxy::start(&place.db, &both).await;
+    for replication in ["database", "true"] {
+        let conninfo = format!(
+            "host=127.0.0.1 port={} user=scram dbname={} replication={replication} \
+             sslmode=require channel_binding=require",
+            proxy.port, place.db.name
+        );
+        let output = Command::new(place.postgres.bin("psql").unwrap())
+            .args(["-XAtw", "-c", "IDENTIFY_SYSTEM", &conninfo])
+            .env("PGPASSWORD", PASSWORD)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text.matches('|').count(), 3, "{output:?}");
+    }
+}
+
+/// A client-final message that is bound to another certificate, or is none at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_to_another_certificate_is_refused_by_the_proxy() {
+    let place = Place::new().await;
+    let both = format!("{}{}", place.client_leg(), place.server_leg());
+    let proxy = Proxy::start(&place.db, &both).await;
+    let proof = "A".repeat(43);
+    for (last, expected) in [
+        ("c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAAAA,r=NONCE,p=PROOF=", "channel binding check failed"),
+        ("c=biws,r=NONCE,p=PROOF=", "channel binding check failed"),
+        ("c=biws", "malformed SCRAM message"),
+        ("", "malformed SCRAM message"),
+    ] {
+        let mut raw = raw_tls(&place.authority, proxy.port).await;
+        raw.write_all(&startup("scram", "postgres", &[])).await.unwrap();
+        let offered = message(&mut raw).await;
+        assert!(offered.windows(5).any(|w| w == b"-PLUS"), "{offered:?}");
+        let first = b"p=tls-server-end-point,,n=,r=abc";
+        let length = u32::try_from(first.len()).unwrap().to_be_bytes();
+        let body = [b"SCRAM-SHA-256-PLUS\0", &length[..], first].concat();
+        raw.write_all(&frame(b'p', &body)).await.unwrap();
+        let server_first = message(&mut raw).await;
+        let text = String::from_utf8_lossy(&server_first[9..]).into_owned();
+        let nonce = text.strip_prefix("r=").unwrap().split(',').next().unwrap();
+        assert!(nonce.starts_with("abc") && nonce.len() > 20, "{text}");
+        let last = last.replace("NONCE", nonce).replace("PROOF", &proof);
+        raw.write_all(&frame(b'p', last.as_bytes())).await.unwrap();
+        let answer = message(&mut raw).await;
+        let said = String::from_utf8_lossy(&answer);
+        assert!(said.starts_with('E') && said.contains(expected), "{said}");
+        let mut rest = Vec::new();
+        raw.read_to_end(&mut rest).await.ok();
+        assert_eq!(rest, b"");
+    }
+    // What is not SCRAM is the server's to answer.
+    for (hostile, code) in [
+        (frame(b'p', b"SCRAM-SHA-256-PLUS\0\xff\xff\xff\xff"), "08P01"),
+        (frame(b'p', b"NOT-A-MECHANISM\0\0\0\0\x01x"), "08P01"),
+        (frame(b'p', b""), "08P01"),
+        (frame(b'Q', b"SELECT 1\0"), "08P01"),
+        (frame(b'p', &vec![b'x'; 70_000]), "08P01"),
+        (b"p\0\0\0\x01".to_vec(), "08P01"),
+    ] {
+        let mut raw = raw_tls(&place.authority, proxy.port).await;
+        raw.write_all(&startup("scram", "postgres", &[])).await.unwrap();
+        message(&mut raw).await;
+        raw.write_all(&hostile).await.unwrap();
+        raw.shutdown().await.ok();
+        let mut answer = Vec::new();
+        raw.read_to_end(&mut answer).await.ok();
+        let said = String::from_utf8_lossy(&answer);
+        // A choice without a first message is answered by asking for it.
+        let asked = answer == b"R\0\0\0\x08\0\0\0\x0b";
+        assert!(said.is_empty() || asked || said.contains(code), "{hostile:?}: {said}");
+        assert!(!answer.windows(9).any(|w| w == b"R\0\0\0\x08\0\0\0\0"), "{said}");
+    }
+}
+
+/// One frame of the server.
+async fn message(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut message = vec![0; 5];
+    stream.read_exact(&mut message).await.unwrap();
+    let length = u32::from_be_bytes(message[1..].try_into().unwrap());
+    message.resize(usize::try_from(length).unwrap() + 1, 0);
+    stream.read_exact(&mut message[5..]).await.unwrap();
+    message
 }

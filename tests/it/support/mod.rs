@@ -10,7 +10,7 @@ mod wait;
 pub use database::{TestDb, database, database_on, server};
 pub use drivers::{node, python};
 pub use proxy::{Proxy, pgsegue};
-pub use tls::{Authority, Signed, show_certificate, tls_server};
+pub use tls::{Authority, Signed, connect_tls, connector, raw_tls, show_certificate, tls_server};
 pub use wait::eventually;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};

@@ -1,13 +1,23 @@
 //! Certificates of one's own, and a server that asks for them.
 
+use base64::Engine as _;
 use pgsegue::throwaway::{Options, Postgres};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_postgres::Client;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::der::{Decode as _, Encode as _};
 
 /// An authority that signs what it is asked to, and a folder for what it signs.
 pub struct Authority {
@@ -56,6 +66,19 @@ impl Authority {
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
         self.sign_params(name, params)
+    }
+
+    /// A certificate of X.509 version 1, as if this authority had signed it.
+    pub fn sign_version1(&self, name: &str) -> Signed {
+        let signed = self.sign(name, &[]);
+        let certificate = CertificateDer::from_pem_file(&signed.certificate).unwrap();
+        let mut parsed = x509_cert::Certificate::from_der(&certificate).unwrap();
+        parsed.tbs_certificate.version = x509_cert::Version::V1;
+        parsed.tbs_certificate.extensions = None;
+        let body = base64::engine::general_purpose::STANDARD.encode(parsed.to_der().unwrap());
+        let text = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        fs::write(&signed.certificate, text).unwrap();
+        signed
     }
 
     fn sign_params(&self, name: &str, params: CertificateParams) -> Signed {
@@ -107,4 +130,62 @@ fn give(postgres: &Postgres, from: &Path, name: &str) {
     fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
     let owner = fs::metadata(postgres.folder()).unwrap();
     chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
+}
+
+impl Signed {
+    /// `certificate` and `key` as the config file has them.
+    pub fn toml(&self) -> String {
+        format!(
+            "certificate = \"{}\"\nkey = \"{}\"\n",
+            self.certificate.display(),
+            self.key.display()
+        )
+    }
+
+    /// Takes the place of another: the file of the certificate last, each at once.
+    pub fn replace(&self, other: &Self) {
+        for (from, to) in [(&self.key, &other.key), (&self.certificate, &other.certificate)] {
+            let next = to.with_extension("next");
+            fs::copy(from, &next).unwrap();
+            fs::rename(&next, to).unwrap();
+        }
+    }
+}
+
+/// A session over TLS with a peer whose certificate this authority has signed.
+pub async fn connect_tls(
+    conninfo: &str,
+    authority: &Authority,
+    alpn: &[&[u8]],
+) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) =
+        tokio_postgres::connect(conninfo, connector(authority, alpn)).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// What a client of this authority shakes hands with.
+pub fn connector(authority: &Authority, alpn: &[&[u8]]) -> MakeRustlsConnect {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority.root()).unwrap() {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    MakeRustlsConnect::new(config)
+}
+
+/// A connection under TLS with nothing said in it.
+pub async fn raw_tls(authority: &Authority, port: u16) -> impl AsyncRead + AsyncWrite + Unpin {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'S');
+    let mut maker = connector(authority, &[]);
+    let connect = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut maker, "127.0.0.1").unwrap();
+    connect.connect(stream).await.unwrap()
 }
