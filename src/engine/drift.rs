@@ -128,6 +128,7 @@ impl Worker {
             let reason = format!("the functions cannot be installed: {error}");
             return self.no_fit(phase, to, reason).await;
         }
+        let follows = super::shape::Shape { follows: true, ..shape };
         let tx = self.client().await?.transaction().await?;
         journal::save_fingerprint(&tx, &name, &now).await?;
         journal::retry_all(&tx, &name).await?;
@@ -136,7 +137,7 @@ impl Worker {
         tx.commit().await?;
         tracing::info!(migration = name, from = phase.name(), to = to.name(), why);
         self.engine.with_entry(&name, |entry| {
-            entry.target = Some(std::sync::Arc::new(shape.target()));
+            entry.target = Some(std::sync::Arc::new(follows.target()));
             entry.definition = Definition::Known(now);
             entry.enter(to);
         });

@@ -1,7 +1,9 @@
-//! The two forms of a mapping that mean more than "some expression": a bare column, and a column
-//! under one cast. Everything else is opaque here; Postgres alone understands it.
+//! What can be told of a mapping from its text: the two forms that mean more than "some
+//! expression" (a bare column, and a column under one cast), and whether a session's settings can
+//! change its result. Everything else is opaque here; Postgres alone understands it.
 
 use crate::sql::ident::Ident;
+use crate::sql::lex::{self, Kind, Token};
 
 /// What a mapping expression is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,62 @@ fn whole_identifier(text: &str) -> Option<Ident> {
     (starts && goes_on && !value.contains(&lower.as_str())).then(|| Ident::new(lower))
 }
 
+/// Which settings have to be pinned for an expression to mean the same in every session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Needs {
+    /// What names and operators are found by.
+    Path,
+    /// All of them: it may print or read a date, a float, bytes, call a function, …
+    Everything,
+}
+
+/// Whether values of a type are printed and read the same under all settings.
+pub(crate) fn is_plain(type_oid: u32) -> bool {
+    // bool, int8, int2, int4, text, bpchar, varchar, numeric, uuid
+    [16, 20, 21, 23, 25, 1042, 1043, 1700, 2950].contains(&type_oid)
+}
+
+/// What an expression that is stored in a column of type `stored_as` needs. `type_of` knows the
+/// source's columns. Only what is certain counts: columns, numbers, strings and arithmetic over
+/// plain types.
+pub(crate) fn needs(
+    expression: &str,
+    stored_as: u32,
+    type_of: impl Fn(&Ident) -> Option<u32>,
+) -> Needs {
+    let plain = match form(expression) {
+        Form::Column(name) if type_of(&name) == Some(stored_as) => true,
+        _ => is_plain(stored_as) && is_plain_arithmetic(expression, &type_of),
+    };
+    if plain { Needs::Path } else { Needs::Everything }
+}
+
+fn is_plain_arithmetic(expression: &str, type_of: &impl Fn(&Ident) -> Option<u32>) -> bool {
+    const TYPES: [&str; 13] = [
+        "bool", "boolean", "int", "integer", "int2", "int4", "int8", "smallint", "bigint",
+        "numeric", "decimal", "text", "varchar",
+    ];
+    const OPERATORS: [&str; 7] = ["+", "-", "*", "/", "%", "||", "::"];
+    let Ok(tokens) = lex::tokens(expression) else { return false };
+    let text = |token: &Token| expression.get(token.at.clone()).unwrap_or_default();
+    let opens = |at: usize| tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Open);
+    tokens.iter().enumerate().all(|(at, token)| match token.kind {
+        Kind::Word | Kind::Quoted => {
+            let Some(name) = lex::identifier(expression, token) else { return false };
+            let cast_to = at.checked_sub(1).and_then(|before| tokens.get(before));
+            if cast_to.is_some_and(|before| text(before) == "::") {
+                return TYPES.contains(&name.as_str());
+            }
+            // A name before a parenthesis is called.
+            !opens(at) && type_of(&Ident::new(name)).is_some_and(is_plain)
+        }
+        Kind::Number | Kind::Open | Kind::Close | Kind::Comma => text(token) != "[",
+        Kind::Text => text(token).starts_with('\''),
+        Kind::Operator => OPERATORS.contains(&text(token)),
+        Kind::UnicodeQuoted | Kind::Param | Kind::Semicolon | Kind::Dot => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +153,40 @@ mod tests {
             ("", Form::Other),
         ] {
             assert_eq!(form(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_certain_does_without_the_settings() {
+        let columns = [("a", 23), ("t", 25), ("ts", 1184), ("f", 701), ("n", 1700)];
+        let type_of = |name: &Ident| {
+            columns.iter().find(|(column, _)| *column == name.as_str()).map(|(_, oid)| *oid)
+        };
+        let (int8, text, timestamptz) = (20, 25, 1184);
+        for (expression, stored_as, expected) in [
+            ("a", int8, Needs::Path),
+            ("a::bigint * 100", int8, Needs::Path),
+            ("(a + 1) % 7", int8, Needs::Path),
+            ("'USD'", text, Needs::Path),
+            ("t || '-' || n::numeric(10, 2)::text", text, Needs::Path),
+            ("ts", timestamptz, Needs::Path),
+            ("ts", text, Needs::Everything),
+            ("t", timestamptz, Needs::Everything),
+            ("'2020-01-01'", timestamptz, Needs::Everything),
+            ("f::text", text, Needs::Everything),
+            ("f::numeric", 1700, Needs::Everything),
+            ("t::date::text", text, Needs::Everything),
+            ("lower(t)", text, Needs::Everything),
+            ("a(t)", text, Needs::Everything),
+            ("E'\\x41'", text, Needs::Everything),
+            ("a = NULL", 16, Needs::Everything),
+            ("CASE WHEN a > 1 THEN 1 END", int8, Needs::Everything),
+            ("o.a", int8, Needs::Everything),
+            ("a[1]", int8, Needs::Everything),
+            ("$1", int8, Needs::Everything),
+            ("'", text, Needs::Everything),
+        ] {
+            assert_eq!(needs(expression, stored_as, type_of), expected, "{expression}");
         }
     }
 }

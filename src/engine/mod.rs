@@ -23,6 +23,7 @@ mod reverse;
 mod runtime;
 pub mod shape;
 mod state;
+pub mod sync;
 pub mod verify;
 mod worker;
 

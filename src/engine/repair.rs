@@ -148,7 +148,7 @@ fn sync_records_sql(shape: &Shape) -> String {
         .collect();
     format!(
         "SELECT {}({}, 3) FROM pgsegue.dirty_keys WHERE migration = $1 AND seq = ANY ($2)",
-        super::install::sync_name(&shape.migration.name),
+        super::sync::sync_name(&shape.migration.name),
         arrays.join(", ")
     )
 }

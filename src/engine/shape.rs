@@ -1,8 +1,8 @@
 //! The shape of a migration as the catalog has it: both tables' columns, how the key pairs, and
 //! from it the [`Target`] that statements are rewritten by.
 
-use super::Error;
 use super::mapping::{Form, form};
+use super::{Error, sync};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::target::{OldColumn, Reverse, Target};
@@ -64,6 +64,8 @@ pub struct Relation {
     pub oid: u32,
     /// `relkind`: `r` a table, `p` a partitioned table.
     pub kind: String,
+    /// Whether a write to it or to a partition fires a trigger or a rule of its owner's.
+    pub has_triggers: bool,
     /// Its live columns in attnum order.
     pub columns: Vec<Column>,
 }
@@ -99,6 +101,8 @@ pub struct Shape {
     pub key: Vec<KeyPair>,
     /// The mapped shadow columns, in the declaration's order.
     pub mapped: Vec<Mapped>,
+    /// Whether `follow_…` is there: not before the functions are installed.
+    pub follows: bool,
 }
 
 impl Relation {
@@ -118,7 +122,9 @@ pub async fn relation(
 ) -> Result<Option<Relation>, Error> {
     let found = client
         .query_opt(
-            "SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n \
+            "SELECT c.oid, c.relkind::text, c.relhasrules OR EXISTS (SELECT FROM pg_trigger \
+             WHERE NOT tgisinternal AND tgrelid IN (SELECT c.oid UNION \
+             SELECT relid FROM pg_partition_tree(c.oid))) FROM pg_class c JOIN pg_namespace n \
              ON n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text",
             &[&name.schema.as_str(), &name.name.as_str()],
         )
@@ -136,7 +142,8 @@ pub async fn relation(
         )
         .await?;
     let columns = rows.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Relation { name: name.clone(), oid, kind: row.try_get(1)?, columns }))
+    let (kind, has_triggers) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(Some(Relation { name: name.clone(), oid, kind, has_triggers, columns }))
 }
 
 fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
@@ -199,7 +206,10 @@ pub async fn read(
             ))
         })?);
     }
-    Ok(Some(Shape { migration: migration.clone(), source, shadow, key, mapped }))
+    let follow = sync::follow_name(&migration.name);
+    let sql = "SELECT to_regproc($1::text) IS NOT NULL";
+    let follows = client.query_one(sql, &[&follow]).await?.try_get(0)?;
+    Ok(Some(Shape { migration: migration.clone(), source, shadow, key, mapped, follows }))
 }
 
 /// The shadow column that holds a key column: the column itself, or under a cast that keeps its
@@ -271,8 +281,9 @@ impl Shape {
             shadow_oid: self.shadow.oid,
             key: self.key.iter().map(|pair| pair.source.name.clone()).collect(),
             old_shape: self.source.columns.iter().map(|c| self.old_column(c)).collect(),
-            sync_function: super::install::sync_name(&self.migration.name),
-            mark_function: super::install::mark_name(&self.migration.name),
+            sync_function: sync::sync_name(&self.migration.name),
+            follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
+            mark_function: sync::mark_name(&self.migration.name),
         }
     }
 

@@ -297,6 +297,9 @@ impl Worker {
             self.block(phase, format!("the functions cannot be installed: {error}")).await?;
             return Ok(Duration::ZERO);
         }
+        // With the functions that are there now.
+        self.shape = None;
+        let Some(_) = self.shape_or_block(phase).await? else { return Ok(Duration::ZERO) };
         journal::save_fingerprint(self.client().await?, &name, &fingerprint).await?;
         self.engine.with_entry(&name, |entry| {
             entry.definition = Definition::Known(fingerprint);

@@ -24,6 +24,9 @@ pub struct Target {
     pub old_shape: Result<Vec<OldColumn>, String>,
     /// `"pgsegue"."sync_…"`: `(key arrays…, mode int4) → int4`.
     pub sync_function: String,
+    /// `"pgsegue"."follow_…"`: `(key…, mode int4) → int4`, for one row that the calling statement has
+    /// written; none before it is installed.
+    pub follow_function: Option<String>,
     /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
     pub mark_function: String,
 }

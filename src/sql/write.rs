@@ -6,6 +6,13 @@
 //! SELECT count(*), "pgsegue"."sync_x"(array_agg("pgsegue 1"), 0) FROM "pgsegue w"
 //! ```
 //!
+//! An INSERT of one row and an UPDATE of one key need no array of keys: the function is called in
+//! the RETURNING itself, for every row that there is, were it several after all.
+//!
+//! ```sql
+//! UPDATE orders AS o SET … WHERE id = $1 RETURNING "pgsegue"."follow_x"(o."id", 0) AS "pgsegue d"
+//! ```
+//!
 //! The keys come from RETURNING: what the statement really touched. The function call is evaluated
 //! after the CTE has run to its end (an aggregate needs all its rows), and being VOLATILE it sees
 //! the statement's own changes. With a RETURNING of the client's the call sits in a scalar
@@ -47,10 +54,24 @@ impl Verb {
 /// How many rows the statement can touch, as far as its text says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
-    /// Bounded by the text: one row by its key, or a list of VALUES.
+    /// One row by its key, or of VALUES, as far as the text says; correct for more.
+    One,
+    /// Bounded by the text: a list of VALUES, or one row that is removed.
     Few,
     /// Any number.
     Many,
+}
+
+/// What the rows of a mirrored form are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `(rows int8, outcome int4)`, any number of them; the tag says nothing.
+    Counted,
+    /// `(outcome int4)` for each row that was touched; the tag is the client's.
+    Outcome,
+    /// The client's rows after this many columns of ours, the first of which is the outcome; the
+    /// tag ends in their number.
+    Leading(usize),
 }
 
 /// An understood write: byte positions in the statement's text.
@@ -127,11 +148,29 @@ impl Write {
         })
     }
 
-    /// The statement that does the same and feeds the keys to the sync function. Its rows:
-    /// without RETURNING `(rows int8, outcome int4)`, any number of them; with RETURNING the
-    /// outcome and the keys come before the client's columns.
+    /// What the rows of the mirrored form are.
+    pub fn layout(&self, target: &Target) -> Layout {
+        match (self.follow(target), self.returning.is_some()) {
+            (Some(_), true) => Layout::Leading(1),
+            (Some(_), false) => Layout::Outcome,
+            (None, true) => Layout::Leading(1 + target.key.len()),
+            (None, false) => Layout::Counted,
+        }
+    }
+
+    /// The function for one row, where the statement may use it.
+    fn follow<'t>(&self, target: &'t Target) -> Option<&'t str> {
+        let one = self.reach == Reach::One && self.vacates.is_none();
+        target.follow_function.as_deref().filter(|_| one)
+    }
+
+    /// The statement that does the same and feeds the keys to the sync function. Its rows are as
+    /// [`Self::layout`] says.
     pub fn mirrored(&self, text: &str, target: &Target, mode: SyncMode) -> Spliced {
         let mut out = Spliced::default();
+        if let Some(follow) = self.follow(target) {
+            return self.followed(text, target, follow, mode);
+        }
         out.client(text, self.whole.start..self.verb_at);
         out.ours(if self.after_with { ", " } else { "WITH " });
         if let Some(vacates) = &self.vacates {
@@ -152,9 +191,20 @@ impl Write {
         out
     }
 
-    /// How many columns of the mirrored form with RETURNING come before the client's.
-    pub fn leading_columns(target: &Target) -> usize {
-        1 + target.key.len()
+    fn followed(&self, text: &str, target: &Target, follow: &str, mode: SyncMode) -> Spliced {
+        let mut out = Spliced::default();
+        let refname = Ident::new(self.refname.clone()).quoted();
+        let keys = target.key.iter().fold(String::new(), |mut keys, key| {
+            let _infallible = write!(keys, "{refname}.{}, ", key.quoted());
+            keys
+        });
+        let tail = self.returning.as_ref().map_or(self.whole.end, |r| r.start);
+        out.client(text, self.whole.start..tail);
+        out.ours(&format!(" RETURNING {follow}({keys}{}) AS \"pgsegue d\"", mode.as_sql()));
+        if let Some(returning) = &self.returning {
+            out.ours(", ").client(text, returning.end..self.whole.end);
+        }
+        out
     }
 
     fn body(&self, out: &mut Spliced, text: &str, target: &Target) {
@@ -217,7 +267,7 @@ impl Write {
         let mode = mode.as_sql();
         let select = format!("SELECT {count} AS n, {function}({arrays}{mode}) AS d FROM ");
         match self.reach {
-            Reach::Few => format!("{select}{keys}"),
+            Reach::One | Reach::Few => format!("{select}{keys}"),
             Reach::Many => {
                 let n = if self.vacates.is_some() { "n, " } else { "" };
                 format!(
@@ -334,7 +384,8 @@ impl Shape<'_> {
     }
 
     fn reach(&self, c: &Cursor<'_>, target: &Target) -> Reach {
-        let few = match self.head.verb {
+        let few = |few: bool, of: Reach| if few { of } else { Reach::Many };
+        match self.head.verb {
             Verb::Insert => {
                 let mut c = *c;
                 c.eat_group();
@@ -342,12 +393,19 @@ impl Shape<'_> {
                     c.skip();
                     c.skip();
                 }
-                c.is("values") || c.is("default")
+                if !c.eat("values") {
+                    return few(c.is("default"), Reach::One);
+                }
+                c.eat_group();
+                if c.is_kind(Kind::Comma) { Reach::Few } else { Reach::One }
             }
-            Verb::Update => self.clause(c, "from").is_none() && self.by_key(c, target),
-            Verb::Delete => self.clause(c, "using").is_none() && self.by_key(c, target),
-        };
-        if few { Reach::Few } else { Reach::Many }
+            Verb::Update => {
+                few(self.clause(c, "from").is_none() && self.by_key(c, target), Reach::One)
+            }
+            Verb::Delete => {
+                few(self.clause(c, "using").is_none() && self.by_key(c, target), Reach::Few)
+            }
+        }
     }
 
     /// Whether the condition fixes every key column: `k = constant [AND …]`, no OR at the top.

@@ -73,11 +73,29 @@ pub fn row_description(body: &[u8]) -> Option<Vec<(&[u8], Field)>> {
     r.rest().is_empty().then_some(fields)
 }
 
-/// Reads a `D` body up to `n` values.
-pub fn first_values(body: &[u8], n: usize) -> Option<Vec<Option<&[u8]>>> {
-    let mut r = Reader::new(body);
-    let count = r.count()?;
-    (0..count.min(n)).map(|_| r.value()).collect()
+/// The values of a `D` body, read as they are asked for; malformed ones end it.
+#[derive(Debug)]
+pub struct Values<'a> {
+    reader: Reader<'a>,
+    left: usize,
+}
+
+impl<'a> Values<'a> {
+    /// Of this body.
+    pub fn of(body: &'a [u8]) -> Self {
+        let mut reader = Reader::new(body);
+        let left = reader.count().unwrap_or(0);
+        Self { reader, left }
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        self.reader.value()
+    }
 }
 
 /// A number in a `D`, in text or (4 or 8 bytes) in binary. Texts of a sync function's outcome are

@@ -3,7 +3,7 @@
 
 use super::support::{self, TestDb, connect};
 use pgsegue::engine::shape::{self, Shape};
-use pgsegue::engine::{Control, Declared, Engine, Status, install};
+use pgsegue::engine::{Control, Declared, Engine, Status, install, sync};
 use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
 use pgsegue::pg;
 use pgsegue::routing::{Handle, Mirror, Routes};
@@ -134,8 +134,9 @@ pub(crate) async fn install(db: &Db, migration: &Migration) -> Shape {
     let client = db.engine_client().await;
     client.batch_execute(install::base_sql()).await.unwrap();
     let shape = shape::read(&client, migration).await.unwrap().unwrap();
-    client.batch_execute(&install::sync_sql(&shape)).await.unwrap();
-    client.batch_execute(&install::mark_sql(&migration.name)).await.unwrap();
+    client.batch_execute(&sync::sync_sql(&shape)).await.unwrap();
+    client.batch_execute(&sync::follow_sql(&shape)).await.unwrap();
+    client.batch_execute(&sync::mark_sql(&migration.name)).await.unwrap();
     shape
 }
 

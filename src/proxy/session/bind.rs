@@ -8,6 +8,7 @@ use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Mirror, Routes};
 use crate::sql::statement::Understanding;
+use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
 use std::sync::Arc;
 
@@ -151,12 +152,12 @@ impl Session {
                 portal.rows = self.count_original(&case, route);
                 FormKey::Original
             }
-            Decision::Mirrored(target, route, mode) => {
+            Decision::Mirrored(route, mode) => {
                 let key = FormKey::Mirrored(routes.generation, mode);
                 let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
                     return self.pass_bind(frame, bind.portal, portal, out);
                 };
-                portal.rows = self.mirrored_rows(&case, target, route, form);
+                portal.rows = self.mirrored_rows(&case, route, form);
                 key
             }
             Decision::Shadow(route, native) => {
@@ -212,7 +213,8 @@ impl Session {
             }
         };
         let original = std::str::from_utf8(&statement.sql).map(Arc::from).ok()?;
-        let form = Arc::new(Form { spliced, original });
+        let layout = case.and_then(Case::layout);
+        let form = Arc::new(Form { spliced, original, layout });
         let id = statement.id;
         let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
             // The unnamed statement is replaced by the next Parse of it anyway.
@@ -263,10 +265,12 @@ impl Session {
     /// text.
     fn result_formats(&self, portal: &[u8], formats: &[i16]) -> Vec<i16> {
         match self.names.portal(portal).map(|p| &p.rows) {
-            Some(Rows::Mirrored(m)) => match (m.leading, formats) {
-                (None, _) => Vec::new(),
-                (Some(_), [] | [_]) => formats.to_vec(),
-                (Some(n), _) => std::iter::repeat_n(0, n).chain(formats.iter().copied()).collect(),
+            Some(Rows::Mirrored(m)) => match (m.layout, formats) {
+                (Layout::Counted | Layout::Outcome, _) => Vec::new(),
+                (Layout::Leading(_), [] | [_]) => formats.to_vec(),
+                (Layout::Leading(n), _) => {
+                    std::iter::repeat_n(0, n).chain(formats.iter().copied()).collect()
+                }
             },
             _ => formats.to_vec(),
         }

@@ -11,6 +11,7 @@ use crate::sql::read::Fit;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Isolation, Statement};
 use crate::sql::target::SyncMode;
+use crate::sql::write::Layout;
 use crate::wire::build::{Report, Severity};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(super) enum Decision {
     /// The client's text; for a query on a migrated table, which one.
     Original(Option<Arc<Route>>),
     /// The mirrored form.
-    Mirrored(usize, Arc<Route>, SyncMode),
+    Mirrored(Arc<Route>, SyncMode),
     /// The form on the shadow.
     Shadow(Arc<Route>, Arc<Native>),
     /// The client's text, after marking these migrations.
@@ -59,6 +60,12 @@ impl Case<'_> {
                 f.targets().any(|t| self.route(t).is_some_and(|r| may_leave_source(r)))
             }),
         }
+    }
+
+    /// What the rows of its mirrored form are.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        let Class::Write(target, write) = &self.statement.class else { return None };
+        self.understander.targets.get(*target).map(|target| write.layout(target))
     }
 
     /// The text of a form of this statement.
@@ -171,7 +178,7 @@ impl Session {
             // What it will answer is known: its keys are dirty from here on.
             self.transaction.has_recorded(route.gate.dirty_in_transaction());
         }
-        Decision::Mirrored(target, Arc::clone(route), mode)
+        Decision::Mirrored(Arc::clone(route), mode)
     }
 
     pub(super) fn decide_unclassified(&self, case: &Case<'_>, why: &'static str) -> Decision {

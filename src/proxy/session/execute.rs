@@ -8,6 +8,7 @@ use crate::proxy::dark::Job;
 use crate::proxy::vet::Native;
 use crate::routing::Route;
 use crate::sql::statement::Effect;
+use crate::sql::write::Layout;
 use crate::wire::{backend, build, frontend};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl Session {
         self.retry.record(frame);
         match (&portal.rows, name) {
             // Some drivers ask a write for one row only: ours would then never be complete.
-            (Rows::Mirrored(m), Some(name)) if m.leading.is_none() => {
+            (Rows::Mirrored(m), Some(name)) if !matches!(m.layout, Layout::Leading(_)) => {
                 if portal.has_run {
                     return self.refuse_again(name, out);
                 }

@@ -4,7 +4,7 @@
 use super::prepared::{Portal, Undo};
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
-use crate::sql::write::Verb;
+use crate::sql::write::{Layout, Verb};
 use crate::wire::build::Report;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub(super) enum Rows {
 pub(super) struct Mirrored {
     pub(super) route: Arc<Route>,
     pub(super) verb: Verb,
-    /// Leading columns of its rows that are ours; `None`: all of them, the client expects no rows.
-    pub(super) leading: Option<usize>,
+    /// What its rows are.
+    pub(super) layout: Layout,
     /// For the positions of errors.
     pub(super) form: Arc<Form>,
     /// Rows touched so far.
@@ -97,6 +97,8 @@ pub(super) enum ServedBy {
 pub(super) struct Form {
     pub(super) spliced: Spliced,
     pub(super) original: Arc<str>,
+    /// What its rows are, if it is a mirrored form.
+    pub(super) layout: Option<Layout>,
 }
 
 impl Expect {

@@ -109,7 +109,7 @@ impl Session {
             return None;
         }
         let spliced = case.form(key)?;
-        Some(Arc::new(Form { spliced, original: Arc::from(case.text) }))
+        Some(Arc::new(Form { spliced, original: Arc::from(case.text), layout: case.layout() }))
     }
 
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -149,7 +149,7 @@ impl Session {
         };
         match (&only.class, key) {
             (Class::Write(target, _), FormKey::Mirrored(..)) => match case.route(*target) {
-                Some(route) => self.mirrored_rows(&case, *target, Arc::clone(route), form),
+                Some(route) => self.mirrored_rows(&case, Arc::clone(route), form),
                 None => Rows::Plain,
             },
             (Class::Read(read), FormKey::Shadow(_)) => {
@@ -167,21 +167,19 @@ impl Session {
         }
     }
 
-    /// A mirrored form of an older generation: its leading columns still have to go. The key of a
-    /// migration cannot change under one name, so any route's shape of that statement is right.
+    /// A mirrored form of an older generation: the columns of ours still have to go.
     fn rows_of_old_form(u: &Understanding, form: Arc<Form>, routes: &Arc<Routes>) -> Rows {
         let Some(statement) = one(u) else { return Rows::Plain };
         let Class::Write(target, write) = &statement.class else { return Rows::Plain };
         let Some(route) = routes.routes.get(*target).or_else(|| routes.routes.first()) else {
             return Rows::Plain;
         };
-        let leading =
-            write.has_returning().then(|| crate::sql::write::Write::leading_columns(&route.target));
+        let Some(layout) = form.layout else { return Rows::Plain };
         let route = Arc::clone(route);
         Rows::Mirrored(Box::new(super::expect::Mirrored {
             route,
             verb: write.verb,
-            leading,
+            layout,
             form,
             rows: 0,
         }))

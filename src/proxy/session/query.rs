@@ -159,14 +159,14 @@ impl Session {
             }
             let rows = match decision {
                 Decision::Original(route) => self.count_original(&case, route),
-                Decision::Mirrored(target, route, mode) => {
+                Decision::Mirrored(route, mode) => {
                     self.count("mirrored", "write");
                     let key = FormKey::Mirrored(query.routes.generation, mode);
                     if let Some(form) = case.form(key) {
                         forms.push((statement.at.clone(), form));
                     }
                     let form = Arc::clone(&plan.placeholder);
-                    self.mirrored_rows(&case, target, route, form)
+                    self.mirrored_rows(&case, route, form)
                 }
                 Decision::Shadow(route, native) => {
                     self.count("shadow", "read");
@@ -257,14 +257,12 @@ impl Session {
     pub(super) fn mirrored_rows(
         &self,
         case: &Case<'_>,
-        target: usize,
         route: Arc<crate::routing::Route>,
         form: Arc<Form>,
     ) -> Rows {
         let Class::Write(_, write) = &case.statement.class else { return Rows::Plain };
-        let leading = case.understander.targets.get(target).filter(|_| write.has_returning());
-        let leading = leading.map(|t| crate::sql::write::Write::leading_columns(t));
-        Rows::Mirrored(Box::new(Mirrored { route, verb: write.verb, leading, form, rows: 0 }))
+        let Some(layout) = case.layout() else { return Rows::Plain };
+        Rows::Mirrored(Box::new(Mirrored { route, verb: write.verb, layout, form, rows: 0 }))
     }
 
     fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {
@@ -333,7 +331,7 @@ struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let nothing = Form { spliced: Spliced::default(), original: Arc::from("") };
+        let nothing = Form { spliced: Spliced::default(), original: Arc::from(""), layout: None };
         Self {
             rows: VecDeque::new(),
             marks: None,
@@ -367,7 +365,7 @@ impl Plan {
             done = at.end;
         }
         spliced.client(text, done..text.len());
-        let form = Arc::new(Form { spliced, original: Arc::from(text) });
+        let form = Arc::new(Form { spliced, original: Arc::from(text), layout: None });
         for rows in &mut self.rows {
             match rows {
                 Rows::Mirrored(m) => m.form = Arc::clone(&form),

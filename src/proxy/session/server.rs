@@ -3,7 +3,7 @@
 use super::expect::{Expect, Mirrored, ReadRows, Reply, Rows, ServedBy};
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
-use crate::sql::write::Verb;
+use crate::sql::write::{Layout, Verb};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::build;
 use crate::wire::frame::{BadLength, Header};
@@ -185,7 +185,7 @@ impl Session {
     fn probe_reply(&mut self, understander: &Understander, tag: u8, body: &[u8]) -> Fate {
         match tag {
             b'D' => {
-                let row = backend::first_values(body, usize::from(u16::MAX)).unwrap_or_default();
+                let row: Vec<_> = backend::Values::of(body).collect();
                 self.facts = super::transaction::Facts::read(understander, &row);
             }
             b'C' => {
@@ -221,40 +221,21 @@ impl Session {
         body: &[u8],
         out: &mut Out,
     ) -> Fate {
-        let written = |done: Option<()>| done.map_or(Fate::Forward, |()| Fate::Written);
-        match (tag, m.leading) {
-            (b'T', None) => {
-                // Only a Describe gets an answer when there are no rows to describe.
-                if protocol == Protocol::Simple {
-                    return Fate::Swallow;
-                }
-                build::no_data(&mut out.to_client);
-                Fate::Written
-            }
-            (b'T', Some(n)) => {
-                written(backend::push_description_without(&mut out.to_client, body, n))
-            }
-            (b'D', leading) => {
-                let values = backend::first_values(body, 2).unwrap_or_default();
-                let outcome = values.get(usize::from(leading.is_none())).copied().flatten();
-                self.outcome(m, backend::outcome(outcome));
-                match leading {
-                    Some(n) => written(backend::push_row_without(&mut out.to_client, body, n)),
-                    None => {
-                        let rows = values.first().copied().flatten().unwrap_or_default();
-                        let rows = std::str::from_utf8(rows).ok().and_then(|r| r.parse().ok());
-                        m.rows += rows.unwrap_or(0u64);
-                        Fate::Swallow
+        match tag {
+            b'T' => Self::mirrored_description(m.layout, protocol, body, out),
+            b'D' => self.mirrored_row(m, body, out),
+            b'C' => {
+                let rows = match m.layout {
+                    Layout::Leading(_) | Layout::Outcome => {
+                        backend::command_rows(body).unwrap_or(0)
                     }
-                }
-            }
-            (b'C', leading) => {
-                let rows = match leading {
-                    Some(_) => backend::command_rows(body).unwrap_or(0),
-                    None => m.rows,
+                    Layout::Counted => m.rows,
                 };
                 let metrics = &self.context.metrics;
                 metrics.mirrored_rows.with_label_values(&[&m.route.target.migration]).inc_by(rows);
+                if m.layout == Layout::Outcome {
+                    return Fate::Forward;
+                }
                 let tag = match m.verb {
                     Verb::Insert => format!("INSERT 0 {rows}"),
                     Verb::Update | Verb::Delete => format!("{} {rows}", m.verb.as_str()),
@@ -263,6 +244,48 @@ impl Session {
                 Fate::Written
             }
             _ => Fate::Forward,
+        }
+    }
+
+    fn mirrored_description(
+        layout: Layout,
+        protocol: Protocol,
+        body: &[u8],
+        out: &mut Out,
+    ) -> Fate {
+        match (layout, protocol) {
+            (Layout::Leading(n), _) => {
+                let done = backend::push_description_without(&mut out.to_client, body, n);
+                done.map_or(Fate::Forward, |()| Fate::Written)
+            }
+            // Only a Describe gets an answer when there are no rows to describe.
+            (Layout::Counted | Layout::Outcome, Protocol::Simple) => Fate::Swallow,
+            (Layout::Counted | Layout::Outcome, Protocol::Extended) => {
+                build::no_data(&mut out.to_client);
+                Fate::Written
+            }
+        }
+    }
+
+    fn mirrored_row(&mut self, m: &mut Mirrored, body: &[u8], out: &mut Out) -> Fate {
+        let mut values = backend::Values::of(body);
+        let first = values.next().flatten();
+        match m.layout {
+            Layout::Leading(n) => {
+                self.outcome(m, backend::outcome(first));
+                let done = backend::push_row_without(&mut out.to_client, body, n);
+                done.map_or(Fate::Forward, |()| Fate::Written)
+            }
+            Layout::Outcome => {
+                self.outcome(m, backend::outcome(first));
+                Fate::Swallow
+            }
+            Layout::Counted => {
+                let rows = first.and_then(|rows| std::str::from_utf8(rows).ok()?.parse().ok());
+                m.rows += rows.unwrap_or(0_u64);
+                self.outcome(m, backend::outcome(values.next().flatten()));
+                Fate::Swallow
+            }
         }
     }
 

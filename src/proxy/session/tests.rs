@@ -22,6 +22,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         key: vec![Ident::new("id")],
         old_shape: Err(String::new()),
         sync_function: "sync".into(),
+        follow_function: None,
         mark_function: "mark".into(),
     };
     let route = Route {

@@ -27,6 +27,7 @@ fn targets() -> Vec<Arc<Target>> {
             column("user_id", "integer", Reverse::Bare(Ident::new("customer_id")), None),
         ]),
         sync_function: "s".into(),
+        follow_function: None,
         mark_function: "m".into(),
     })]
 }

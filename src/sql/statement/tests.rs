@@ -14,6 +14,7 @@ fn targets() -> Vec<Arc<Target>> {
         key: vec![Ident::new("id")],
         old_shape: Ok(Vec::new()),
         sync_function: "s".into(),
+        follow_function: None,
         mark_function: "m".into(),
     })]
 }

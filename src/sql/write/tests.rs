@@ -14,16 +14,59 @@ fn target(key: &[&str]) -> Target {
         key: key.iter().map(|k| Ident::new(*k)).collect(),
         old_shape: Err(String::new()),
         sync_function: "\"pgsegue\".\"sync_m\"".into(),
+        follow_function: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
     }
 }
 
 fn mirrored(sql: &str) -> Result<String, NotUnderstood> {
-    let target = target(&["id"]);
+    mirrored_for(sql, &target(&["id"])).map(|(form, _)| form)
+}
+
+fn mirrored_for(sql: &str, target: &Target) -> Result<(String, Layout), NotUnderstood> {
     let tokens = tokens(sql).unwrap();
     let verb = crate::sql::statement::main_verb(sql, &tokens).unwrap();
-    let write = Write::read(sql, &tokens, verb, &target, &Functions::default())?;
-    Ok(write.mirrored(sql, &target, SyncMode::Sync).text().to_owned())
+    let write = Write::read(sql, &tokens, verb, target, &Functions::default())?;
+    let form = write.mirrored(sql, target, SyncMode::Sync).text().to_owned();
+    Ok((form, write.layout(target)))
+}
+
+#[test]
+fn a_write_of_one_row_is_followed_in_its_returning() {
+    let follow = "\"pgsegue\".\"follow_m\"";
+    let target = |key| Target { follow_function: Some(follow.into()), ..target(key) };
+    for (sql, name) in [
+        ("UPDATE orders SET a = 1 WHERE id = $1", "orders"),
+        ("UPDATE public.orders AS o SET a = 1 WHERE o.id = 5 AND a > 3", "o"),
+        ("INSERT INTO orders (id) VALUES ((1))", "orders"),
+        ("INSERT INTO orders AS x DEFAULT VALUES", "x"),
+        ("INSERT INTO orders VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 2", "orders"),
+        ("WITH y AS (SELECT 2) UPDATE orders SET a = 1 WHERE id = 1", "orders"),
+    ] {
+        let call = format!(" RETURNING {follow}(\"{name}\".\"id\", 0) AS \"pgsegue d\"");
+        let expected = (format!("{sql}{call}"), Layout::Outcome);
+        assert_eq!(mirrored_for(sql, &target(&["id"])).unwrap(), expected);
+        let expected = (format!("{sql} {call},  *, a + 1"), Layout::Leading(1));
+        let sql = format!("{sql} RETURNING *, a + 1");
+        assert_eq!(mirrored_for(&sql, &target(&["id"])).unwrap(), expected);
+    }
+    for (sql, layout) in [
+        ("INSERT INTO orders (id) VALUES (1), (2)", Layout::Counted),
+        ("DELETE FROM orders WHERE id = 1", Layout::Counted),
+        ("DELETE FROM orders WHERE id = 1 RETURNING a", Layout::Leading(2)),
+        ("UPDATE orders SET id = 2 WHERE id = 1", Layout::Counted),
+        ("UPDATE orders SET a = 2", Layout::Counted),
+        ("UPDATE orders SET a = 2 RETURNING b", Layout::Leading(2)),
+    ] {
+        let (form, found) = mirrored_for(sql, &target(&["id"])).unwrap();
+        assert!(found == layout && !form.contains(follow), "{form}");
+    }
+    let (form, _) =
+        mirrored_for("UPDATE orders SET a = 1 WHERE j = 1 AND i = 2", &target(&["i", "j"]))
+            .unwrap();
+    assert!(form.ends_with(&format!(
+        "RETURNING {follow}(\"orders\".\"i\", \"orders\".\"j\", 0) AS \"pgsegue d\""
+    )));
 }
 
 const CALL: &str = "SELECT pg_catalog.count(*) AS n, \

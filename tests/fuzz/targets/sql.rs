@@ -172,6 +172,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         key: key.iter().map(|k| Ident::new(*k)).collect(),
         old_shape: Ok(shape.clone()),
         sync_function: format!("\"pgsegue\".\"sync_{migration}\""),
+        follow_function: Some(format!("\"pgsegue\".\"follow_{migration}\"")),
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
     };
     vec![

@@ -1,0 +1,407 @@
+//! The SQL of a migration's functions. Pure text, so that a DBA can be shown it before it runs.
+//!
+//! * `sync_…` makes the shadow rows of any number of keys follow the source,
+//! * `follow_…` does so for one row that the calling statement has just written: the usual write of
+//!   an app, so it does without what that write does not need, and leaves the rest to `sync_…`,
+//! * `mark_…` records that any row may be stale.
+
+use super::mapping::{self, Needs};
+use super::shape::{Mapped, Shape, Storage};
+use crate::pg;
+use crate::sql::ident::literal;
+
+/// `"pgsegue"."sync_…"`.
+pub(crate) fn sync_name(migration: &str) -> String {
+    format!("\"pgsegue\".\"sync_{migration}\"")
+}
+
+/// `"pgsegue"."follow_…"`.
+pub(crate) fn follow_name(migration: &str) -> String {
+    format!("\"pgsegue\".\"follow_{migration}\"")
+}
+
+/// `"pgsegue"."mark_…"`.
+pub(crate) fn mark_name(migration: &str) -> String {
+    format!("\"pgsegue\".\"mark_{migration}\"")
+}
+
+/// The function that records that any row of the shadow may be stale.
+pub fn mark_sql(migration: &str) -> String {
+    let name = mark_name(migration);
+    let migration = literal(migration);
+    format!(
+        "CREATE OR REPLACE FUNCTION {name}(reason text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $pgsegue$
+    INSERT INTO pgsegue.dirty_keys (migration, reason)
+    VALUES ({migration}, pg_catalog.\"left\"(coalesce($1, ''), 500));
+$pgsegue$;
+GRANT EXECUTE ON FUNCTION {name}(text) TO PUBLIC;
+"
+    )
+}
+
+/// The pieces of SQL that the sync function is put together from.
+struct Parts {
+    /// Parameters of the key arrays with their types.
+    parameters: String,
+    /// `unnest` of the arrays as a table expression `u(k1, …)`.
+    keys: String,
+    /// A source row is one of the given keys.
+    source_is_given: String,
+    /// A source row is the only given key, and this transaction has written it: nobody else can
+    /// change it before the end, so it needs no lock. By the array arguments, and by the single
+    /// ones of `follow_…`.
+    source_is_ours: String,
+    source_is_followed: String,
+    /// The source row of `u`, for an EXISTS.
+    source_of_u: String,
+    /// The shadow row of `u` as a predicate over alias `t`.
+    shadow_is_u: String,
+    /// The key columns of the shadow, under alias `t` and bare.
+    shadow_key_t: String,
+    shadow_key: String,
+    /// The text images of `u`'s key.
+    images: String,
+}
+
+fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    parts.collect::<Vec<_>>().join(separator)
+}
+
+fn parts(shape: &Shape) -> Parts {
+    let numbered = || shape.key.iter().enumerate().map(|(i, pair)| (i + 1, pair));
+    let source = shape.source.name.quoted();
+    let names = join(numbered().map(|(i, _)| format!("k{i}")), ", ");
+    let arrays = join(numbered().map(|(i, _)| format!("${i}")), ", ");
+    let single = shape.key.len() == 1;
+    let keys = format!("unnest({arrays}) AS u ({names})");
+    let source_key = join(shape.key.iter().map(|p| p.source.name.quoted()), ", ");
+    Parts {
+        parameters: join(numbered().map(|(i, p)| format!("k{i} {}[]", p.source.type_sql)), ", "),
+        source_is_given: if single {
+            format!("{source_key} = ANY ($1)")
+        } else {
+            format!("({source_key}) IN (SELECT {names} FROM {keys})")
+        },
+        source_is_ours: written_by_us(shape, |i| format!("(${i})[1]")),
+        source_is_followed: written_by_us(shape, |i| format!("${i}")),
+        source_of_u: format!(
+            "SELECT FROM {source} AS s WHERE {}",
+            join(
+                numbered().map(|(i, p)| format!("s.{} = u.k{i}", p.source.name.quoted())),
+                " AND "
+            )
+        ),
+        shadow_is_u: join(
+            numbered().map(|(i, p)| {
+                format!("t.{} = u.k{i}::{}", p.shadow.name.quoted(), p.shadow.type_sql)
+            }),
+            " AND ",
+        ),
+        shadow_key_t: join(shape.key.iter().map(|p| format!("t.{}", p.shadow.name.quoted())), ", "),
+        shadow_key: join(shape.key.iter().map(|p| p.shadow.name.quoted()), ", "),
+        images: join(numbered().map(|(i, _)| format!("u.k{i}::text")), ", "),
+        keys,
+    }
+}
+
+/// The source row with this key, if this transaction has written it.
+fn written_by_us(shape: &Shape, key: impl Fn(usize) -> String) -> String {
+    let keys = shape.key.iter().enumerate();
+    let keys = keys.map(|(i, pair)| format!("{} = {}", pair.source.name.quoted(), key(i + 1)));
+    let source = shape.source.name.name.quoted();
+    format!("{} AND {source}.xmin = pg_current_xact_id_if_assigned()::xid", join(keys, " AND "))
+}
+
+/// The assignments of the upsert. The key itself is left alone where equal keys are identical: it
+/// then takes the weaker row lock. A value that may be stored out of line is kept when its bytes
+/// are the same: writing it again would copy the whole of it. The comparison is of images, since
+/// type equality calls 1.0 and 1.00 the same.
+fn assignments(shape: &Shape) -> String {
+    let is_key = |mapped: &Mapped| {
+        shape.key.iter().any(|pair| pair.shadow.name == mapped.column.name)
+            && mapped.column.equal_is_identical()
+    };
+    let assigned: Vec<String> = shape
+        .mapped
+        .iter()
+        .filter(|mapped| !is_key(mapped))
+        .map(|mapped| {
+            let c = mapped.column.name.quoted();
+            if mapped.column.storage == Storage::Toastable {
+                format!(
+                    "{c} = CASE WHEN ROW(t.{c})::record OPERATOR(pg_catalog.*<>) ROW(excluded.{c})::record \
+                     THEN excluded.{c} ELSE t.{c} END"
+                )
+            } else {
+                format!("{c} = excluded.{c}")
+            }
+        })
+        .collect();
+    if !assigned.is_empty() {
+        return assigned.join(",\n            ");
+    }
+    let mut key = shape.key.iter().map(|pair| pair.shadow.name.quoted());
+    key.next().map(|c| format!("{c} = excluded.{c}")).unwrap_or_default()
+}
+
+/// A dollar quote that does not occur in the body: a name may spell any.
+fn dollar_quote(body: &str) -> String {
+    let mut quote = "$pgsegue$".to_owned();
+    while body.contains(&quote) {
+        quote.insert(quote.len() - 1, '_');
+    }
+    quote
+}
+
+/// The function that brings the shadow rows of given keys in step with the source. It is used by
+/// every path: proxied writes, and repair.
+pub fn sync_sql(shape: &Shape) -> String {
+    let name = sync_name(&shape.migration.name);
+    let p = parts(shape);
+    let budget = u64::try_from(shape.migration.lock_budget.as_millis()).unwrap_or(1).max(1);
+    let settings = settings(pg::PINNED.iter());
+    let types = join(shape.key.iter().map(|k| format!("{}[]", k.source.type_sql)), ", ");
+    let body = body(shape, &p, budget);
+    let parameters = &p.parameters;
+    let quote = dollar_quote(&body);
+    format!(
+        "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4,
+    client_lock_timeout text DEFAULT pg_catalog.current_setting('lock_timeout'))
+RETURNS int4
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+{settings}
+SET lock_timeout = '{budget}ms'
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS {quote}
+{body}{quote};
+REVOKE ALL ON FUNCTION {name}({types}, int4, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {name}({types}, int4, text) TO PUBLIC;
+COMMENT ON FUNCTION {name}({types}, int4, text) IS
+    'Makes the shadow rows of these keys follow the source. 0: in step; 1: keys recorded as dirty; 2: recorded because of a lock';
+"
+    )
+}
+
+fn settings<'a>(pinned: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
+    join(pinned.map(|(name, value)| format!("SET {name} = {value}")), "\n")
+}
+
+/// The function for the usual write: one row, just written by the calling statement. Each setting
+/// costs it as much as a hundredth of the whole statement, so it pins those alone that can change
+/// what is stored: where the mapping, the key's image or a trigger could read one, all of them.
+/// Generic plans are forced for partitioned tables only; elsewhere they are chosen by themselves,
+/// being as good as custom ones for a key.
+///
+/// It records its own failures, as `sync_…` does; a row that is not there, or was written by a
+/// savepoint, is left to `sync_…`, as are other modes.
+pub fn follow_sql(shape: &Shape) -> String {
+    let (name, sync) = (follow_name(&shape.migration.name), sync_name(&shape.migration.name));
+    let p = parts(shape);
+    let budget = u64::try_from(shape.migration.lock_budget.as_millis()).unwrap_or(1).max(1);
+    let numbered = || shape.key.iter().enumerate().map(|(i, pair)| (i + 1, pair));
+    let parameters = join(numbered().map(|(i, p)| format!("k{i} {}", p.source.type_sql)), ", ");
+    let types = join(numbered().map(|(_, p)| p.source.type_sql.clone()), ", ");
+    let arrays = join(numbered().map(|(i, _)| format!("ARRAY[${i}]")), ", ");
+    let images = join(numbered().map(|(i, _)| format!("${i}::text")), ", ");
+    let mode = shape.key.len() + 1;
+    let settings = match needs(shape) {
+        Needs::Path => settings(pg::PINNED.iter().filter(|(name, _)| *name == "search_path")),
+        Needs::Everything => settings(pg::PINNED.iter()),
+    };
+    let partitioned = [&shape.source, &shape.shadow].iter().any(|table| table.kind == "p");
+    let generic = if partitioned { "SET plan_cache_mode = force_generic_plan\n" } else { "" };
+    let upsert = upsert(shape, &p, &p.source_is_followed);
+    let migration = literal(&shape.migration.name);
+    let body = format!(
+        "#variable_conflict use_column
+DECLARE
+    v_state text;
+    v_reason text;
+BEGIN
+    IF ${mode} < 2 THEN
+        BEGIN
+            {upsert}
+            IF FOUND THEN
+                RETURN 0;
+            END IF;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN
+            v_state := SQLSTATE;
+            v_reason := \"left\"(SQLSTATE || ' ' || SQLERRM, 500);
+        END;
+        IF v_state IS NOT NULL THEN
+            PERFORM set_config('lock_timeout', '0', true);
+            INSERT INTO pgsegue.dirty_keys (migration, key, reason)
+            VALUES ({migration}, ARRAY[{images}], v_reason);
+            RETURN CASE WHEN v_state IN ('55P03', '40P01') THEN 2 ELSE 1 END;
+        END IF;
+    END IF;
+    RETURN {sync}({arrays}, ${mode}, '0');
+END
+"
+    );
+    let quote = dollar_quote(&body);
+    format!(
+        "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4)
+RETURNS int4
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+{settings}
+SET lock_timeout = '{budget}ms'
+{generic}SET enable_seqscan = off
+AS {quote}
+{body}{quote};
+REVOKE ALL ON FUNCTION {name}({types}, int4) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {name}({types}, int4) TO PUBLIC;
+COMMENT ON FUNCTION {name}({types}, int4) IS
+    'Makes the shadow row of a key that the calling statement has written follow the source. 0: in step; 1: key recorded as dirty; 2: recorded because of a lock';
+"
+    )
+}
+
+/// Which settings can change what is stored.
+fn needs(shape: &Shape) -> Needs {
+    let plain_keys = shape.key.iter().all(|pair| mapping::is_plain(pair.source.type_oid));
+    if shape.shadow.has_triggers || !plain_keys {
+        return Needs::Everything;
+    }
+    let types = |name: &_| shape.source.column(name).map(|column| column.type_oid);
+    let of_all =
+        shape.mapped.iter().map(|m| mapping::needs(&m.expression, m.column.type_oid, types));
+    of_all.max().unwrap_or(Needs::Path)
+}
+
+/// The upsert of the source rows that a condition chooses.
+fn upsert(shape: &Shape, p: &Parts, given: &str) -> String {
+    let columns = join(shape.mapped.iter().map(|m| m.column.name.quoted()), ", ");
+    let expressions = join(shape.mapped.iter().map(|m| format!("({})", m.expression)), ", ");
+    format!(
+        "INSERT INTO {shadow} AS t ({columns}){overriding}
+        SELECT {expressions}
+        FROM {source} WHERE {given}
+        ON CONFLICT ({shadow_key}) DO UPDATE SET
+            {assignments};",
+        shadow = shape.shadow.name.quoted(),
+        overriding = shape.overriding(),
+        source = shape.source.name.quoted(),
+        shadow_key = p.shadow_key,
+        assignments = assignments(shape),
+    )
+}
+
+/// The upserts of all given keys: without a lock where one row is this transaction's own.
+fn upserts(shape: &Shape, p: &Parts, budget: u64) -> String {
+    let mode = shape.key.len() + 1;
+    let locked = format!("{} FOR SHARE OF {}", p.source_is_given, shape.source.name.name.quoted());
+    let upsert_own = upsert(shape, p, &p.source_is_ours);
+    let upsert = upsert(shape, p, &locked);
+    format!(
+        "IF v_want = 1 THEN
+            -- the usual write: one row, just written by this very transaction
+            {upsert_own}
+            IF FOUND THEN
+                RETURN 0;
+            END IF;
+        END IF;
+        IF v_want > 1 AND ${mode} <> 3 THEN
+            -- lock_timeout is per wait: many locked rows must not add up
+            PERFORM set_config('lock_timeout', greatest({budget} / v_want, 1)::text, true);
+        END IF;
+        {upsert}
+        GET DIAGNOSTICS v_up = ROW_COUNT;"
+    )
+}
+
+/// The removal of every given key that has no source row.
+fn remove(shape: &Shape, p: &Parts) -> String {
+    let Parts { keys, source_of_u, shadow_is_u, shadow_key_t, .. } = p;
+    let shadow = shape.shadow.name.quoted();
+    format!(
+        "-- Keys without a source row. First the lock, then the look again in a new statement: a
+        -- writer may have created the row anew while this one waited.
+        PERFORM 1 FROM {shadow} AS t, {keys}
+        WHERE {shadow_is_u} AND NOT EXISTS ({source_of_u})
+        ORDER BY {shadow_key_t} FOR UPDATE OF t;
+        DELETE FROM {shadow} AS t USING {keys}
+        WHERE {shadow_is_u} AND NOT EXISTS ({source_of_u});
+        GET DIAGNOSTICS v_gone = ROW_COUNT;"
+    )
+}
+
+const DECLARATIONS: &str = "#variable_conflict use_column
+DECLARE
+    v_want int8 := cardinality($1);
+    v_up int8;
+    v_gone int8;
+    v_reason text;
+    v_state text;
+";
+
+fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
+    let migration = literal(&shape.migration.name);
+    let (mode, client_timeout) = (shape.key.len() + 1, shape.key.len() + 2);
+    let Parts { keys, source_of_u, images, .. } = p;
+    let record = |reason: &str, filter: &str| {
+        format!(
+            "INSERT INTO pgsegue.dirty_keys (migration, key, reason)
+        SELECT {migration}, ARRAY[{images}], {reason}
+        FROM (SELECT DISTINCT u.* FROM {keys}) AS u{filter};"
+        )
+    };
+    let record_only = record("'recorded only'", "");
+    let record_short = record("'fewer rows than keys'", "");
+    let without_source = format!("\n        WHERE NOT EXISTS ({source_of_u})");
+    let record_gone = record("'deleted while rows are copied'", &without_source);
+    let record_failed = record("v_reason", "");
+    let (upserts, remove) = (upserts(shape, p, budget), remove(shape, p));
+    format!(
+        "{DECLARATIONS}BEGIN
+    IF v_want IS NULL OR v_want = 0 THEN
+        RETURN 0;
+    END IF;
+    IF ${mode} = 2 THEN
+        PERFORM set_config('lock_timeout', ${client_timeout}, true);
+        {record_only}
+        RETURN 1;
+    END IF;
+    BEGIN
+        {upserts}
+        IF v_up = v_want THEN
+            RETURN 0;
+        END IF;
+        SELECT count(*) INTO v_want FROM (SELECT DISTINCT u.* FROM {keys}) AS d;
+        IF v_up = v_want THEN
+            RETURN 0;
+        END IF;
+        {remove}
+        IF ${mode} = 3 THEN
+            RETURN 0;
+        END IF;
+        IF v_up + v_gone < v_want THEN
+            -- an old snapshot or a trigger on the shadow: not provably in step
+            {record_short}
+            RETURN 1;
+        END IF;
+        IF ${mode} = 1 THEN
+            -- found or not: a chunk in flight may bring the row back
+            {record_gone}
+            GET DIAGNOSTICS v_gone = ROW_COUNT;
+            RETURN CASE WHEN v_gone > 0 THEN 1 ELSE 0 END;
+        END IF;
+        RETURN 0;
+    EXCEPTION WHEN OTHERS OR assert_failure THEN
+        IF ${mode} = 3 THEN
+            RAISE;
+        END IF;
+        v_state := SQLSTATE;
+        v_reason := \"left\"(SQLSTATE || ' ' || SQLERRM, 500);
+    END;
+    PERFORM set_config('lock_timeout', ${client_timeout}, true);
+    {record_failed}
+    RETURN CASE WHEN v_state IN ('55P03', '40P01') THEN 2 ELSE 1 END;
+END
+"
+    )
+}
