@@ -2,13 +2,15 @@
 """Postgres's own test suites, direct and through `pgsegue serve`: the result files of both runs must
 be the same, byte by byte.
 
-    cargo build && tests/regress/run.py [--suite regress|isolation|pipeline]
+    cargo build && tests/regress/run.py [--suite regress|isolation|pipeline|replay]
                                         [--migration none|elsewhere|unrelated|namesakes]
 
 --suite says what is run:
   regress    the regression suite: SQL of every kind, by psql (the default)
   isolation  sessions that wait for each other
   pipeline   libpq's pipelines, with a trace of every message
+  replay     the statements of the regression suite by the extended protocol, with every byte of the
+             answers; what is not the same in two direct runs (times, process ids) is left out
 
 Whether a suite passes is not the question (what it expects is printed for information): the
 question is whether a client can see the proxy. Both runs begin with clusters made the same way,
@@ -30,7 +32,9 @@ target/regress, with the results of the last runs. Nothing is installed. As root
 postgres (or nobody) runs Postgres and the tests. Everything stays on 127.0.0.1."""
 
 import argparse, difflib, filecmp, glob, os, pathlib, pwd, re, shutil, signal, socket, subprocess
-import sys, tarfile, tempfile, time, urllib.request
+import json, sys, tarfile, tempfile, time, urllib.request
+
+import replay
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DATABASE = "regression"
@@ -43,6 +47,7 @@ SERVER_SETTINGS = ["max_prepared_transactions=2", "fsync=off", "listen_addresses
 DATABASE_SETTINGS = ["lc_messages", "lc_monetary", "lc_numeric", "lc_time"]
 SUITES = {"regress": "/src/test/regress/", "isolation": "/src/test/isolation/",
           "pipeline": "/src/test/modules/libpq_pipeline/"}
+REPLAY = "replay"
 PIPELINE_ROWS = 700
 # It sends until the sockets are full, and prints how often it could.
 PIPELINE_UNSTEADY = "uniqviol"
@@ -232,8 +237,9 @@ def until(what, condition, log):
 class Cluster:
     """A fresh Postgres with the suite's database, the proxy in front of it."""
 
-    def __init__(self, work, pg_bin, pgsegue, migration):
+    def __init__(self, work, pg_bin, pgsegue, migration, settings=()):
         self.work, self.bin, self.migration = work, pg_bin, migration
+        self.settings = [*SERVER_SETTINGS, *settings]
         self.pgsegue, self.processes = pgsegue, []
         self.user = unprivileged()
         self.port, self.proxy_port, self.admin_port = free_port(), free_port(), free_port()
@@ -245,7 +251,7 @@ class Cluster:
                    "--no-sync", "-E", "UTF8", "--no-locale"], cwd="/", **self.user)
 
     def __enter__(self):
-        settings = [word for setting in SERVER_SETTINGS for word in ("-c", setting)]
+        settings = [word for setting in self.settings for word in ("-c", setting)]
         self.spawn("postgres", [self.bin / "postgres", "-D", self.work / "data", "-p",
                                 str(self.port)] + settings, **self.user)
         ready = [self.bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
@@ -369,25 +375,51 @@ class Cluster:
         return f"{as_expected} of {expected} tests passed"
 
 
+    def replayed(self, suite, out, port, tests):
+        (out / "results").mkdir()
+        sessions = json.loads((suite / "statements.json").read_text())
+        sessions = [s for s in sessions if not tests or s[0].rpartition("/")[2] in tests]
+        return f"{replay.replay(port, sessions, out / 'results')} statements"
+
+
+def record(options, work, suite, pg_bin):
+    """Runs the regression suite once more for the statements that a server logs of it."""
+    say("recording the statements of the regression suite")
+    with Cluster(work, pg_bin, options.pgsegue, "none", replay.LOG_SETTINGS) as cluster:
+        out = empty_out(cluster)
+        cluster.regress(suite, out, cluster.port, [])
+        sessions = replay.statements(work / "data" / "log" / "statements.json")
+    return json.dumps(sessions)
+
+
+def empty_out(cluster):
+    """The same folder for every run: its name may be in the results."""
+    out = cluster.work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    if cluster.user:
+        os.chown(out, cluster.user["user"], cluster.user["group"])
+    return out
+
+
 def run(name, options, work, suite, pg_bin):
-    with Cluster(work, pg_bin, options.pgsegue, options.migration) as cluster:
-        # The same folder for every run: its name may be in the results.
-        out = work / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        if cluster.user:
-            os.chown(out, cluster.user["user"], cluster.user["group"])
+    settings = replay.STEADY_SETTINGS if options.suite == REPLAY else []
+    with Cluster(work, pg_bin, options.pgsegue, options.migration, settings) as cluster:
+        out = empty_out(cluster)
         port = cluster.proxy_port if name == "proxied" else cluster.port
-        runner = cluster.pipeline if options.suite == "pipeline" else cluster.regress
+        runner = {"pipeline": cluster.pipeline, REPLAY: cluster.replayed}.get(options.suite,
+                                                                              cluster.regress)
         began = time.monotonic()
         tally = runner(suite, out, port, options.tests)
         seconds = time.monotonic() - began
     kept = options.cache / f"{options.suite}-{options.migration}" / name
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(out, kept)
+    replay.without_engine_locks(kept / "results")
     for log in ("postgres.log", "pgsegue.log"):
         shutil.copy(work / log, kept / log)
-    say(f"{name:14} {seconds:6.1f} s   as expected by the suite: {tally or '?'}")
+    what = tally if options.suite == REPLAY else f"as expected by the suite: {tally or '?'}"
+    say(f"{name:14} {seconds:6.1f} s   {what}")
     return kept / "results"
 
 
@@ -415,7 +447,7 @@ def show(name, one, other):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", default="regress", choices=list(SUITES))
+    parser.add_argument("--suite", default="regress", choices=[*SUITES, REPLAY])
     parser.add_argument("--migration", default="none",
                         choices=["none", "elsewhere", "unrelated", "namesakes"])
     parser.add_argument("--pgsegue", type=pathlib.Path, default=ROOT / "target/debug/pgsegue")
@@ -432,15 +464,24 @@ def main():
     with tempfile.TemporaryDirectory(prefix="pgsegue-regress-", dir=parent) as work:
         os.chmod(work, 0o755)
         work = pathlib.Path(work)
-        here = work / options.suite
-        shutil.copytree(suites / options.suite, here)
+        suite = "regress" if options.suite == REPLAY else options.suite
+        here = work / suite
+        shutil.copytree(suites / suite, here)
         version = output_of([pg_bin / "postgres", "--version"]).strip()
         say(f"{options.suite} of {version}, migration: {options.migration}")
+        if options.suite == REPLAY and not (here / "statements.json").exists():
+            (suites / suite / "statements.json").write_text(record(options, work, here, pg_bin))
+            shutil.copy(suites / suite / "statements.json", here)
         direct = run("direct", options, work, here, pg_bin)
         proxied = run("proxied", options, work, here, pg_bin)
-        differences, count = differing(direct, proxied)
         unsteady = []
-        if differences:
+        if options.suite == REPLAY:
+            again = run("direct again", options, work, here, pg_bin)
+            left_out = replay.blank_unsteady(direct, again, [proxied])
+            say(f"{sum(left_out.values())} statements are not steady: "
+                + ", ".join(f"{name} {n}" for name, n in left_out.items()))
+        differences, count = differing(direct, proxied)
+        if differences and options.suite != REPLAY:
             again = run("direct again", options, work, here, pg_bin)
             unsteady = [n for n in differing(direct, again)[0] if n in differences]
     for name in differences:
