@@ -15,12 +15,37 @@ use tokio_util::sync::CancellationToken;
 const READ_BYTES: usize = 64 * 1024;
 /// A side is not read while more than this waits for the other.
 const BACKLOG_BYTES_MAX: usize = 256 * 1024;
-/// A buffer that is empty keeps this much; 5,000 idle sessions are to be cheap.
-const KEPT_BYTES: usize = 4 * 1024;
+/// Empty buffers that a thread keeps for whichever session needs one next: a session at rest holds
+/// none, and one at work asks the allocator for none.
+const SPARE_BUFFERS: usize = 4;
+/// A buffer that has grown larger is given back to the allocator.
+const SPARE_BYTES_MAX: usize = 512 * 1024;
 
 thread_local! {
     /// What was just read, until it is dealt with: within one poll, so one per thread will do.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The buffer, or a spare one in the place of one without memory.
+fn with_memory(buffer: Vec<u8>) -> Vec<u8> {
+    if buffer.capacity() > 0 {
+        return buffer;
+    }
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Leaves an empty buffer without memory behind.
+fn emptied(buffer: &mut Vec<u8>) {
+    let mut used = std::mem::take(buffer);
+    if (1..=SPARE_BYTES_MAX).contains(&used.capacity()) {
+        used.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_BUFFERS {
+                spare.push(used);
+            }
+        });
+    }
 }
 
 /// Whether a socket may hold back something of what was written to it: TLS does.
@@ -74,14 +99,6 @@ impl Side {
             }
         }
         true
-    }
-}
-
-fn emptied(buffer: &mut Vec<u8>) {
-    if buffer.capacity() > KEPT_BYTES {
-        *buffer = Vec::new();
-    } else {
-        buffer.clear();
     }
 }
 
@@ -224,14 +241,22 @@ impl Pump<'_> {
 
     fn take_out(&mut self) -> Out {
         Out {
-            to_server: std::mem::take(&mut self.server.unsent),
-            to_client: std::mem::take(&mut self.client.unsent),
+            to_server: with_memory(std::mem::take(&mut self.server.unsent)),
+            to_client: with_memory(std::mem::take(&mut self.client.unsent)),
         }
     }
 
     fn put_back(&mut self, out: Out) {
         self.server.unsent = out.to_server;
-        self.client.unsent = if self.client.closed { Vec::new() } else { out.to_client };
+        self.client.unsent = out.to_client;
+        if self.client.closed {
+            emptied(&mut self.client.unsent);
+        }
+        for side in [&mut self.server, &mut self.client] {
+            if side.unsent.is_empty() {
+                emptied(&mut side.unsent);
+            }
+        }
     }
 }
 
@@ -251,7 +276,10 @@ fn feed<E>(
 ) -> Result<(), E> {
     if unread.is_empty() {
         let taken = take(bytes)?;
-        unread.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+            *unread = with_memory(std::mem::take(unread));
+            unread.extend_from_slice(rest);
+        }
         return Ok(());
     }
     unread.extend_from_slice(bytes);

@@ -423,3 +423,69 @@ fn no_bytes_of_a_client_panic() {
         }
     }
 }
+
+/// Runs a round trip until nothing grows any more, then counts what one more allocates.
+fn allocations(peer: &mut Peer, client: &[u8], server: &[u8]) -> u64 {
+    let mut round = || {
+        for (bytes, of_client) in [(client, true), (server, false)] {
+            let session = &mut peer.session;
+            let taken = match of_client {
+                true => session.on_client(bytes, &mut peer.out).unwrap(),
+                false => session.on_server(bytes, &mut peer.out).unwrap(),
+            };
+            assert_eq!(taken, bytes.len());
+        }
+        assert_eq!((&*peer.out.to_server, &*peer.out.to_client), (client, server));
+        peer.out.to_server.clear();
+        peer.out.to_client.clear();
+    };
+    for _ in 0..8 {
+        round();
+    }
+    allocation_counter::measure(round).count_total
+}
+
+#[test]
+fn a_relayed_frame_allocates_nothing() {
+    let mut peer = Peer::mirrored();
+    let row = || frame(b'D', b"\0\x01\0\0\0\x011");
+    let rows: Vec<u8> = (0..1_000).flat_map(|_| row()).collect();
+    let query = frame(b'Q', b"SELECT abalance FROM accounts WHERE aid = 5\0");
+    let described = frame(b'T', b"\0\0");
+    let done = frames(&[(b'C', b"SELECT 1\0"), READY]);
+    assert_eq!(
+        allocations(&mut peer, &query, &[described.clone(), rows.clone(), done.clone()].concat()),
+        0
+    );
+
+    let mut parse = Vec::new();
+    build::parse(&mut parse, b"", "SELECT abalance FROM accounts WHERE aid = $1", &[]);
+    let bind = frame(b'B', b"\0\0\0\0\0\x01\0\0\0\x015\0\0");
+    let describe_execute = frames(&[(b'D', b"P\0"), (b'E', b"\0\0\0\0\0")]);
+    let one = [parse, bind, describe_execute.clone()].concat();
+    let answer =
+        [frames(&[(b'1', b""), (b'2', b"")]), described.clone(), row(), frame(b'C', b"SELECT 1\0")]
+            .concat();
+    let sync = frames(&[SYNC]);
+    let ready = frames(&[READY]);
+    for queries in [1, 10, 100] {
+        let client = [one.repeat(queries), sync.clone()].concat();
+        let server = [answer.repeat(queries), ready.clone()].concat();
+        assert_eq!(allocations(&mut peer, &client, &server), 0, "{queries} in a pipeline");
+    }
+
+    let prepared = [prepare("SELECT abalance FROM accounts WHERE aid = $1"), sync.clone()].concat();
+    peer.client(&prepared);
+    peer.server(&frames(&[(b'1', b""), READY]));
+    peer.out = Out::default();
+    let again = [frame(b'B', b"\0s\0\0\0\0\x01\0\0\0\x015\0\0"), describe_execute, sync].concat();
+    let answer = [frame(b'2', b""), described, rows, done].concat();
+    assert_eq!(allocations(&mut peer, &again, &answer), 0);
+
+    let copy = frame(b'Q', b"COPY accounts FROM STDIN\0");
+    peer.client(&copy);
+    peer.server(&frame(b'G', b"\0\0\0"));
+    peer.out = Out::default();
+    let data = frame(b'd', &[b'x'; 1_000]);
+    assert_eq!(allocations(&mut peer, &data.repeat(100), b""), 0);
+}
