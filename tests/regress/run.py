@@ -34,6 +34,8 @@ postgres (or nobody) runs Postgres and the tests. Everything stays on 127.0.0.1.
 import argparse, difflib, filecmp, glob, os, pathlib, pwd, re, shutil, signal, socket, subprocess
 import json, sys, tarfile, tempfile, time, urllib.request
 
+# Else a run leaves a folder of its own beside the scripts.
+sys.dont_write_bytecode = True
 import replay
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
