@@ -456,6 +456,8 @@ def main():
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/regress")
     parser.add_argument("tests", nargs="*", help="these files only, in this order (test_setup first)")
     options = parser.parse_args()
+    # So that what was started and made ends with the script.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.cache = options.cache.resolve()
     if not options.pgsegue.exists():
         stop(f"{options.pgsegue} is missing: cargo build")
