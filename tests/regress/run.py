@@ -253,6 +253,14 @@ class Cluster:
                    "--no-sync", "-E", "UTF8", "--no-locale"], cwd="/", **self.user)
 
     def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
         settings = [word for setting in self.settings for word in ("-c", setting)]
         self.spawn("postgres", [self.bin / "postgres", "-D", self.work / "data", "-p",
                                 str(self.port)] + settings, **self.user)
@@ -266,7 +274,6 @@ class Cluster:
         self.sql("postgres", f"ALTER DATABASE {DATABASE} SET bytea_output TO 'hex'; "
                              f"ALTER DATABASE {DATABASE} SET timezone_abbreviations TO 'Default'")
         self.start_proxy()
-        return self
 
     def __exit__(self, *_):
         for process in reversed(self.processes):
@@ -465,7 +472,8 @@ def main():
     suites = suites_for(pg_bin, options.cache)
     # Where the other user can read it.
     parent = "/tmp" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="pgsegue-regress-", dir=parent) as work:
+    with tempfile.TemporaryDirectory(prefix="pgsegue-regress-", dir=parent,
+                                     ignore_cleanup_errors=True) as work:
         os.chmod(work, 0o755)
         work = pathlib.Path(work)
         suite = "regress" if options.suite == REPLAY else options.suite
