@@ -3,7 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
-use super::prepared::{AtServer, FormKey, Marks, Portal, Undo, counting};
+use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Mirror, Routes};
@@ -27,23 +27,13 @@ impl Session {
     }
 
     /// Whether a Parse or Close of this name in an earlier group is not answered yet: if the server
-    /// rejects or skips it, the name stands for something else than it seems.
+    /// rejects or skips it, the name stands for something else than it seems. One in the same group
+    /// is no matter: if it fails, so does what follows it.
     fn is_uncertain(&self, name: &[u8]) -> bool {
-        if self.epochs.len() <= usize::from(self.in_group) {
-            return false;
-        }
-        let mut concerned = false;
-        for reply in &self.replies {
-            match reply {
-                Expect::Parse(_, Some(undo)) => concerned |= undo.name() == counting(name),
-                Expect::Close(_, Some(closed)) => {
-                    concerned |= counting(&closed.0) == counting(name);
-                }
-                Expect::Sync(_) | Expect::Query(_) if concerned => return true,
-                _ => {}
-            }
-        }
-        false
+        let Some(statement) = self.names.statement(name) else { return false };
+        let current = self.groups + u64::from(!self.in_group);
+        let unanswered = u64::try_from(self.epochs.len()).unwrap_or(u64::MAX);
+        statement.touched < current && statement.touched > self.groups.saturating_sub(unanswered)
     }
 
     pub(super) fn on_bind(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -199,10 +189,12 @@ impl Session {
         key: FormKey,
         out: &mut Out,
     ) -> Option<AtServer> {
+        let group = self.groups;
         let statement = self.names.statement_mut(name)?;
         if let Some(found) = statement.prepared_as(key, name) {
             return Some(found);
         }
+        statement.touched = group;
         let spliced = match case {
             Some(case) => case.form(key)?,
             None => {

@@ -135,7 +135,11 @@ impl Session {
         let mut closed = None;
         match frontend::named(body) {
             Some(frontend::Named::Statement(name)) => {
-                let statement = self.names.statement(name);
+                let group = self.groups;
+                let statement = self.names.statement_mut(name).map(|s| {
+                    s.touched = group;
+                    &*s
+                });
                 closed = statement.map(|s| Box::new((Box::from(name), s.id)));
                 let extra: Vec<_> = statement
                     .map(|s| s.extra.iter().map(|(_, name, _)| name.clone()).collect())

@@ -52,6 +52,8 @@ pub(super) struct Session {
     flight: InFlight,
     /// Epochs of the groups of frames (up to a Sync or a simple query) not answered yet.
     epochs: VecDeque<u64>,
+    /// Groups so far, the current one included.
+    groups: u64,
     /// Whether frames were sent since the last Sync or simple query.
     in_group: bool,
     parameters: Parameters,
@@ -121,6 +123,7 @@ impl Session {
             context,
             flight,
             epochs: VecDeque::new(),
+            groups: 0,
             in_group: false,
             parameters,
             status: TransactionStatus::Idle,
@@ -158,6 +161,7 @@ impl Session {
         let routes =
             if self.epochs.is_empty() { self.flight.begin() } else { self.flight.another() };
         self.epochs.push_back(routes.epoch);
+        self.groups += 1;
         routes
     }
 

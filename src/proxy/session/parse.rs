@@ -76,6 +76,7 @@ impl Session {
         let form = own.1.clone();
         let statement = Prepared {
             id,
+            touched: self.groups,
             sql: Arc::from(view.sql),
             types: view.types.into(),
             known,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 const NAME_BYTES_MAX: usize = 63;
 
 /// As much of a name as counts.
-pub(super) fn counting(name: &[u8]) -> &[u8] {
+fn counting(name: &[u8]) -> &[u8] {
     name.get(..NAME_BYTES_MAX).unwrap_or(name)
 }
 
@@ -40,6 +40,8 @@ pub(super) type AtServer = (Box<[u8]>, Option<Arc<Form>>);
 pub(super) struct Prepared {
     /// Unique in the session: tells a statement from another of the same name.
     pub(super) id: u64,
+    /// The last group of frames with a Parse or Close of it.
+    pub(super) touched: u64,
     pub(super) sql: Arc<[u8]>,
     /// Declared parameter types, as in the Parse.
     pub(super) types: Box<[u8]>,
@@ -82,10 +84,19 @@ pub(super) enum Undo {
 }
 
 impl Undo {
-    /// What counts of the client's name of the statement.
-    pub(super) fn name(&self) -> &[u8] {
+    /// Puts `before` where this would restore a statement that has turned out never to have been;
+    /// gives it back where it would not.
+    pub(super) fn correct(
+        &mut self,
+        id: u64,
+        before: Option<Box<Prepared>>,
+    ) -> Result<(), Option<Box<Prepared>>> {
         match self {
-            Self::Client { name, .. } | Self::Form { statement: name, .. } => counting(name),
+            Self::Client { previous, .. } if previous.as_ref().is_some_and(|p| p.id == id) => {
+                *previous = before;
+                Ok(())
+            }
+            Self::Client { .. } | Self::Form { .. } => Err(before),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Frames from the server.
 
 use super::expect::{Expect, Mirrored, ReadRows, Reply, Rows, ServedBy};
+use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
 use crate::sql::write::{Layout, Verb};
@@ -393,7 +394,7 @@ impl Session {
                 return;
             }
             if let Some(Expect::Parse(_, Some(undo))) = self.replies.pop_front() {
-                self.names.undo(*undo);
+                self.take_back(*undo);
             }
         }
         match self.hold.take() {
@@ -407,6 +408,23 @@ impl Session {
             Some(Hold::Facts | Hold::Drain) | None => self.skipping = true,
             other => self.hold = other,
         }
+    }
+
+    /// A Parse has failed or was skipped. One behind it in the queue may count on its statement.
+    fn take_back(&mut self, undo: Undo) {
+        let Undo::Client { name, id, mut previous, form } = undo else {
+            return self.names.undo(undo);
+        };
+        if self.names.statement(&name).is_some_and(|s| s.id != id) {
+            for reply in &mut self.replies {
+                let Expect::Parse(_, Some(later)) = reply else { continue };
+                match later.correct(id, previous) {
+                    Ok(()) => return,
+                    Err(same) => previous = same,
+                }
+            }
+        }
+        self.names.undo(Undo::Client { name, id, previous, form });
     }
 
     fn on_ready(&mut self, body: &[u8], out: &mut Out) -> Fate {

@@ -297,6 +297,43 @@ fn a_bind_waits_until_a_parse_of_its_name_in_an_earlier_group_is_answered() {
 }
 
 #[test]
+fn a_name_means_what_it_meant_before_several_parses_of_it_were_rejected() {
+    let mut peer = Peer::mirrored();
+    peer.client(&[prepare("UPDATE public.orders SET a = 1"), frames(&[SYNC])].concat());
+    peer.server(&frames(&[(b'1', b""), READY]));
+    let rejected = [prepare("SELECT 1"), frames(&[SYNC])].concat();
+    peer.client(&rejected.repeat(3));
+    for _ in 0..3 {
+        peer.server(&frames(&[(b'E', b"SERROR\0C42P05\0\0"), READY]));
+    }
+    // The server runs the UPDATE: it is mirrored.
+    let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
+    let sent = peer.client(&frames(&[BIND, EXECUTE, SYNC]));
+    assert_eq!(sent, frames(&[BIND, unlimited, SYNC]));
+}
+
+#[test]
+fn a_parse_in_the_same_group_leaves_no_doubt_about_its_name() {
+    let mut peer = Peer::mirrored();
+    let group = [prepare("SELECT 1"), frames(&[BIND, EXECUTE, SYNC])].concat();
+    assert_eq!(peer.client(&group.repeat(3)), group.repeat(3), "nothing waits");
+    let reply = frames(&[(b'1', b""), (b'2', b""), (b'C', b"SELECT 1\0"), READY]);
+    assert_eq!(peer.server(&reply.repeat(3)), reply.repeat(3));
+    assert!(peer.session.is_idle());
+}
+
+#[test]
+fn long_pipelines_of_one_statement_are_no_more_work_per_bind_than_short_ones() {
+    let mut peer = Peer::mirrored();
+    peer.client(&[prepare("SELECT 1"), frames(&[SYNC])].concat());
+    peer.server(&frames(&[(b'1', b""), READY]));
+    // With a look at every open reply for every Bind this would not end.
+    let group = frames(&[BIND, EXECUTE, SYNC]);
+    let many = group.repeat(100_000);
+    assert!(peer.client(&many) == many);
+}
+
+#[test]
 fn a_sync_before_the_data_of_a_copy_has_no_answer() {
     let mut peer = Peer::mirrored();
     peer.client(&[prepare("COPY x FROM STDIN"), frames(&[BIND, EXECUTE, SYNC])].concat());
