@@ -27,11 +27,12 @@ pub const PINNED: [(&str, &str); 9] = [
     ("client_min_messages", "error"),
 ];
 
-/// What a role or a database may have set and what would stop or skew long work.
+/// What a role or a database may have set and what would stop or skew long work, or lose in a crash
+/// what clients go by already: functions and the journal. Standbys are not waited for.
 const SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
      SET default_transaction_deferrable = off; SET plan_cache_mode = force_custom_plan; \
-     SET standard_conforming_strings = on";
+     SET standard_conforming_strings = on; SET synchronous_commit = local";
 
 /// A connection with the pinned settings. It ends when the value is dropped.
 #[derive(Debug)]

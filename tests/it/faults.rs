@@ -336,7 +336,7 @@ async fn a_server_that_stops_reading_stops_its_client_and_no_other() {
     let taken = until_still(&near, Direction::Up).await;
     assert!(taken < UNDER_WAY_MAX && taken < total, "{taken} bytes are held somewhere");
     others_are_served(&line).await;
-    assert_eq!(near.passed(Direction::Up), taken);
+    assert!(near.passed(Direction::Up) < UNDER_WAY_MAX.min(total));
     line.far.resume();
     let mut readies = 0;
     let mut tail = Vec::new();
