@@ -4,11 +4,11 @@ use crate::admin::Admin;
 use crate::causes;
 use crate::config::{self, Reloader, Settings};
 use crate::engine::{self, Engine};
-use crate::proxy;
+use crate::proxy::{self, Listener, ReusePort, SharedLimits};
 use crate::routing::{Handle, Routes};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,8 +19,10 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-/// How long sessions may take to end after a shutdown was asked for.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long the engine may take to end its step.
+const ENGINE_END: Duration = Duration::from_secs(30);
+/// Between looks whether the admin address is free.
+const ADMIN_RETRY: Duration = Duration::from_millis(100);
 const CONNECT_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the process cannot run.
@@ -60,22 +62,25 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
     let (reloader, settings) = Reloader::load(config, metrics.clone())?;
     let process = &settings.process;
     let routes = Handle::new(Routes::none());
-    let admin_listener = listen(process.admin).await?;
     let admin = Admin::new(metrics.clone(), process.control.clone());
     let admin_shutdown = CancellationToken::new();
-    let served = admin.clone().serve(admin_listener, admin_shutdown.clone());
+    let first = match process.reuse_port {
+        ReusePort::No => Some(listen(process.admin).await?),
+        ReusePort::Yes => None,
+    };
+    let served = serve_admin(&admin, first, process.admin, admin_shutdown.clone());
     let work = async {
         let started = start_engine(&settings, &routes, &metrics);
         let engine = tokio::select! {
             engine = started => engine?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let listener = listen(process.listen).await?;
+        let listener = clients(process)?;
         admin.set_ready(true);
-        tracing::info!(listen = %process.listen, admin = %process.admin, "ready");
+        tracing::info!(listen = %listener.address()?, admin = %process.admin, "ready");
         let options = Arc::new(options(&settings));
-        let clients = Arc::clone(&options.clients);
-        let parts = Parts { engine, clients, reloader, admin: &admin };
+        let hot = Hot::of(&options);
+        let parts = Parts { engine, hot, reloader, admin: &admin };
         let proxied = proxy::serve(listener, options, routes, metrics, shutdown.clone());
         run(parts, proxied, &shutdown).await
     };
@@ -84,17 +89,64 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
             admin_shutdown.cancel();
             done
         }
-        failed = served => Ok(failed?),
+        failed = served => failed,
     }
 }
 
-/// What clients are offered by way of TLS.
-type Clients = Arc<ArcSwapOption<Acceptor>>;
+/// What of the proxy's options is hot.
+struct Hot {
+    /// What clients are offered by way of TLS.
+    clients: Arc<ArcSwapOption<Acceptor>>,
+    limits: SharedLimits,
+}
+
+impl Hot {
+    fn of(options: &proxy::Options) -> Self {
+        Self { clients: Arc::clone(&options.clients), limits: Arc::clone(&options.limits) }
+    }
+}
+
+/// Where clients connect: what the process was given, or the config file's address.
+fn clients(process: &config::Process) -> Result<Listener, Error> {
+    if let Some(inherited) = Listener::inherited()? {
+        return Ok(inherited);
+    }
+    let address = process.listen;
+    Listener::bind(address, process.reuse_port).map_err(|source| Error::Listen { address, source })
+}
+
+/// Serves the admin address until `shutdown`. Without a listener it waits for the address: a
+/// process that is about to end may have it, and clients need not wait for that.
+async fn serve_admin(
+    admin: &Admin,
+    first: Option<TcpListener>,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let mut listener = first;
+    let mut told = false;
+    let listener = loop {
+        match listener.take() {
+            Some(listener) => break listener,
+            None => match listen(address).await {
+                Ok(free) => listener = Some(free),
+                Err(error) => {
+                    if !told {
+                        tracing::warn!("waiting for it: {}", causes::in_one_line(&error));
+                    }
+                    told = true;
+                    sleep(ADMIN_RETRY).await;
+                }
+            },
+        }
+    };
+    Ok(admin.clone().serve(listener, shutdown).await?)
+}
 
 /// What runs beside the client sessions.
 struct Parts<'a> {
     engine: Option<Arc<Engine>>,
-    clients: Clients,
+    hot: Hot,
     reloader: Reloader,
     admin: &'a Admin,
 }
@@ -109,27 +161,25 @@ async fn run(
     let stop = shutdown.child_token();
     let _stop_at_the_end = stop.clone().drop_guard();
     let running = engine.clone().map(|e| tokio::spawn(e.run(stop.clone())));
-    let reloading = reload(parts.reloader, engine.clone(), parts.clients, shutdown.clone());
+    let reloading = reload(parts.reloader, engine.clone(), parts.hot, shutdown.clone());
     let serving = async {
         proxied.await?;
         shutdown.cancelled().await;
         Ok::<(), Error>(())
     };
-    let draining = async {
+    let unready = async {
         shutdown.cancelled().await;
         parts.admin.set_ready(false);
-        tracing::info!("shutting down: sessions have {} s to end", DRAIN.as_secs());
-        sleep(DRAIN).await;
-        tracing::warn!("sessions are left, ending anyway");
+        std::future::pending().await
     };
     tokio::select! {
         served = serving => served?,
-        () = draining => {}
+        never = unready => match never {},
         never = reloading => match never {},
     }
     stop.cancel();
     if let Some(running) = running
-        && timeout(DRAIN, running).await.is_err()
+        && timeout(ENGINE_END, running).await.is_err()
     {
         tracing::warn!("the engine has not ended in time");
     }
@@ -140,7 +190,7 @@ async fn run(
 async fn reload(
     reloader: Reloader,
     engine: Option<Arc<Engine>>,
-    clients: Clients,
+    hot: Hot,
     shutdown: CancellationToken,
 ) -> Infallible {
     let apply = async |settings: Settings| {
@@ -149,7 +199,8 @@ async fn reload(
             None if settings.migrations.is_empty() => {}
             None => return Err(ApplyError::NoEngine),
         }
-        clients.store(settings.clients.map(Arc::new));
+        hot.clients.store(settings.clients.map(Arc::new));
+        hot.limits.store(Arc::new(settings.limits));
         Ok(())
     };
     reloader.run(apply, shutdown).await;
@@ -172,6 +223,7 @@ fn options(settings: &Settings) -> proxy::Options {
         verifier_query: settings.process.verifier_query.clone(),
         dark_reads_max: settings.process.dark_reads_max,
         sql_bytes_max: settings.process.sql_bytes_max,
+        limits: Arc::new(ArcSwap::from_pointee(settings.limits)),
     }
 }
 

@@ -25,6 +25,14 @@ pub(super) struct Proxy {
     pub(super) sql_bytes_max: Option<Spanned<u64>>,
     pub(super) dark_reads_max: Option<Spanned<u64>>,
     pub(super) tls: Option<ProxyTls>,
+    pub(super) reuse_port: Option<bool>,
+    pub(super) clients_max: Option<Spanned<u64>>,
+    pub(super) startup_timeout_ms: Option<Spanned<u64>>,
+    pub(super) idle_timeout_ms: Option<Spanned<u64>>,
+    pub(super) drain_timeout_ms: Option<Spanned<u64>>,
+    pub(super) tcp_keepalives_idle_s: Option<Spanned<u64>>,
+    pub(super) tcp_keepalives_interval_s: Option<Spanned<u64>>,
+    pub(super) tcp_keepalives_count: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -41,6 +49,7 @@ pub(super) struct ProxyTls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
     pub(super) address: Spanned<String>,
+    pub(super) connect_timeout_ms: Option<Spanned<u64>>,
     pub(super) tls: Option<ServerTls>,
 }
 

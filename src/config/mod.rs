@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod limits;
 mod migration;
 mod reload;
 mod settings;

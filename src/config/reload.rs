@@ -180,6 +180,7 @@ fn needs_restart(old: &Process, new: &Process) -> Vec<&'static str> {
         ("proxy.listen", old.listen == new.listen),
         ("server.address", old.server.address == new.server.address),
         ("server.tls", old.server.tls == new.server.tls),
+        ("proxy.reuse_port", old.reuse_port == new.reuse_port),
         ("control", old.control == new.control),
         ("control.verifier_query", old.verifier_query == new.verifier_query),
         ("admin.listen", old.admin == new.admin),

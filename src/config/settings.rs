@@ -1,10 +1,10 @@
 //! From the TOML form to what the parts of the process take: everything is checked here, once.
 
 use super::error::{Error, Problem, Source};
-use super::{file, migration, tls};
+use super::{file, limits, migration, tls};
 use crate::engine::Declared;
 use crate::pg::Database;
-use crate::proxy::{Address, Server};
+use crate::proxy::{Address, Limits, ReusePort, Server};
 use crate::tls::{Acceptor, Dialer};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub process: Process,
     /// What clients are offered by way of TLS: hot.
     pub clients: Option<Acceptor>,
+    /// What bounds client sessions: hot.
+    pub limits: Limits,
     /// The migrations and their levers: hot.
     pub migrations: Vec<Declared>,
     /// The files beside the config file that are hot.
@@ -44,6 +46,8 @@ pub struct Process {
     pub listen: SocketAddr,
     /// The Postgres behind it.
     pub server: Server,
+    /// Whether other processes may listen there as well.
+    pub reuse_port: ReusePort,
     /// The proxy's own connections; needed as soon as a migration is declared.
     pub control: Option<Database>,
     /// On a control connection: the SCRAM verifier of the role `$1`.
@@ -74,10 +78,11 @@ pub(super) fn validate(
     }
     let clients = tls::clients(&mut check, raw.proxy.tls.as_ref());
     let files = tls::files(raw.proxy.tls.as_ref(), check.folder());
+    let limits = limits::limits(&mut check, &raw);
     let migrations = migration::all(&mut check, raw.migration);
-    match (process, clients) {
-        (Some(process), Some(clients)) if check.problems.is_empty() => {
-            Ok(Settings { process, clients, migrations, files })
+    match (process, clients, limits) {
+        (Some(process), Some(clients), Some(limits)) if check.problems.is_empty() => {
+            Ok(Settings { process, clients, limits, migrations, files })
         }
         _ => {
             check.problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -169,6 +174,10 @@ fn process(
     let dark = check.number(raw.proxy.dark_reads_max.as_ref(), DARK_READS_MAX, 0..=10_000);
     Some(Process {
         listen: listen?,
+        reuse_port: match raw.proxy.reuse_port {
+            Some(true) => ReusePort::Yes,
+            Some(false) | None => ReusePort::No,
+        },
         server: server?,
         control: control?,
         verifier_query: verifier_query.map_or(VERIFIER_QUERY, |query| query.get_ref()).to_owned(),

@@ -90,20 +90,21 @@ enum Failure {
 }
 
 /// Connects to the server, ready for the startup packet.
-pub(super) async fn dial(server: &Server) -> Result<(Socket, Leg), Report> {
-    connect(server).await.map_err(|failure| report(&server.address, &failure))
+pub(super) async fn dial(server: &Server, patience: Duration) -> Result<(Socket, Leg), Report> {
+    connect(server, patience).await.map_err(|failure| report(&server.address, &failure))
 }
 
-async fn connect(server: &Server) -> Result<(Socket, Leg), Failure> {
+async fn connect(server: &Server, patience: Duration) -> Result<(Socket, Leg), Failure> {
     let (host, port) = match &server.address {
         Address::Tcp { host, port } => (host.as_str(), *port),
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(Failure::Unreachable)?;
+            let stream = within(patience, UnixStream::connect(path)).await;
+            let stream = stream.map_err(Failure::Unreachable)?;
             return Ok((Socket::from(stream), Leg::Plain));
         }
     };
     let tcp = async || {
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = within(patience, TcpStream::connect((host, port))).await?;
         stream.set_nodelay(true)?;
         io::Result::Ok(stream)
     };
@@ -123,6 +124,14 @@ async fn connect(server: &Server) -> Result<(Socket, Leg), Failure> {
         }
         done => done,
     }
+}
+
+async fn within<T>(
+    patience: Duration,
+    connected: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
+    timeout(patience, connected).await.unwrap_or_else(|_late| Err(late()))
 }
 
 /// Nothing but the answer is read before the handshake: what somebody put behind it in the clear

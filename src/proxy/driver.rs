@@ -1,15 +1,15 @@
 //! The sockets of one session: moves bytes between them and [`Session`], with room for both
 //! directions at once, so that neither side can block the other.
 
+use super::ending::{Due, Ends, State, Watch};
 use super::session::{Out, Session};
 use super::socket::Socket;
-use crate::wire::build::{self, Report, Severity};
+use crate::wire::build::{self, Report};
 use std::cell::RefCell;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio_util::sync::CancellationToken;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -111,6 +111,8 @@ struct Pump<'a> {
     server_socket: &'a mut Socket,
     /// The client does not speak the protocol: once it has been told, it is left.
     refused: bool,
+    /// Reads of the client since its session has begun.
+    statements: u64,
 }
 
 /// Runs a session until the server's side is at its end: even when the client is gone, the server
@@ -119,20 +121,26 @@ pub(super) async fn run(
     session: Session,
     client_socket: &mut Socket,
     server_socket: &mut Socket,
-    shutdown: &CancellationToken,
+    ends: &Ends,
 ) {
     let (client, server) = (Side::default(), Side::default());
-    let mut pump = Pump { session, client, server, client_socket, server_socket, refused: false };
-    let mut cancelled = pin!(shutdown.cancelled());
-    let mut going_down_seen = false;
+    let (refused, statements) = (false, 0);
+    let mut pump =
+        Pump { session, client, server, client_socket, server_socket, refused, statements };
+    let drain = pin!(ends.drain.cancelled());
+    let mut watch = Watch::new(ends, drain);
     poll_fn(|cx| {
-        going_down_seen = going_down_seen || cancelled.as_mut().poll(cx).is_ready();
-        if going_down_seen && pump.session.is_idle() && !pump.client.closed {
-            build::error(&mut pump.client.unsent, &going_down());
-            let _gone = pump.client.poll_write(pump.client_socket, cx);
-            leave(&mut pump.client);
+        while pump.poll(cx).is_pending() {
+            match watch.poll(pump.state(), cx) {
+                None => return Poll::Pending,
+                Some(Due::Leave(report)) => pump.dismiss(&report, cx),
+                Some(Due::Drop(report)) => {
+                    pump.dismiss(&report, cx);
+                    break;
+                }
+            }
         }
-        pump.poll(cx)
+        Poll::Ready(())
     })
     .await;
 }
@@ -164,6 +172,21 @@ impl Pump<'_> {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn state(&self) -> State {
+        let nothing_waits = self.client.unread.is_empty() && !self.client.closed;
+        let is_idle = nothing_waits && self.session.is_idle() && self.session.is_between_frames();
+        State { is_idle, statements: self.statements }
+    }
+
+    /// Tells the client why it is left, unless that would end up within a frame, and leaves it.
+    fn dismiss(&mut self, report: &Report, cx: &mut Context<'_>) {
+        if !self.client.closed && self.session.is_between_frames() {
+            build::error(&mut self.client.unsent, report);
+            let _gone = self.client.poll_write(self.client_socket, cx);
+        }
+        leave(&mut self.client);
     }
 
     /// The client is gone and the server has all it sent: the end of the stream, as the client gave
@@ -216,6 +239,9 @@ impl Pump<'_> {
     fn step_client(&mut self, bytes: &[u8]) {
         if self.client.closed {
             return;
+        }
+        if !self.session.is_starting() {
+            self.statements += 1;
         }
         let mut out = self.take_out();
         let session = &mut self.session;
@@ -290,13 +316,4 @@ fn feed<E>(
         unread.drain(..taken);
     }
     Ok(())
-}
-
-fn going_down() -> Report {
-    Report {
-        severity: Severity::Fatal,
-        code: "57P01",
-        message: "terminating connection because the proxy is shutting down".to_owned(),
-        hint: "Connect again.".to_owned(),
-    }
 }

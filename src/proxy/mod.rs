@@ -5,6 +5,9 @@ mod context;
 mod dark;
 mod dial;
 mod driver;
+mod ending;
+mod limits;
+mod listen;
 mod listener;
 mod session;
 mod side;
@@ -15,6 +18,8 @@ mod vet;
 mod workers;
 
 pub use dial::{Address, Server};
+pub use limits::{Keepalive, Limits, SharedLimits};
+pub use listen::{Listener, ReusePort};
 
 use crate::pg::Database;
 use crate::routing::{self, Routes};
@@ -23,7 +28,6 @@ use crate::tls::Acceptor;
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What the proxy needs to know.
@@ -41,48 +45,86 @@ pub struct Options {
     pub dark_reads_max: usize,
     /// Statements longer than this many bytes are not parsed.
     pub sql_bytes_max: usize,
+    /// What bounds sessions.
+    pub limits: SharedLimits,
 }
 
 /// How long after a failed accept (too many open files) the next one is tried.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long sessions that were ended may take to notice.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Serves clients until `shutdown`; returns when the listener is closed and sessions have ended:
-/// idle ones at once, others when their transaction has.
+/// idle ones at once, others when their transaction has, the rest at the limit for that.
 ///
 /// # Errors
-/// When the listener fails for good.
+/// When the workers cannot be started.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     options: Arc<Options>,
     routes: Arc<routing::Handle>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let other = routing::Handle::new(Routes::none());
+    let limits = Arc::clone(&options.limits);
     let contexts = Arc::new(listener::Contexts {
         verifiers: verifiers::Verifiers::new(&options),
         database: options.control.as_ref().and_then(database_of),
         migrated: context::Context::new(Arc::clone(&options), routes, metrics.clone()),
         other: context::Context::new(options, other, metrics),
+        clients: Arc::default(),
     });
-    let mut workers = workers::Workers::start(&contexts, &shutdown)?;
+    let ends = ending::Ends {
+        drain: CancellationToken::new(),
+        deadline: CancellationToken::new(),
+        limits: Arc::clone(&limits),
+    };
+    // However this ends, sessions do.
+    let _deadline = ends.deadline.clone().drop_guard();
+    let mut workers = workers::Workers::start(&contexts, &ends)?;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let taken = match accepted {
-            Ok((client, address)) => workers.take(client, address).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = taken {
-            tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
+        take(&mut workers, accepted).await;
     }
-    drop(listener);
-    workers.end().await;
+    let last = listener.close();
+    while let Some(accepted) = last.next().await {
+        take(&mut workers, accepted).await;
+    }
+    drop(last);
+    ends.drain.cancel();
+    drain(workers, &ends).await;
     Ok(())
+}
+
+async fn take(workers: &mut workers::Workers, accepted: std::io::Result<listen::Accepted>) {
+    let taken = match accepted {
+        Ok((client, address)) => workers.take(client, address).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = taken {
+        tracing::warn!(%error, "a connection could not be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Waits until the sessions have ended; ends those that are left when their time is over.
+async fn drain(workers: workers::Workers, ends: &ending::Ends) {
+    let patience = ends.limits.load().drain_timeout;
+    tracing::info!("shutting down: sessions have {} ms to end", patience.as_millis());
+    let mut ended = std::pin::pin!(workers.end());
+    if tokio::time::timeout(patience, ended.as_mut()).await.is_ok() {
+        return;
+    }
+    tracing::warn!("sessions are left, ending them");
+    ends.deadline.cancel();
+    if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+        tracing::warn!("sessions are left, ending anyway");
+    }
 }
 
 /// The database that a connection goes to.

@@ -2,6 +2,7 @@
 //! is two sockets and little work per byte; waking it on another core would cost more than it
 //! does.
 
+use super::ending::Ends;
 use super::listener::{self, Contexts};
 use super::socket::Socket;
 use std::io;
@@ -10,7 +11,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Accepted connections that may wait for a worker.
@@ -27,16 +27,13 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts one worker per core.
-    pub(super) fn start(
-        contexts: &Arc<Contexts>,
-        shutdown: &CancellationToken,
-    ) -> io::Result<Self> {
+    pub(super) fn start(contexts: &Arc<Contexts>, ends: &Ends) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut workers = Self { senders: Vec::new(), threads: Vec::new(), next: 0 };
         for number in 0..cores {
             let (send, receive) = mpsc::channel(QUEUE);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let work = work(receive, Arc::clone(contexts), shutdown.clone());
+            let work = work(receive, Arc::clone(contexts), ends.clone());
             let thread = std::thread::Builder::new().name(format!("sessions-{number}"));
             workers.threads.push(thread.spawn(move || runtime.block_on(work))?);
             workers.senders.push(send);
@@ -67,17 +64,13 @@ impl Workers {
     }
 }
 
-async fn work(
-    mut accepted: mpsc::Receiver<Accepted>,
-    contexts: Arc<Contexts>,
-    shutdown: CancellationToken,
-) {
+async fn work(mut accepted: mpsc::Receiver<Accepted>, contexts: Arc<Contexts>, ends: Ends) {
     let sessions = TaskTracker::new();
     while let Some((client, address)) = accepted.recv().await {
-        let (contexts, shutdown) = (Arc::clone(&contexts), shutdown.clone());
+        let (contexts, ends) = (Arc::clone(&contexts), ends.clone());
         sessions.spawn(async move {
             let ended = match TcpStream::from_std(client) {
-                Ok(client) => serve(client, contexts, shutdown).await,
+                Ok(client) => serve(client, contexts, ends).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
@@ -89,11 +82,7 @@ async fn work(
     sessions.wait().await;
 }
 
-async fn serve(
-    client: TcpStream,
-    contexts: Arc<Contexts>,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+async fn serve(client: TcpStream, contexts: Arc<Contexts>, ends: Ends) -> io::Result<()> {
     client.set_nodelay(true)?;
-    listener::serve_client(Socket::from(client), contexts, shutdown).await
+    listener::serve_client(Socket::from(client), contexts, ends).await
 }

@@ -33,6 +33,7 @@ mod engine_verify;
 mod faults;
 mod flips;
 mod history;
+mod limits;
 mod live;
 mod operator;
 mod pgbench;

@@ -34,8 +34,7 @@ impl Session {
             let Some(header) = Header::read(rest).map_err(|e| malformed(&e.to_string()))? else {
                 return Ok(at);
             };
-            let starting = matches!(self.replies.front(), Some(Expect::Startup));
-            if starting && !matches!(header.tag, b'p' | b'X') {
+            if self.is_starting() && !matches!(header.tag, b'p' | b'X') {
                 // It would pass unseen.
                 self.hold = Some(Hold::Startup);
                 return Ok(at);

@@ -151,6 +151,16 @@ impl Session {
         self.replies.is_empty() && self.status == TransactionStatus::Idle
     }
 
+    /// Whether the server has not let the client in yet.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.replies.front(), Some(Expect::Startup))
+    }
+
+    /// Whether no frame is half way through, to either side.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.client_pass == 0 && self.server_pass == 0
+    }
+
     /// The routes for the next statement; the first of a group enters its epoch.
     fn routes(&mut self) -> Arc<Routes> {
         if self.in_group {

@@ -1,6 +1,7 @@
 //! The session as bytes in, bytes out: what the server gets, what the client gets, whatever the
 //! cuts between reads are. What the forms do is tested on a real server.
 
+use super::super::limits::{Keepalive, Limits};
 use super::super::{Address, Options, Server};
 use super::*;
 use crate::manifest::{Percent, Sticky, Unclassified};
@@ -11,6 +12,7 @@ use crate::telemetry::Metrics;
 use crate::tls::Dialer;
 use crate::wire::backend::push_frame;
 use crate::wire::build;
+use std::time::Duration;
 
 pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
     let target = Target {
@@ -47,6 +49,7 @@ pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
         control: None,
         dark_reads_max: 1,
         sql_bytes_max: 1 << 20,
+        limits: Arc::new(arc_swap::ArcSwap::from_pointee(LIMITS)),
     };
     let handle = Handle::new(routes);
     let metrics = Metrics::new().unwrap();
@@ -59,6 +62,15 @@ struct Peer {
     out: Out,
     waiting: Vec<u8>,
 }
+
+const LIMITS: Limits = Limits {
+    clients_max: 1,
+    startup_timeout: Duration::from_secs(1),
+    idle_timeout: None,
+    drain_timeout: Duration::from_secs(1),
+    connect_timeout: Duration::from_secs(1),
+    keepalive: Keepalive { idle: Duration::ZERO, interval: Duration::ZERO, count: 0 },
+};
 
 impl Peer {
     fn new(routes: Routes) -> Self {

@@ -4,6 +4,7 @@ use super::{TestDb, eventually};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -51,6 +52,31 @@ impl Proxy {
         proxy
     }
 
+    /// Another process for the same ports, with the same config file; not started.
+    pub fn successor(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(self.config_path(), folder.path().join("pgsegue.toml")).unwrap();
+        Self {
+            port: self.port,
+            admin_port: self.admin_port,
+            base: self.base.clone(),
+            database: self.database.clone(),
+            folder,
+            child: None,
+        }
+    }
+
+    /// Waits until it takes clients, by its log: another process may have the admin port.
+    pub async fn until_it_says_ready(&mut self) {
+        eventually("the proxy says that it is ready", async || {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "pgsegue serve ended: {ended:?}\n{}", self.log());
+            let log = self.log();
+            if log.contains("INFO ready listen") { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
     /// How to connect through it to the test's database.
     pub fn conninfo(&self) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={}", self.port, self.database)
@@ -72,9 +98,23 @@ impl Proxy {
 
     /// Spawns the process and waits for nothing.
     pub fn spawn(&mut self) {
+        self.spawn_by(Command::new(BINARY));
+    }
+
+    /// The same with a listening socket that it inherits, as systemd does it.
+    pub fn spawn_with_socket(&mut self, listener: &TcpListener) {
+        socket2::SockRef::from(listener).set_cloexec(false).unwrap();
+        let mut shell = Command::new("bash");
+        let script = "exec 3<&\"$1\"; shift; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+        let socket = listener.as_raw_fd().to_string();
+        shell.args(["-c", script, "bash", &socket, BINARY]);
+        self.spawn_by(shell);
+    }
+
+    fn spawn_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(BINARY)
+        let child = command
             .args(["serve", "--config"])
             .arg(self.config_path())
             .env("PGSEGUE_LOG", "info,pgsegue=debug")
@@ -92,6 +132,11 @@ impl Proxy {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Sends a signal (`TERM`, `HUP`, `INT`).
@@ -158,7 +203,8 @@ impl Proxy {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn try_get(&self, path: &str) -> Option<(u16, String)> {
+    /// GET on the admin server, if it is there.
+    pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin_port)).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
         let mut text = String::new();
