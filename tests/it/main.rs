@@ -44,6 +44,7 @@ mod reads;
 mod scram;
 mod steer;
 mod support;
+mod takeover;
 mod throwaway;
 mod tls;
 mod wire;
