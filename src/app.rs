@@ -223,6 +223,7 @@ fn options(settings: &Settings) -> proxy::Options {
         verifier_query: settings.process.verifier_query.clone(),
         dark_reads_max: settings.process.dark_reads_max,
         sql_bytes_max: settings.process.sql_bytes_max,
+        sql_buffer_bytes_max: settings.process.sql_buffer_bytes_max,
         limits: Arc::new(ArcSwap::from_pointee(settings.limits)),
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct File {
 pub(super) struct Proxy {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) sql_bytes_max: Option<Spanned<u64>>,
+    pub(super) sql_buffer_bytes_max: Option<Spanned<u64>>,
     pub(super) dark_reads_max: Option<Spanned<u64>>,
     pub(super) tls: Option<ProxyTls>,
     pub(super) reuse_port: Option<bool>,

@@ -18,6 +18,8 @@ const ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9632);
 /// A statement of a mebibyte is bulk data; parsing it would cost milliseconds.
 const SQL_BYTES_MAX: u64 = 1 << 20;
+/// What one session may hold of one statement.
+const SQL_BUFFER_BYTES_MAX: u64 = 1 << 26;
 /// Bounds what dark reads can hold: statements waiting with their parameters, and connections.
 const DARK_READS_MAX: u64 = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +58,8 @@ pub struct Process {
     pub admin: SocketAddr,
     /// Statements longer than this many bytes are not parsed.
     pub sql_bytes_max: usize,
+    /// Statements, and values of statements on migrated tables, longer than this are not held.
+    pub sql_buffer_bytes_max: usize,
     /// Dark reads that may be queued or running.
     pub dark_reads_max: usize,
 }
@@ -171,6 +175,8 @@ fn process(
     };
     let verifier_query = raw.control.as_ref().and_then(|control| control.verifier_query.as_ref());
     let sql = check.number(raw.proxy.sql_bytes_max.as_ref(), SQL_BYTES_MAX, 1_024..=1 << 26);
+    let buffer = raw.proxy.sql_buffer_bytes_max.as_ref();
+    let buffer = check.number(buffer, SQL_BUFFER_BYTES_MAX, 1 << 16..=1 << 30);
     let dark = check.number(raw.proxy.dark_reads_max.as_ref(), DARK_READS_MAX, 0..=10_000);
     Some(Process {
         listen: listen?,
@@ -183,6 +189,7 @@ fn process(
         verifier_query: verifier_query.map_or(VERIFIER_QUERY, |query| query.get_ref()).to_owned(),
         admin: admin?,
         sql_bytes_max: usize::try_from(sql?).ok()?,
+        sql_buffer_bytes_max: usize::try_from(buffer?).ok()?,
         dark_reads_max: usize::try_from(dark?).ok()?,
     })
 }

@@ -45,6 +45,8 @@ pub struct Options {
     pub dark_reads_max: usize,
     /// Statements longer than this many bytes are not parsed.
     pub sql_bytes_max: usize,
+    /// Longer frames of statements that may concern a migrated table are not held.
+    pub sql_buffer_bytes_max: usize,
     /// What bounds sessions.
     pub limits: SharedLimits,
 }

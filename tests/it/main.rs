@@ -42,6 +42,7 @@ mod pump;
 mod races;
 mod reads;
 mod scram;
+mod size;
 mod steer;
 mod support;
 mod takeover;

@@ -41,10 +41,7 @@ impl Session {
         let Some(bind) = frontend::bind(body) else {
             return self.pass_bind(frame, b"", Portal::plain(), out);
         };
-        if self.is_uncertain(bind.statement) {
-            // What the name stands for is known when the earlier groups are answered.
-            build::flush(&mut out.to_server);
-            self.hold = Some(Hold::Drain);
+        if self.waits_for_name(bind.statement, out) {
             return Flow::Hold;
         }
         match self.refresh(bind.statement, &routes) {
@@ -58,14 +55,30 @@ impl Session {
         }
     }
 
+    /// Whether a Bind has to wait: what its name stands for is known when the earlier groups are
+    /// answered.
+    pub(super) fn waits_for_name(&mut self, name: &[u8], out: &mut Out) -> bool {
+        let waits = self.is_uncertain(name);
+        if waits {
+            build::flush(&mut out.to_server);
+            self.hold = Some(Hold::Drain);
+        }
+        waits
+    }
+
     /// What a statement means by the targets of now.
-    fn refresh(&mut self, name: &[u8], routes: &Routes) -> Option<Known> {
+    pub(super) fn refresh(&mut self, name: &[u8], routes: &Routes) -> Option<Known> {
         let statement = self.names.statement(name)?;
         if statement.known.0 == routes.generation {
             return Some(statement.known.1.clone());
         }
-        let sql = Arc::clone(&statement.sql);
-        let known = self.know(routes, &sql);
+        let known = match &statement.known.1 {
+            long if super::stream::was_too_long(long) => long.clone(),
+            _ => {
+                let sql = Arc::clone(&statement.sql);
+                self.know(routes, &sql)
+            }
+        };
         if let Some(statement) = self.names.statement_mut(name) {
             statement.known = (routes.generation, known.clone());
         }
@@ -164,9 +177,14 @@ impl Session {
         self.bind_form(frame, bind, Some(&case), key, out)
     }
 
-    fn counted_marks(&self, marks: Marks) -> Arc<Marks> {
+    pub(super) fn counted_marks(&self, marks: Marks) -> Arc<Marks> {
         self.count("recorded", "write");
         Arc::new(marks)
+    }
+
+    /// The server's name of a statement as the client wrote it, prepared if it is not yet.
+    pub(super) fn original_form(&mut self, name: &[u8], out: &mut Out) -> Option<Box<[u8]>> {
+        self.prepare_form(name, None, FormKey::Original, out).map(|(name, _)| name)
     }
 
     /// The form, prepared at the server if it is not yet.
@@ -268,7 +286,7 @@ impl Session {
         }
     }
 
-    fn refuse_bind(&mut self, report: Box<build::Report>, out: &mut Out) -> Flow {
+    pub(super) fn refuse_bind(&mut self, report: Box<build::Report>, out: &mut Out) -> Flow {
         self.count("refused", "other");
         self.retry.give_up();
         build::parse(&mut out.to_server, b"pgsegue refused", super::inject::REFUSED_SQL, &[]);

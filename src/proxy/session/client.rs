@@ -1,6 +1,7 @@
 //! Frames from the client.
 
 use super::expect::{Expect, Reply, Rows};
+use super::stream::Streamed;
 use super::{Fatal, Flow, Hold, Out, Session};
 use crate::wire::build::{Report, Severity};
 use crate::wire::frame::Header;
@@ -28,6 +29,15 @@ impl Session {
                 }
                 continue;
             }
+            if self.client_drop > 0 {
+                let n = self.client_drop.min(rest.len());
+                self.client_drop -= n;
+                at += n;
+                if self.client_drop > 0 {
+                    return Ok(at);
+                }
+                continue;
+            }
             if self.is_held() {
                 return Ok(at);
             }
@@ -42,6 +52,14 @@ impl Session {
             if self.passes(header, rest) {
                 continue;
             }
+            match self.stream(header, rest, out)? {
+                Streamed::No => {}
+                Streamed::Wait => return Ok(at),
+                Streamed::Head(done) => {
+                    at += done;
+                    continue;
+                }
+            }
             let Some(frame) = rest.get(..header.frame_bytes) else { return Ok(at) };
             match self.frame(header.tag, frame, out) {
                 Flow::Done => at += header.frame_bytes,
@@ -53,7 +71,16 @@ impl Session {
     /// Lets a frame pass without waiting for its end, if nothing has to be read in it.
     fn passes(&mut self, header: Header, rest: &[u8]) -> bool {
         let pass = match header.tag {
-            b'S' | b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' => false,
+            b'S' => false,
+            b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' if self.skipping => true,
+            b'Q' | b'P' | b'D' | b'E' | b'C' => false,
+            // FunctionCall: answered by V and Z, like a query.
+            b'F' => {
+                let _epoch = self.routes();
+                self.replies.push_back(Expect::Query(VecDeque::new()));
+                self.in_group = false;
+                true
+            }
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
                 // Stray ones are ignored by the server: they must not pile up here.
@@ -100,13 +127,7 @@ impl Session {
             b'D' => self.on_describe(frame, body, out),
             b'E' => self.on_execute(frame, body, out),
             b'C' => self.on_close(frame, body, out),
-            b'S' => self.on_sync(frame, out),
-            // FunctionCall: answered by V and Z, like a query.
-            _ => {
-                let _epoch = self.routes();
-                self.forward_query(frame, VecDeque::new(), out);
-                Flow::Done
-            }
+            _ => self.on_sync(frame, out),
         }
     }
 
@@ -167,7 +188,7 @@ impl Session {
     }
 }
 
-fn malformed(what: &str) -> Fatal {
+pub(super) fn malformed(what: &str) -> Fatal {
     Box::new(Report {
         severity: Severity::Fatal,
         code: "08P01",

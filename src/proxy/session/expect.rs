@@ -153,6 +153,11 @@ impl Rows {
         }
     }
 
+    /// Whether the shadow answers.
+    pub(super) fn is_on_shadow(&self) -> bool {
+        matches!(self, Self::Read(read) if matches!(read.served_by, ServedBy::Shadow(..)))
+    }
+
     /// The verb of a mirrored write.
     pub(super) fn verb(&self) -> Option<&'static str> {
         match self {

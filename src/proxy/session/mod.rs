@@ -16,6 +16,7 @@ mod prepared;
 mod query;
 mod retry;
 mod server;
+mod stream;
 mod transaction;
 
 #[cfg(test)]
@@ -70,6 +71,8 @@ pub(super) struct Session {
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
     server_pass: usize,
+    /// Bytes of the client's current frame that go nowhere.
+    client_drop: usize,
 }
 
 /// Why the client's frames wait.
@@ -137,6 +140,7 @@ impl Session {
             draws: 0,
             client_pass: 0,
             server_pass: 0,
+            client_drop: 0,
         }
     }
 
@@ -158,7 +162,7 @@ impl Session {
 
     /// Whether no frame is half way through, to either side.
     pub(super) fn is_between_frames(&self) -> bool {
-        self.client_pass == 0 && self.server_pass == 0
+        self.client_pass == 0 && self.client_drop == 0 && self.server_pass == 0
     }
 
     /// The routes for the next statement; the first of a group enters its epoch.

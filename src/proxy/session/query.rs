@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// A text that may write any migrated table, in a way that cannot be read.
-    fn query_unseen(
+    pub(super) fn query_unseen(
         &mut self,
         (frame, sql): (&[u8], &[u8]),
         routes: &Arc<Routes>,

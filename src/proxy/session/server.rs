@@ -44,11 +44,21 @@ impl Session {
                 continue;
             }
             let Some(header) = Header::read(rest)? else { break };
-            if self.passes_to_client(header.tag) {
+            if self.passes_to_client(header, out) {
                 self.server_pass = header.frame_bytes;
                 continue;
             }
-            let Some(frame) = rest.get(..header.frame_bytes) else { break };
+            let Some(frame) = rest.get(..header.frame_bytes) else {
+                // What is before the row has to be before it.
+                let before = data.get(run..at).unwrap_or_default();
+                if let Some(done) = self.stream_row((header, before), rest, out) {
+                    self.server_pass = header.frame_bytes - done;
+                    at += done;
+                    run = at;
+                    continue;
+                }
+                break;
+            };
             out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
             let body = frame.get(5..).unwrap_or_default();
             if matches!(self.reply(header.tag, body, out), Fate::Forward) {
@@ -63,13 +73,24 @@ impl Session {
 
     /// Whether a frame goes on without waiting for its end: rows and the like of statements that
     /// nothing is done with.
-    fn passes_to_client(&self, tag: u8) -> bool {
-        match tag {
-            b'D' | b'd' => match self.replies.front() {
-                Some(Expect::Query(rows)) => rows.front().is_none_or(Rows::rows_pass),
-                Some(Expect::Execute(Reply::Forward, rows)) => rows.rows_pass(),
-                _ => false,
-            },
+    fn passes_to_client(&mut self, header: Header, out: &mut Out) -> bool {
+        match header.tag {
+            b'D' | b'd' => {
+                let rows = match self.replies.front() {
+                    Some(Expect::Query(rows)) => rows.front(),
+                    Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
+                    _ => return false,
+                };
+                if rows.is_some_and(Rows::is_on_shadow) {
+                    // The client has begun to get the answer.
+                    self.retry.give_up();
+                    return true;
+                }
+                rows.is_none_or(Rows::rows_pass)
+            }
+            // Of a function call.
+            b'V' => matches!(self.replies.front(), Some(Expect::Query(rows)) if rows.is_empty()),
+            b'E' => self.passes_error(header, out),
             b'N' | b'A' => true,
             _ => false,
         }
@@ -291,7 +312,7 @@ impl Session {
     }
 
     /// The sync function's outcome: 0 in step, 1 keys recorded as dirty, 2 so because of a lock.
-    fn outcome(&mut self, m: &Mirrored, outcome: i32) {
+    pub(super) fn outcome(&mut self, m: &Mirrored, outcome: i32) {
         if outcome == 0 {
             return;
         }
@@ -335,6 +356,24 @@ impl Session {
             }
             _ => Fate::Forward,
         }
+    }
+
+    /// Whether nothing is done with an error but to pass it on.
+    pub(super) fn error_is_plain(&self) -> bool {
+        match self.replies.front() {
+            Some(Expect::Refusal(_)) => false,
+            Some(Expect::Query(rows)) => {
+                rows.iter().all(|r| r.form().is_none() && r.rows_pass())
+                    && !matches!(rows.front(), Some(Rows::Refused(_)))
+            }
+            Some(Expect::Execute(_, rows) | Expect::Describe(_, rows)) => rows.form().is_none(),
+            Some(Expect::Parse(_, Some(undo))) => undo.form().is_none(),
+            _ => true,
+        }
+    }
+
+    pub(super) fn skip_after_error(&mut self, out: &mut Out) {
+        self.skip_to_sync(out, Given::Yes);
     }
 
     fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {

@@ -49,6 +49,7 @@ pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
         control: None,
         dark_reads_max: 1,
         sql_bytes_max: 1 << 20,
+        sql_buffer_bytes_max: 1 << 26,
         limits: Arc::new(arc_swap::ArcSwap::from_pointee(LIMITS)),
     };
     let handle = Handle::new(routes);

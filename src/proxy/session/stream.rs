@@ -1,0 +1,280 @@
+//! Frames that are too long to be held: they go on as they come, so that a session's memory has a
+//! bound. What they mean is decided by their heads; a text that is not read counts as not
+//! understood.
+//!
+//! What is decided must not depend on how the bytes were cut: only on the header, and on a head of
+//! fixed length.
+
+use super::client::malformed;
+use super::decide::{Case, Decision, mark_or_refuse};
+use super::expect::{Expect, Reply, Rows};
+use super::parse::one;
+use super::prepared::{FormKey, Portal, Prepared, Undo};
+use super::{Fatal, Flow, Hold, Out, Protocol, Session};
+use crate::proxy::context::{Known, Readable};
+use crate::routing::{Mirror, Routes};
+use crate::sql::statement::{Class, Effect, Understanding};
+use crate::wire::frame::{HEADER_BYTES, Header};
+use crate::wire::reader::Reader;
+use crate::wire::{backend, frontend};
+use std::sync::Arc;
+
+/// As in the server: frames of these types that are longer end the session.
+const SMALL_BYTES_MAX: usize = 10_001;
+/// What of a long frame is looked at: its names are in there.
+const HEAD_BYTES: usize = 4 * 1024;
+/// Longer errors of statements as the client wrote them go on as they come.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+const TOO_LONG: &str = "it is longer than sql_buffer_bytes_max";
+
+/// What became of the head of a frame.
+pub(super) enum Streamed {
+    /// The frame is not too long: it is to be held until it is complete.
+    No,
+    /// More of it is needed, or the server's answer.
+    Wait,
+    /// That many bytes are dealt with; the rest of the frame goes on as it comes, or nowhere.
+    Head(usize),
+}
+
+impl Session {
+    /// Lets a frame go on that is too long to be held.
+    pub(super) fn stream(
+        &mut self,
+        header: Header,
+        rest: &[u8],
+        out: &mut Out,
+    ) -> Result<Streamed, Fatal> {
+        let bytes_max = match header.tag {
+            b'D' | b'E' | b'C' | b'S' => SMALL_BYTES_MAX,
+            _ => self.context.options.sql_buffer_bytes_max,
+        };
+        if header.frame_bytes <= bytes_max {
+            return Ok(Streamed::No);
+        }
+        let Some(head) = rest.get(HEADER_BYTES..HEAD_BYTES) else { return Ok(Streamed::Wait) };
+        match header.tag {
+            b'Q' => Ok(self.stream_query(header, head, out)),
+            b'P' => self.stream_parse(header, head),
+            b'B' => self.stream_bind(header, head, out),
+            // The server will not have it, and say so.
+            _ => Ok(self.rest_passes(header, 0)),
+        }
+    }
+
+    fn rest_passes(&mut self, header: Header, done: usize) -> Streamed {
+        self.client_pass = header.frame_bytes - done;
+        Streamed::Head(done)
+    }
+
+    fn rest_is_dropped(&mut self, header: Header) -> Streamed {
+        self.client_drop = header.frame_bytes;
+        Streamed::Head(0)
+    }
+
+    fn stream_query(&mut self, header: Header, head: &[u8], out: &mut Out) -> Streamed {
+        if self.hold == Some(Hold::Failed) {
+            self.hold = None;
+            self.in_group = false;
+            return self.rest_is_dropped(header);
+        }
+        let routes = self.routes();
+        if routes.routes.is_empty() {
+            let understander = self.context.understander(&routes);
+            // It hides a write from the migrations to come.
+            let plain = understander.know(head, Readable::Always, HEAD_BYTES);
+            self.names.hidden_writes |= !matches!(plain, Known::Plain);
+        }
+        self.retry.give_up();
+        self.facts = None;
+        match self.query_unseen((&[], head), &routes, TOO_LONG, out) {
+            Flow::Hold => Streamed::Wait,
+            Flow::Done => match self.replies.back() {
+                Some(Expect::Query(rows)) if matches!(rows.front(), Some(Rows::Refused(_))) => {
+                    self.rest_is_dropped(header)
+                }
+                _ => self.rest_passes(header, 0),
+            },
+        }
+    }
+
+    fn stream_parse(&mut self, header: Header, head: &[u8]) -> Result<Streamed, Fatal> {
+        let name = Reader::new(head).cstr().ok_or_else(name_too_long)?;
+        let routes = self.routes();
+        self.retry.give_up();
+        let id = self.names.next_id();
+        let statement = Prepared {
+            id,
+            sql: Arc::from(&b""[..]),
+            types: Box::default(),
+            known: (routes.generation, Known::Unreadable(TOO_LONG)),
+            own: (FormKey::Original, None),
+            extra: Vec::new(),
+        };
+        let previous = self.names.put(name, statement).map(Box::new);
+        let undo = Undo::Client { name: name.into(), id, previous, form: None };
+        self.replies.push_back(Expect::Parse(Reply::Forward, Some(Box::new(undo))));
+        Ok(self.rest_passes(header, 0))
+    }
+
+    fn stream_bind(
+        &mut self,
+        header: Header,
+        head: &[u8],
+        out: &mut Out,
+    ) -> Result<Streamed, Fatal> {
+        let bind = frontend::bind(head).ok_or_else(name_too_long)?;
+        let routes = self.routes();
+        if self.waits_for_name(bind.statement, out) {
+            return Ok(Streamed::Wait);
+        }
+        self.retry.give_up();
+        let known = self.refresh(bind.statement, &routes);
+        let mut portal = Portal::plain();
+        let unseen = match &known {
+            _ if self.names.may_be_hidden(bind.statement) => {
+                Some("a statement of SQL-level PREPARE")
+            }
+            Some(Known::Unreadable(why)) => Some(*why),
+            _ => None,
+        };
+        let decision = match (unseen, known) {
+            (Some(why), _) => mark_or_refuse(mirrored(&routes), why),
+            (None, Some(Known::Understood(u))) => {
+                match self.decide_long(bind.statement, &u, &routes, out) {
+                    None => return Ok(Streamed::Wait),
+                    Some(decision) => {
+                        portal.effect = one(&u).map_or(Effect::None, |s| s.effect);
+                        decision
+                    }
+                }
+            }
+            (None, _) => Decision::Original(None),
+        };
+        match decision {
+            Decision::Refused(report) => {
+                self.refuse_bind(report, out);
+                return Ok(self.rest_is_dropped(header));
+            }
+            Decision::Marked(marks) => portal.marks = Some(self.counted_marks(marks)),
+            _ => {}
+        }
+        self.names.put_portal(bind.portal, portal);
+        let target = self.original_form(bind.statement, out);
+        let target = target.unwrap_or_else(|| bind.statement.into());
+        self.replies.push_back(Expect::Bind(Reply::Forward));
+        let done = HEADER_BYTES + bind.portal.len() + bind.statement.len() + 2;
+        push_bind_head(&mut out.to_server, (header, bind), &target);
+        Ok(self.rest_passes(header, done))
+    }
+
+    /// What is done with a statement whose values are not read: it runs as the client wrote it.
+    /// `None`: the server has to be asked first.
+    fn decide_long(
+        &mut self,
+        name: &[u8],
+        u: &Understanding,
+        routes: &Arc<Routes>,
+        out: &mut Out,
+    ) -> Option<Decision> {
+        let statement = self.names.statement(name).map(|s| (Arc::clone(&s.sql), s.types.clone()));
+        let (Some((sql, types)), Some(statement)) = (statement, one(u)) else {
+            return Some(Decision::Original(None));
+        };
+        let understander = self.context.understander(routes);
+        let case = Case {
+            routes,
+            understander: &understander,
+            text: std::str::from_utf8(&sql).unwrap_or_default(),
+            statement,
+            types: &types,
+        };
+        if self.lacks_facts(&case) {
+            self.inject_facts(&understander, Protocol::Extended, out);
+            return None;
+        }
+        let decision = match &statement.class {
+            Class::Read(_) => Decision::Original(None),
+            _ => match self.decide(&case) {
+                Decision::Mirrored(_, route, _) => {
+                    mark_or_refuse(vec![route], "its values are longer than sql_buffer_bytes_max")
+                }
+                other => other,
+            },
+        };
+        self.facts_used();
+        Some(decision)
+    }
+
+    /// Whether an error goes on without being held: nothing is done with it, and it is long.
+    pub(super) fn passes_error(&mut self, header: Header, out: &mut Out) -> bool {
+        if header.frame_bytes <= ERROR_BYTES_MAX || !self.error_is_plain() {
+            return false;
+        }
+        self.retry.give_up();
+        while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
+            self.replies.pop_front();
+        }
+        self.skip_after_error(out);
+        true
+    }
+
+    /// The head of a long row of a mirrored write, without our columns: how much of the frame that
+    /// is. `None`: not such a row, or there is not enough of it.
+    pub(super) fn stream_row(
+        &mut self,
+        (header, before): (Header, &[u8]),
+        rest: &[u8],
+        out: &mut Out,
+    ) -> Option<usize> {
+        let rows = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.front(),
+            Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
+            _ => None,
+        };
+        let Some(Rows::Mirrored(mirrored)) = rows.filter(|_| header.tag == b'D') else {
+            return None;
+        };
+        let ours = mirrored.leading?;
+        let mut reader = Reader::new(rest.get(HEADER_BYTES..)?);
+        let count = reader.count()?.checked_sub(ours)?;
+        let outcome = (0..ours).map(|_| reader.value()).collect::<Option<Vec<_>>>()?;
+        let outcome = backend::outcome(outcome.first().copied().flatten());
+        let mirrored = mirrored.clone();
+        self.outcome(&mirrored, outcome);
+        let done = rest.len() - reader.rest().len();
+        // The count stays, shorter; what was before the client's values does not.
+        let length = i32::try_from(header.frame_bytes - done + 6).ok()?;
+        let count = i16::try_from(count).ok()?;
+        out.to_client.extend_from_slice(before);
+        out.to_client.push(b'D');
+        out.to_client.extend_from_slice(&length.to_be_bytes());
+        out.to_client.extend_from_slice(&count.to_be_bytes());
+        Some(done)
+    }
+}
+
+/// Whether a text was too long to be kept.
+pub(super) fn was_too_long(known: &Known) -> bool {
+    matches!(known, Known::Unreadable(why) if *why == TOO_LONG)
+}
+
+fn mirrored(routes: &Routes) -> Vec<Arc<crate::routing::Route>> {
+    routes.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect()
+}
+
+/// The head of a Bind on another statement.
+fn push_bind_head(out: &mut Vec<u8>, (header, bind): (Header, frontend::Bind<'_>), target: &[u8]) {
+    let length = header.frame_bytes - 1 + target.len() - bind.statement.len();
+    out.push(b'B');
+    out.extend_from_slice(&i32::try_from(length).unwrap_or(i32::MAX).to_be_bytes());
+    for name in [bind.portal, target] {
+        out.extend_from_slice(name);
+        out.push(0);
+    }
+}
+
+fn name_too_long() -> Fatal {
+    malformed("a name is too long for a frame that is not held")
+}
