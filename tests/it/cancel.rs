@@ -109,7 +109,7 @@ async fn a_cancelled_preparation_of_a_form_leaves_the_statement_as_it_was() {
     let blocker = live.direct().await;
     for _ in 0..2 {
         blocker.batch_execute("BEGIN; LOCK TABLE orders").await.unwrap();
-        stuck_and_cancelled(&live, &mut raw, &run, "WITH").await;
+        stuck_and_cancelled(&live, &mut raw, &run, "pgsegue").await;
         blocker.batch_execute("ROLLBACK").await.unwrap();
         assert_eq!(raw.query("SELECT 1").await[1], "D 1");
     }

@@ -14,6 +14,7 @@ use super::{Fatal, Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Known, Readable};
 use crate::routing::{Mirror, Routes};
 use crate::sql::statement::{Class, Effect, Understanding};
+use crate::sql::write::Layout;
 use crate::wire::frame::{HEADER_BYTES, Header};
 use crate::wire::reader::Reader;
 use crate::wire::{backend, frontend};
@@ -197,7 +198,7 @@ impl Session {
         let decision = match &statement.class {
             Class::Read(_) => Decision::Original(None),
             _ => match self.decide(&case) {
-                Decision::Mirrored(_, route, _) => {
+                Decision::Mirrored(route, _) => {
                     mark_or_refuse(vec![route], "its values are longer than sql_buffer_bytes_max")
                 }
                 other => other,
@@ -236,7 +237,7 @@ impl Session {
         let Some(Rows::Mirrored(mirrored)) = rows.filter(|_| header.tag == b'D') else {
             return None;
         };
-        let ours = mirrored.leading?;
+        let Layout::Leading(ours) = mirrored.layout else { return None };
         let mut reader = Reader::new(rest.get(HEADER_BYTES..)?);
         let count = reader.count()?.checked_sub(ours)?;
         let outcome = (0..ours).map(|_| reader.value()).collect::<Option<Vec<_>>>()?;
