@@ -37,6 +37,7 @@ mod limits;
 mod live;
 mod operator;
 mod pgbench;
+mod pgbouncer;
 mod privileges;
 mod pump;
 mod races;

@@ -3,12 +3,14 @@
 
 mod database;
 mod drivers;
+mod pgbouncer;
 mod proxy;
 mod tls;
 mod wait;
 
 pub use database::{TestDb, database, database_on, server};
 pub use drivers::{node, python};
+pub use pgbouncer::Pgbouncer;
 pub use proxy::{Proxy, pgsegue};
 pub use tls::{Authority, Signed, connect_tls, connector, raw_tls, show_certificate, tls_server};
 pub use wait::eventually;
