@@ -107,6 +107,7 @@ impl Session {
         let id = self.names.next_id();
         let statement = Prepared {
             id,
+            touched: self.groups,
             sql: Arc::from(&b""[..]),
             types: Box::default(),
             known: (routes.generation, Known::Unreadable(TOO_LONG)),

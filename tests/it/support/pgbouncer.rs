@@ -43,7 +43,9 @@ impl Pgbouncer {
         let bouncer = Self { port, folder, child };
         eventually("pgbouncer listens", async || {
             let connected = TcpStream::connect(("127.0.0.1", port));
-            connected.map(drop).map_err(|_| fs::read_to_string(bouncer.folder.path().join("log")))
+            connected
+                .map(drop)
+                .map_err(|_refused| fs::read_to_string(bouncer.folder.path().join("log")))
         })
         .await;
         bouncer
