@@ -4,14 +4,14 @@ use crate::admin::Admin;
 use crate::causes;
 use crate::config::{self, Reloader, Settings};
 use crate::engine::{self, Engine};
-use crate::proxy::{self, Listener, ReusePort, SharedLimits};
+use crate::proxy::{self, Listener, Local, LocalListener, ReusePort, SharedLimits};
 use crate::routing::{Handle, Routes};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -39,6 +39,15 @@ pub enum Error {
     Listen {
         /// Where.
         address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listener of the Unix socket.
+    #[error("cannot listen on a Unix socket in {folder}")]
+    ListenLocal {
+        /// In which folder.
+        folder: PathBuf,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -76,12 +85,14 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
             () = shutdown.cancelled() => return Ok(()),
         };
         let listener = clients(process)?;
+        let local = process.local.as_ref().map(|local| listen_local(local, process.listen.port()));
+        let local = local.transpose()?;
         admin.set_ready(true);
         tracing::info!(listen = %listener.address()?, admin = %process.admin, "ready");
         let options = Arc::new(options(&settings));
         let hot = Hot::of(&options);
         let parts = Parts { engine, hot, reloader, admin: &admin };
-        let proxied = proxy::serve(listener, options, routes, metrics, shutdown.clone());
+        let proxied = proxy::serve(listener, local, options, routes, metrics, shutdown.clone());
         run(parts, proxied, &shutdown).await
     };
     tokio::select! {
@@ -104,6 +115,15 @@ impl Hot {
     fn of(options: &proxy::Options) -> Self {
         Self { clients: Arc::clone(&options.clients), limits: Arc::clone(&options.limits) }
     }
+}
+
+/// Where clients on this machine connect. After the port, so that two processes that share it by
+/// mistake are found there.
+fn listen_local(local: &Local, port: u16) -> Result<LocalListener, Error> {
+    let listener = LocalListener::bind(local, port)
+        .map_err(|source| Error::ListenLocal { folder: local.folder.clone(), source })?;
+    tracing::info!(path = %listener.path().display(), "listening");
+    Ok(listener)
 }
 
 /// Where clients connect: what the process was given, or the config file's address.

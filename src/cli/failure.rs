@@ -69,6 +69,9 @@ impl From<app::Error> for Failure {
             app::Error::Listen { .. } => {
                 "another process has the address; change `listen` in the config file"
             }
+            app::Error::ListenLocal { .. } => {
+                "the folder of `listen_unix` must be there, and ours to write"
+            }
             app::Error::Engine(_) => "`pgsegue check` looks for what is in the way",
             app::Error::Config(_) | app::Error::Io(_) | app::Error::Metrics(_) => "",
         };

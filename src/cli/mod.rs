@@ -75,7 +75,7 @@ pub fn run() -> ExitCode {
     let done = runtime.block_on(async {
         let config = &arguments.config;
         match arguments.command {
-            Command::Serve(command) => command.run(config).await,
+            Command::Serve(command) => Box::pin(command.run(config)).await,
             Command::Check(command) => command.run(config).await,
             Command::Explain(command) => command.run(config).await,
             Command::Migration(command) => command.run(config).await,

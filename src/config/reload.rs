@@ -178,6 +178,7 @@ impl Reloader {
 fn needs_restart(old: &Process, new: &Process) -> Vec<&'static str> {
     [
         ("proxy.listen", old.listen == new.listen),
+        ("proxy.listen_unix", old.local == new.local),
         ("server.address", old.server.address == new.server.address),
         ("server.tls", old.server.tls == new.server.tls),
         ("proxy.reuse_port", old.reuse_port == new.reuse_port),

@@ -4,7 +4,7 @@ use super::error::{Error, Problem, Source};
 use super::{file, limits, migration, tls};
 use crate::engine::Declared;
 use crate::pg::Database;
-use crate::proxy::{Address, Limits, ReusePort, Server};
+use crate::proxy::{Address, Limits, Local, ReusePort, Server};
 use crate::tls::{Acceptor, Dialer};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -22,6 +22,8 @@ const SQL_BYTES_MAX: u64 = 1 << 20;
 const SQL_BUFFER_BYTES_MAX: u64 = 1 << 26;
 /// Bounds what dark reads can hold: statements waiting with their parameters, and connections.
 const DARK_READS_MAX: u64 = 64;
+/// As `unix_socket_permissions` of the server.
+const LISTEN_UNIX_MODE: u32 = 0o777;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where a superuser finds a role's SCRAM verifier.
 const VERIFIER_QUERY: &str = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
@@ -46,6 +48,8 @@ pub struct Settings {
 pub struct Process {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Where clients on this machine connect.
+    pub local: Option<Local>,
     /// The Postgres behind it.
     pub server: Server,
     /// Whether other processes may listen there as well.
@@ -164,6 +168,7 @@ fn process(
     env_password: Option<String>,
 ) -> Option<Process> {
     let listen = address(check, raw.proxy.listen.as_ref(), LISTEN);
+    let local = local(check, &raw.proxy);
     let admin = admin(check, raw.admin.listen.as_ref());
     let server = server(check, raw.server.as_ref());
     let control = match (&raw.control, &server) {
@@ -180,6 +185,7 @@ fn process(
     let dark = check.number(raw.proxy.dark_reads_max.as_ref(), DARK_READS_MAX, 0..=10_000);
     Some(Process {
         listen: listen?,
+        local: local?,
         reuse_port: match raw.proxy.reuse_port {
             Some(true) => ReusePort::Yes,
             Some(false) | None => ReusePort::No,
@@ -206,6 +212,24 @@ fn address(
         check.wrong(&value.span(), "must be an IP address and a port", &hint);
     }
     parsed
+}
+
+/// The folder of the Unix socket; `Some(None)`: there is none.
+fn local(check: &mut Check<'_>, raw: &file::Proxy) -> Option<Option<Local>> {
+    let mode = match &raw.listen_unix_mode {
+        None => Some(LISTEN_UNIX_MODE),
+        Some(text) => {
+            let mode = u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| *mode <= 0o777);
+            if mode.is_none() {
+                let hint = "for example listen_unix_mode = \"0770\"";
+                check.wrong(&text.span(), "must be permission bits in octal", hint);
+            }
+            mode
+        }
+    };
+    let Some(folder) = &raw.listen_unix else { return mode.map(|_| None) };
+    let folder = check.path_of(folder.get_ref());
+    mode.map(|mode| Some(Local { folder, mode }))
 }
 
 /// There is no authentication on the admin server, so nobody else may reach it.

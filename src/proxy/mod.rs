@@ -9,6 +9,7 @@ mod ending;
 mod limits;
 mod listen;
 mod listener;
+mod local;
 mod session;
 mod side;
 mod socket;
@@ -20,6 +21,7 @@ mod workers;
 pub use dial::{Address, Server};
 pub use limits::{Keepalive, Limits, SharedLimits};
 pub use listen::{Listener, ReusePort};
+pub use local::{Local, LocalListener};
 
 use crate::pg::Database;
 use crate::routing::{self, Routes};
@@ -29,6 +31,7 @@ use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use workers::Client;
 
 /// What the proxy needs to know.
 #[derive(Debug, Clone)]
@@ -64,6 +67,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// When the workers cannot be started.
 pub async fn serve(
     listener: Listener,
+    local: Option<LocalListener>,
     options: Arc<Options>,
     routes: Arc<routing::Handle>,
     metrics: Metrics,
@@ -88,14 +92,21 @@ pub async fn serve(
     let mut workers = workers::Workers::start(&contexts, &ends)?;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.map(Client::from),
+            accepted = accept(local.as_ref()) => accepted.map(Client::from),
             () = shutdown.cancelled() => break,
         };
         take(&mut workers, accepted).await;
     }
+    if let Some(local) = local {
+        local.withdraw();
+        while let Some(accepted) = local.waiting().await {
+            take(&mut workers, Ok(Client::from(accepted))).await;
+        }
+    }
     let last = listener.close();
     while let Some(accepted) = last.next().await {
-        take(&mut workers, accepted).await;
+        take(&mut workers, accepted.map(Client::from)).await;
     }
     drop(last);
     ends.drain.cancel();
@@ -103,9 +114,17 @@ pub async fn serve(
     Ok(())
 }
 
-async fn take(workers: &mut workers::Workers, accepted: std::io::Result<listen::Accepted>) {
+/// The next client of the Unix socket, where there is one.
+async fn accept(local: Option<&LocalListener>) -> std::io::Result<tokio::net::UnixStream> {
+    match local {
+        Some(local) => local.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn take(workers: &mut workers::Workers, accepted: std::io::Result<Client>) {
     let taken = match accepted {
-        Ok((client, address)) => workers.take(client, address).await,
+        Ok(client) => workers.take(client).await,
         Err(error) => Err(error),
     };
     if let Err(error) = taken {

@@ -9,14 +9,38 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 /// Accepted connections that may wait for a worker.
 const QUEUE: usize = 1_024;
 
-type Accepted = (std::net::TcpStream, SocketAddr);
+/// A connection that was accepted.
+pub(super) enum Client {
+    /// Over TCP, from this address.
+    Tcp(TcpStream, SocketAddr),
+    /// Over the Unix socket.
+    Unix(UnixStream),
+}
+
+/// The same on its way to another runtime.
+enum Accepted {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl From<(TcpStream, SocketAddr)> for Client {
+    fn from((stream, address): (TcpStream, SocketAddr)) -> Self {
+        Self::Tcp(stream, address)
+    }
+}
+
+impl From<UnixStream> for Client {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
 
 /// The workers; connections are dealt out in turn.
 pub(super) struct Workers {
@@ -42,11 +66,14 @@ impl Workers {
     }
 
     /// Hands a connection to the next worker.
-    pub(super) async fn take(&mut self, client: TcpStream, address: SocketAddr) -> io::Result<()> {
-        let client = client.into_std()?;
+    pub(super) async fn take(&mut self, client: Client) -> io::Result<()> {
+        let client = match client {
+            Client::Tcp(stream, address) => Accepted::Tcp(stream.into_std()?, address),
+            Client::Unix(stream) => Accepted::Unix(stream.into_std()?),
+        };
         self.next = (self.next + 1) % self.senders.len().max(1);
         if let Some(worker) = self.senders.get(self.next) {
-            worker.send((client, address)).await.map_err(|_ended| io::ErrorKind::BrokenPipe)?;
+            worker.send(client).await.map_err(|_ended| io::ErrorKind::BrokenPipe)?;
         }
         Ok(())
     }
@@ -66,15 +93,19 @@ impl Workers {
 
 async fn work(mut accepted: mpsc::Receiver<Accepted>, contexts: Arc<Contexts>, ends: Ends) {
     let sessions = TaskTracker::new();
-    while let Some((client, address)) = accepted.recv().await {
+    while let Some(client) = accepted.recv().await {
         let (contexts, ends) = (Arc::clone(&contexts), ends.clone());
         sessions.spawn(async move {
-            let ended = match TcpStream::from_std(client) {
-                Ok(client) => serve(client, contexts, ends).await,
+            let address = match &client {
+                Accepted::Tcp(_, address) => Some(*address),
+                Accepted::Unix(_) => None,
+            };
+            let ended = match unpack(client) {
+                Ok(client) => listener::serve_client(client, contexts, ends).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
-                tracing::debug!(%address, %error, "a session ended");
+                tracing::debug!(?address, %error, "a session ended");
             }
         });
     }
@@ -82,7 +113,12 @@ async fn work(mut accepted: mpsc::Receiver<Accepted>, contexts: Arc<Contexts>, e
     sessions.wait().await;
 }
 
-async fn serve(client: TcpStream, contexts: Arc<Contexts>, ends: Ends) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    listener::serve_client(Socket::from(client), contexts, ends).await
+fn unpack(client: Accepted) -> io::Result<Socket> {
+    match client {
+        Accepted::Tcp(stream, _) => {
+            stream.set_nodelay(true)?;
+            TcpStream::from_std(stream).map(Socket::from)
+        }
+        Accepted::Unix(stream) => UnixStream::from_std(stream).map(Socket::from),
+    }
 }

@@ -49,5 +49,6 @@ mod support;
 mod takeover;
 mod throwaway;
 mod tls;
+mod unix;
 mod wire;
 mod writes;
