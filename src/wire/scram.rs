@@ -386,6 +386,21 @@ mod tests {
         assert_eq!(format!("{:?}", Keys::of_verifier(&good)), "Some(Keys(_))");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_message_brings_it_down(
+            message in "[a-z=,+/A0]{0,60}|.{0,60}", body: Vec<u8>, end_point: bool
+        ) {
+            let binding = if end_point { Binding::EndPoint(&[7; 32]) } else { Binding::None };
+            let first = client_first(&body, binding).unwrap_or(&body).to_owned();
+            let keys = Keys::of_verifier(&message).unwrap_or_else(Keys::of_nobody);
+            let mut exchange = Exchange::new(keys, binding, binding, &first, &body);
+            let _refused = exchange.client_final(message.as_bytes()).is_err();
+            proptest::prop_assert_eq!(exchange.server_final(message.as_bytes()), None);
+            let _list = mechanisms(&body);
+        }
+    }
+
     #[test]
     fn lists_of_mechanisms() {
         let list = [PLUS, b"\0", PLAIN, b"\0\0"].concat();
