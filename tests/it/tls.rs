@@ -489,3 +489,24 @@ async fn large_results_and_copies_pass_to_slow_readers_whole() {
     raw.read_to_end(&mut answer).await.ok();
     assert!(answer.len() > 1_000_000 && answer.ends_with(b"Z\0\0\0\x05I"), "{}", answer.len());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_be_asked_for_tls_directly() {
+    // Postgres has that from 17 on; a proxy in its place has it before every Postgres.
+    let authority = Authority::new("ours");
+    let signed = authority.sign("proxy", &["127.0.0.1"]);
+    let (behind, db) = (database().await, database().await);
+    let required = proxy_tls(&signed, "mode = \"require\"");
+    let inner = Proxy::start(&behind, &required).await;
+    let outer = format!(
+        "{}[server]\naddress = \"127.0.0.1:{}\"\n{}negotiation = \"direct\"\n",
+        control_in_the_clear(&db),
+        inner.port,
+        server_tls("verify-full", Some(&authority.root()))
+    );
+    let proxy = Proxy::start(&db, &outer).await;
+    assert_eq!(seen(&proxy).await.as_deref(), Ok("false"), "behind the inner one");
+    // What it had to be by: the inner one takes nothing else.
+    let refused = tokio_postgres::connect(&inner.conninfo(), tokio_postgres::NoTls).await;
+    assert_eq!(refused.err().unwrap().code().unwrap().code(), "28000");
+}
