@@ -55,6 +55,8 @@ struct Parts {
     /// ones of `follow_…`.
     source_is_ours: String,
     source_is_followed: String,
+    /// A source row is one of the given keys, and this transaction has written it.
+    source_is_given_and_ours: String,
     /// The source row of `u`, for an EXISTS.
     source_of_u: String,
     /// The shadow row of `u` as a predicate over alias `t`.
@@ -78,13 +80,15 @@ fn parts(shape: &Shape) -> Parts {
     let single = shape.key.len() == 1;
     let keys = format!("unnest({arrays}) AS u ({names})");
     let source_key = join(shape.key.iter().map(|p| p.source.name.quoted()), ", ");
+    let source_is_given = if single {
+        format!("{source_key} = ANY ($1)")
+    } else {
+        format!("({source_key}) IN (SELECT {names} FROM {keys})")
+    };
     Parts {
         parameters: join(numbered().map(|(i, p)| format!("k{i} {}[]", p.source.type_sql)), ", "),
-        source_is_given: if single {
-            format!("{source_key} = ANY ($1)")
-        } else {
-            format!("({source_key}) IN (SELECT {names} FROM {keys})")
-        },
+        source_is_given_and_ours: format!("{source_is_given} AND {}", is_our_row(shape)),
+        source_is_given,
         source_is_ours: written_by_us(shape, |i| format!("(${i})[1]")),
         source_is_followed: written_by_us(shape, |i| format!("${i}")),
         source_of_u: format!(
@@ -111,8 +115,13 @@ fn parts(shape: &Shape) -> Parts {
 fn written_by_us(shape: &Shape, key: impl Fn(usize) -> String) -> String {
     let keys = shape.key.iter().enumerate();
     let keys = keys.map(|(i, pair)| format!("{} = {}", pair.source.name.quoted(), key(i + 1)));
+    format!("{} AND {}", join(keys, " AND "), is_our_row(shape))
+}
+
+/// This transaction has written the source row, not in a savepoint.
+fn is_our_row(shape: &Shape) -> String {
     let source = shape.source.name.name.quoted();
-    format!("{} AND {source}.xmin = pg_current_xact_id_if_assigned()::xid", join(keys, " AND "))
+    format!("{source}.xmin = pg_current_xact_id_if_assigned()::xid")
 }
 
 /// The assignments of the upsert. The key itself is left alone where equal keys are identical: it
@@ -291,23 +300,32 @@ fn upsert(shape: &Shape, p: &Parts, given: &str) -> String {
     )
 }
 
-/// The upserts of all given keys: without a lock where one row is this transaction's own.
+/// The upserts of all given keys: without locks where the rows are this transaction's own.
 fn upserts(shape: &Shape, p: &Parts, budget: u64) -> String {
     let mode = shape.key.len() + 1;
     let locked = format!("{} FOR SHARE OF {}", p.source_is_given, shape.source.name.name.quoted());
     let upsert_own = upsert(shape, p, &p.source_is_ours);
+    let upsert_all_own = upsert(shape, p, &p.source_is_given_and_ours);
     let upsert = upsert(shape, p, &locked);
+    let (source, source_is_ours) = (shape.source.name.quoted(), &p.source_is_ours);
     format!(
         "IF v_want = 1 THEN
-            -- the usual write: one row, just written by this very transaction
+            -- one row, just written by this very transaction
             {upsert_own}
             IF FOUND THEN
                 RETURN 0;
             END IF;
-        END IF;
-        IF v_want > 1 AND ${mode} <> 3 THEN
+        ELSIF ${mode} <> 3 THEN
             -- lock_timeout is per wait: many locked rows must not add up
             PERFORM set_config('lock_timeout', greatest({budget} / v_want, 1)::text, true);
+            IF EXISTS (SELECT FROM {source} WHERE {source_is_ours}) THEN
+                -- many, the first of which it has written: the others, too, most likely
+                {upsert_all_own}
+                GET DIAGNOSTICS v_up = ROW_COUNT;
+                IF v_up = v_want THEN
+                    RETURN 0;
+                END IF;
+            END IF;
         END IF;
         {upsert}
         GET DIAGNOSTICS v_up = ROW_COUNT;"
