@@ -51,4 +51,5 @@ mod throwaway;
 mod tls;
 mod unix;
 mod wire;
+mod wire_whole;
 mod writes;

@@ -35,6 +35,19 @@ impl Pair {
         }
     }
 
+    /// The same with more frames than sockets hold: written and read at once.
+    pub async fn pipeline(&mut self, what: &str, frames: &[u8], readies: usize) {
+        let mut said = Vec::new();
+        for raw in [&mut self.plain, &mut self.live] {
+            let messages = raw.pipeline(frames, readies).await;
+            said.push(raw.shown(&messages));
+        }
+        if said[0] != said[1] {
+            let at = said[0].iter().zip(&said[1]).position(|(a, b)| a != b);
+            self.differences.push(format!("{what}: from message {at:?}"));
+        }
+    }
+
     /// One text as a simple query.
     pub async fn simple(&mut self, sql: &str) {
         self.exchange(&format!("simple: {sql}"), &query(sql), 1).await;

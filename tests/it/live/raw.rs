@@ -143,6 +143,27 @@ impl Raw {
         Some(Message { tag: head[0], body })
     }
 
+    /// Sends frames while what comes is read, up to the n-th ReadyForQuery.
+    pub async fn pipeline(&mut self, frames: &[u8], mut readies: usize) -> Vec<Message> {
+        let (read, mut write) = self.stream.split();
+        let mut read = tokio::io::BufReader::new(read);
+        let reading = async {
+            let mut messages = Vec::new();
+            while readies > 0 {
+                let mut head = [0; 5];
+                read.read_exact(&mut head).await.unwrap();
+                let mut body = vec![0; u32_at(&head, 1) as usize - 4];
+                read.read_exact(&mut body).await.unwrap();
+                readies -= usize::from(head[0] == b'Z');
+                messages.push(Message { tag: head[0], body });
+            }
+            messages
+        };
+        let (sent, messages) = tokio::join!(write.write_all(frames), reading);
+        sent.unwrap();
+        messages
+    }
+
     /// Everything up to the n-th ReadyForQuery.
     pub async fn until_ready(&mut self, mut readies: usize) -> Vec<Message> {
         let mut messages = Vec::new();
