@@ -313,7 +313,8 @@ async fn a_binding_to_another_certificate_is_refused_by_the_proxy() {
         let mut raw = raw_tls(&place.authority, proxy.port).await;
         raw.write_all(&startup("scram", "postgres", &[])).await.unwrap();
         message(&mut raw).await;
-        raw.write_all(&hostile).await.unwrap();
+        // One that is too long is refused before it has been read.
+        raw.write_all(&hostile).await.ok();
         raw.shutdown().await.ok();
         let mut answer = Vec::new();
         raw.read_to_end(&mut answer).await.ok();
