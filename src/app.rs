@@ -89,6 +89,7 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
         let local = local.transpose()?;
         admin.set_ready(true);
         tracing::info!(listen = %listener.address()?, admin = %process.admin, "ready");
+        allow_open_files(settings.limits.clients_max);
         let options = Arc::new(options(&settings));
         let hot = Hot::of(&options);
         let parts = Parts { engine, hot, reloader, admin: &admin };
@@ -101,6 +102,21 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
             done
         }
         failed = served => failed,
+    }
+}
+
+/// A session is two sockets; the soft limit of most systems is for programs with less to do.
+fn allow_open_files(clients_max: usize) {
+    const OTHERS: u64 = 100;
+    let needed = u64::try_from(clients_max).unwrap_or(u64::MAX).saturating_mul(2);
+    match rlimit::increase_nofile_limit(needed.saturating_add(OTHERS)) {
+        Ok(limit) if limit >= needed.saturating_add(OTHERS) => {}
+        Ok(limit) => tracing::warn!(
+            "the system allows {limit} open files, enough for {} clients, not for \
+             proxy.clients_max = {clients_max}; raise the hard limit (LimitNOFILE, ulimit -Hn)",
+            limit.saturating_sub(OTHERS) / 2
+        ),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
 }
 
@@ -242,6 +258,7 @@ fn options(settings: &Settings) -> proxy::Options {
         control: settings.process.control.clone(),
         verifier_query: settings.process.verifier_query.clone(),
         dark_reads_max: settings.process.dark_reads_max,
+        workers: settings.process.workers,
         sql_bytes_max: settings.process.sql_bytes_max,
         sql_buffer_bytes_max: settings.process.sql_buffer_bytes_max,
         limits: Arc::new(ArcSwap::from_pointee(settings.limits)),

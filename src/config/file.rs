@@ -24,6 +24,7 @@ pub(super) struct Proxy {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) listen_unix: Option<Spanned<String>>,
     pub(super) listen_unix_mode: Option<Spanned<String>>,
+    pub(super) workers: Option<Spanned<u64>>,
     pub(super) sql_bytes_max: Option<Spanned<u64>>,
     pub(super) sql_buffer_bytes_max: Option<Spanned<u64>>,
     pub(super) dark_reads_max: Option<Spanned<u64>>,

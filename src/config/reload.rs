@@ -185,6 +185,7 @@ fn needs_restart(old: &Process, new: &Process) -> Vec<&'static str> {
         ("control", old.control == new.control),
         ("control.verifier_query", old.verifier_query == new.verifier_query),
         ("admin.listen", old.admin == new.admin),
+        ("proxy.workers", old.workers == new.workers),
         ("proxy.sql_bytes_max", old.sql_bytes_max == new.sql_bytes_max),
         ("proxy.sql_buffer_bytes_max", old.sql_buffer_bytes_max == new.sql_buffer_bytes_max),
         ("proxy.dark_reads_max", old.dark_reads_max == new.dark_reads_max),

@@ -46,6 +46,8 @@ pub struct Options {
     pub verifier_query: String,
     /// Dark reads that may be queued or running; more are dropped and counted.
     pub dark_reads_max: usize,
+    /// Threads that sessions run on.
+    pub workers: usize,
     /// Statements longer than this many bytes are not parsed.
     pub sql_bytes_max: usize,
     /// Longer frames of statements that may concern a migrated table are not held.

@@ -1,6 +1,5 @@
-//! The threads that sessions run on: one runtime per core, a session stays on its own. A session
-//! is two sockets and little work per byte; waking it on another core would cost more than it
-//! does.
+//! The threads that sessions run on: one runtime each, a session stays on its own. A session is two
+//! sockets and little work per byte; waking it on another core would cost more than it does.
 
 use super::ending::Ends;
 use super::listener::{self, Contexts};
@@ -50,11 +49,11 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker per core.
+    /// Starts the workers.
     pub(super) fn start(contexts: &Arc<Contexts>, ends: &Ends) -> io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = contexts.migrated.options.workers.max(1);
         let mut workers = Self { senders: Vec::new(), threads: Vec::new(), next: 0 };
-        for number in 0..cores {
+        for number in 0..count {
             let (send, receive) = mpsc::channel(QUEUE);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let work = work(receive, Arc::clone(contexts), ends.clone());

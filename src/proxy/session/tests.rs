@@ -48,6 +48,7 @@ pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
         verifier_query: String::new(),
         control: None,
         dark_reads_max: 1,
+        workers: 1,
         sql_bytes_max: 1 << 20,
         sql_buffer_bytes_max: 1 << 26,
         limits: Arc::new(arc_swap::ArcSwap::from_pointee(LIMITS)),
