@@ -1,6 +1,7 @@
 //! Frames from the client.
 
 use super::expect::{Expect, Reply, Rows};
+use super::marked::Copying;
 use super::stream::Streamed;
 use super::{Fatal, Flow, Hold, Out, Session};
 use crate::wire::build::{Report, Severity};
@@ -83,6 +84,7 @@ impl Session {
             }
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
+                self.marked_copy(Copying::Ends);
                 // Stray ones are ignored by the server: they must not pile up here.
                 if !matches!(self.replies.back(), Some(Expect::CopyEnd)) {
                     self.replies.push_back(Expect::CopyEnd);
@@ -135,6 +137,7 @@ impl Session {
     pub(super) fn forward_query(&mut self, frame: &[u8], rows: VecDeque<Rows>, out: &mut Out) {
         out.to_server.extend_from_slice(frame);
         self.replies.push_back(Expect::Query(rows));
+        self.marked_query_is_sent();
         self.in_group = false;
     }
 

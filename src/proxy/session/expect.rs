@@ -31,6 +31,8 @@ pub(super) enum Expect {
     Refusal(Box<Report>),
     /// `Z`
     Sync(Reply),
+    /// What ends a marked query's transaction; the `Z` at its end is the query's.
+    Commit,
     /// A simple query: per statement what is done with its replies, then `Z`.
     Query(VecDeque<Rows>),
     /// Not a frame: CopyDone or CopyFail was sent here. A Sync before it, within a COPY, is
@@ -120,7 +122,12 @@ impl Expect {
             | Self::Execute(reply, _)
             | Self::Close(reply, _)
             | Self::Sync(reply) => *reply = Reply::Swallow,
-            Self::Startup | Self::Probe(_) | Self::Refusal(_) | Self::Query(_) | Self::CopyEnd => {}
+            Self::Startup
+            | Self::Probe(_)
+            | Self::Refusal(_)
+            | Self::Commit
+            | Self::Query(_)
+            | Self::CopyEnd => {}
         }
     }
 }

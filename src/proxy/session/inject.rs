@@ -51,7 +51,10 @@ impl Session {
         self.hold = Some(Hold::Mark);
         match isolated {
             Isolated::Yes => self.sync_of_ours(out),
-            Isolated::No => build::flush(&mut out.to_server),
+            Isolated::No => {
+                self.in_marks_transaction = Some(Vec::new());
+                build::flush(&mut out.to_server);
+            }
         }
         super::Flow::Hold
     }

@@ -11,6 +11,7 @@ mod decide;
 mod execute;
 mod expect;
 mod inject;
+mod marked;
 mod parse;
 mod prepared;
 mod query;
@@ -67,6 +68,8 @@ pub(super) struct Session {
     /// An error was answered; the server ignores frames up to the next Sync.
     skipping: bool,
     retry: Retry,
+    /// A simple query runs in the transaction of its mark: the completion that is kept back.
+    in_marks_transaction: Option<Vec<u8>>,
     draws: u64,
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
@@ -88,6 +91,8 @@ enum Hold {
     Mark,
     /// The mark is written.
     Marked,
+    /// A query runs in the transaction of its mark, which is ended before anything else is sent.
+    Commit,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
     Failed,
 }
@@ -137,6 +142,7 @@ impl Session {
             hold: None,
             skipping: false,
             retry: Retry::default(),
+            in_marks_transaction: None,
             draws: 0,
             client_pass: 0,
             server_pass: 0,
@@ -146,8 +152,13 @@ impl Session {
 
     /// Whether the client's input has to wait for the server.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.hold, Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark))
-            || self.retry.is_pending()
+        let held = match self.hold {
+            Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark) => true,
+            // A long text has to be sent to its end.
+            Some(Hold::Commit) => self.client_pass == 0,
+            Some(Hold::Marked | Hold::Failed) | None => false,
+        };
+        held || self.retry.is_pending()
     }
 
     /// Whether every frame has been answered.

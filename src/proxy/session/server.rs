@@ -1,6 +1,7 @@
 //! Frames from the server.
 
 use super::expect::{Expect, Mirrored, ReadRows, Reply, Rows, ServedBy};
+use super::marked::Kept;
 use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
@@ -11,7 +12,7 @@ use crate::wire::frame::{BadLength, Header};
 use std::sync::Arc;
 
 /// What to do with one frame.
-enum Fate {
+pub(super) enum Fate {
     /// As it is.
     Forward,
     /// Not at all.
@@ -74,6 +75,9 @@ impl Session {
     /// Whether a frame goes on without waiting for its end: rows and the like of statements that
     /// nothing is done with.
     fn passes_to_client(&mut self, header: Header, out: &mut Out) -> bool {
+        if self.keeps_completion() {
+            return false;
+        }
         match header.tag {
             b'D' | b'd' => {
                 let rows = match self.replies.front() {
@@ -100,6 +104,9 @@ impl Session {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
+        if matches!(self.before_marked(tag, body, out), Kept::Yes) {
+            return Fate::Swallow;
+        }
         match tag {
             b'S' => {
                 self.parameter(body);
@@ -110,7 +117,11 @@ impl Session {
             b'Z' => self.on_ready(body, out),
             _ => match self.replies.front() {
                 None | Some(Expect::Startup) => Fate::Forward,
-                Some(Expect::Query(_)) => self.query_reply(tag, body, out),
+                Some(Expect::Query(_)) => {
+                    let from = out.to_client.len();
+                    let fate = self.query_reply(tag, body, out);
+                    if tag == b'C' { self.keep_completion(fate, body, from, out) } else { fate }
+                }
                 Some(_) => self.extended_reply(tag, body, out),
             },
         }
@@ -419,7 +430,7 @@ impl Session {
                 rows.clear();
                 return;
             }
-            None | Some(Expect::Startup | Expect::Sync(_)) => return,
+            None | Some(Expect::Startup | Expect::Sync(_) | Expect::Commit) => return,
             Some(_) => {}
         }
         let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
@@ -438,6 +449,7 @@ impl Session {
         }
         match self.hold.take() {
             Some(Hold::Mark) => {
+                self.in_marks_transaction = None;
                 // A simple query waited for the mark: end the transaction in its place.
                 build::sync(&mut out.to_server);
                 self.replies.push_back(Expect::Sync(Reply::Forward));

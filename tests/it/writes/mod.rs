@@ -2,6 +2,7 @@
 //! without the proxy, and the shadow follows.
 
 mod keys;
+mod marked;
 mod names;
 mod protocol;
 mod unclassified;

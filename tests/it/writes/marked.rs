@@ -1,0 +1,45 @@
+//! A text that is marked, alone in a simple query: mark and text are one transaction, and it is
+//! over when the client has its answer, on every version of Postgres.
+
+use crate::live::raw::query;
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
+
+/// Speaks, and refuses one row, at the commit.
+const LATE: &str = "
+    CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE NOTICE 'late';
+        IF NEW.id = 666 THEN RAISE EXCEPTION 'too late'; END IF;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER late AFTER INSERT ON other DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION late()";
+
+fn writes(id: i32) -> String {
+    format!(
+        "DO $$ BEGIN UPDATE orders SET total = {id} WHERE id = 1; \
+         INSERT INTO other VALUES ({id}, 1); END $$"
+    )
+}
+
+#[tokio::test]
+async fn a_marked_text_is_committed_when_it_is_answered() {
+    let live = Live::orders("", "").await;
+    live.db.client.batch_execute(LATE).await.unwrap();
+    let mut pair = Pair::new(&live, &format!("{ORDERS}; {LATE}")).await;
+    for sql in [
+        writes(100),
+        // The commit fails.
+        writes(666),
+        format!("SELECT 1; {}; SELECT 2 WHERE false", writes(101)),
+        format!("{}; SELECT 1 / 0", writes(102)),
+        format!("SELECT 1; {}", writes(666)),
+    ] {
+        pair.simple(&sql).await;
+        live.orders_in_step().await;
+    }
+    let several = [writes(104), "SELECT txid_current_if_assigned()".to_owned(), writes(666)];
+    let frames: Vec<u8> = several.iter().flat_map(|sql| query(sql)).collect();
+    pair.exchange("a pipeline", &frames, several.len()).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
