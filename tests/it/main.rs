@@ -50,6 +50,7 @@ mod takeover;
 mod throwaway;
 mod tls;
 mod unix;
+mod versions;
 mod wire;
 mod wire_whole;
 mod writes;
