@@ -31,7 +31,7 @@ pub(super) enum Expect {
     Refusal(Box<Report>),
     /// `Z`
     Sync(Reply),
-    /// What ends a marked query's transaction; the `Z` at its end is the query's.
+    /// What is run at the end of a marked query; the `Z` behind it is the query's.
     Commit,
     /// A simple query: per statement what is done with its replies, then `Z`.
     Query(VecDeque<Rows>),

@@ -1,6 +1,7 @@
 //! What the proxy asks the server on the client's connection: the session's facts, marks.
 
 use super::expect::{Expect, Reply, Rows};
+use super::marked::End;
 use super::prepared::Marks;
 use super::query::Isolated;
 use super::transaction::Facts;
@@ -50,9 +51,12 @@ impl Session {
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
         match isolated {
-            Isolated::Yes => self.sync_of_ours(out),
+            Isolated::Yes => {
+                self.will_be_marked(End::Mark(mark_sql(marks, Isolated::No)));
+                self.sync_of_ours(out);
+            }
             Isolated::No => {
-                self.in_marks_transaction = Some(Vec::new());
+                self.will_be_marked(End::Commit);
                 build::flush(&mut out.to_server);
             }
         }

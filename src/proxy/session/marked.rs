@@ -1,6 +1,12 @@
-//! The end of a simple query that runs in the transaction of its mark. Up to Postgres 17 the query
-//! ends that transaction; from 18 on only a Sync does. The client is to see neither: its
-//! completion waits for the commit, as it does without us, and nothing of its own comes between.
+//! The end of a simple query that was marked. What is still to be done before the client may have
+//! its answer is done when the server has given it; nothing of the client's comes between, and the
+//! query's completion waits, so that an error of the commit is seen as it is without us.
+//!
+//! * The query runs in the transaction of its mark. Up to Postgres 17 the query ends that
+//!   transaction; from 18 on only a Sync does.
+//! * The mark was a transaction of its own, before a text with transaction control. It may have
+//!   been worked off by now, so there has to be another: in the transaction that the text has left
+//!   open, or after the one that it has committed.
 
 use super::expect::Expect;
 use super::server::Fate;
@@ -11,6 +17,23 @@ use crate::wire::build;
 /// The name of a statement that does nothing.
 const END: &str = "pgsegue end";
 
+/// A marked query, up to its end.
+#[derive(Debug)]
+pub(super) struct MarkedQuery {
+    /// Its completion, as far as the server has given it.
+    kept: Vec<u8>,
+    end: End,
+}
+
+/// What ends it.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Nothing, if the server has ended the transaction; else a Sync.
+    Commit,
+    /// This mark.
+    Mark(String),
+}
+
 /// What is done with a frame that the server sent.
 pub(super) enum Kept {
     /// What is always done.
@@ -19,31 +42,44 @@ pub(super) enum Kept {
     Yes,
 }
 
+/// Which end of a COPY from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copying {
+    Begins,
+    Ends,
+}
+
 impl Session {
-    /// A simple query is sent: behind its mark, the transaction of both is to be ended.
+    /// A mark is sent; its query will follow.
+    pub(super) fn will_be_marked(&mut self, end: End) {
+        self.marked = Some(MarkedQuery { kept: Vec::new(), end });
+    }
+
+    /// A simple query is sent.
     pub(super) fn marked_query_is_sent(&mut self) {
-        if self.status != TransactionStatus::Idle {
-            self.in_marks_transaction = None;
+        let in_block = self.status != TransactionStatus::Idle;
+        if in_block && matches!(&self.marked, Some(MarkedQuery { end: End::Commit, .. })) {
+            self.marked = None;
         }
-        if self.in_marks_transaction.is_some() {
+        if self.marked.is_some() {
             self.hold = Some(Hold::Commit);
         }
     }
 
     /// Not before it was sent: until then, what comes answers earlier queries.
     fn marked_query_runs(&self) -> bool {
-        self.in_marks_transaction.is_some() && !matches!(self.hold, Some(Hold::Mark | Hold::Marked))
+        self.marked.is_some() && !matches!(self.hold, Some(Hold::Mark | Hold::Marked))
     }
 
     /// Whether a completion is kept back which the next frame may have to follow.
     pub(super) fn keeps_completion(&self) -> bool {
-        self.in_marks_transaction.as_ref().is_some_and(|kept| !kept.is_empty())
+        self.marked.as_ref().is_some_and(|marked| !marked.kept.is_empty())
             && matches!(self.replies.front(), Some(Expect::Query(_)))
     }
 
     /// The data of a COPY come from the client while everything else of it waits.
     pub(super) fn marked_copy(&mut self, now: Copying) {
-        if self.in_marks_transaction.is_some() && matches!(self.hold, None | Some(Hold::Commit)) {
+        if self.marked.is_some() && matches!(self.hold, None | Some(Hold::Commit)) {
             self.hold = match now {
                 Copying::Begins => None,
                 Copying::Ends => Some(Hold::Commit),
@@ -56,38 +92,37 @@ impl Session {
         if !self.marked_query_runs() {
             return Kept::No;
         }
-        let Some(kept) = &mut self.in_marks_transaction else { return Kept::No };
-        let commits = match self.replies.front() {
-            Some(Expect::Query(_)) => false,
-            Some(Expect::Commit) => true,
-            _ => return Kept::No,
-        };
-        match (tag, commits) {
-            (b'Z', false) if still_open(body) => {
-                self.replies.pop_front();
-                self.replies.push_front(Expect::Commit);
-                // A Sync alone would not do: the server commits with it only what some message
-                // since the last ReadyForQuery has taken up.
-                build::run_once(&mut out.to_server, END, "");
-                build::sync(&mut out.to_server);
-                return Kept::Yes;
-            }
-            (b'1' | b'2' | b'3' | b'I', true) => return Kept::Yes,
-            (b'Z', _) => {
-                out.to_client.append(kept);
-                self.in_marks_transaction = None;
-                if self.hold == Some(Hold::Commit) {
-                    self.hold = None;
+        let Some(marked) = &mut self.marked else { return Kept::No };
+        match (tag, self.replies.front()) {
+            (b'Z', Some(Expect::Query(_))) => {
+                if let Some(last) = marked.last_statement(body) {
+                    build::run_once(&mut out.to_server, END, &last);
+                    build::sync(&mut out.to_server);
+                    self.replies.pop_front();
+                    self.replies.push_front(Expect::Commit);
+                    return Kept::Yes;
                 }
+                self.marked_query_ends(out);
             }
+            (b'Z', Some(Expect::Commit)) => self.marked_query_ends(out),
+            (b'1' | b'2' | b'3' | b'D' | b'C' | b'I', Some(Expect::Commit)) => return Kept::Yes,
             // The commit failed.
-            (b'E', true) => kept.clear(),
-            (_, true) => {}
-            (b'G', false) => self.marked_copy(Copying::Begins),
+            (b'E', Some(Expect::Commit)) => marked.kept.clear(),
+            (b'G', Some(Expect::Query(_))) => self.marked_copy(Copying::Begins),
             // Another statement of the text.
-            (_, false) => out.to_client.append(kept),
+            (_, Some(Expect::Query(_))) => out.to_client.append(&mut marked.kept),
+            _ => {}
         }
         Kept::No
+    }
+
+    fn marked_query_ends(&mut self, out: &mut Out) {
+        if let Some(mut marked) = self.marked.take() {
+            out.to_client.append(&mut marked.kept);
+        }
+        if self.hold == Some(Hold::Commit) {
+            self.hold = None;
+        }
     }
 
     /// Keeps back the completion of a marked query: what was written for it, or it as it came.
@@ -101,25 +136,29 @@ impl Session {
         if !self.marked_query_runs() {
             return fate;
         }
-        let Some(kept) = &mut self.in_marks_transaction else { return fate };
+        let Some(marked) = &mut self.marked else { return fate };
         match fate {
             Fate::Forward => {
+                let kept = &mut marked.kept;
                 backend::push_frame(kept, b'C', |frame| frame.extend_from_slice(body));
             }
-            Fate::Written => *kept = out.to_client.split_off(from),
+            Fate::Written => marked.kept = out.to_client.split_off(from),
             Fate::Swallow => {}
         }
         Fate::Swallow
     }
 }
 
-/// Which end of a COPY from the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copying {
-    Begins,
-    Ends,
-}
-
-fn still_open(ready: &[u8]) -> bool {
-    backend::ready_for_query(ready) == Some(TransactionStatus::InTransaction)
+impl MarkedQuery {
+    /// What is to be run before the client gets this ReadyForQuery.
+    fn last_statement(&mut self, ready: &[u8]) -> Option<String> {
+        match (std::mem::replace(&mut self.end, End::Commit), backend::ready_for_query(ready)?) {
+            // A Sync alone would not do: the server commits with it only what some message since
+            // the last ReadyForQuery has taken up.
+            (End::Commit, TransactionStatus::InTransaction) => Some(String::new()),
+            // What the text has done is undone.
+            (End::Commit, _) | (End::Mark(_), TransactionStatus::Failed) => None,
+            (End::Mark(sql), _) => Some(sql),
+        }
+    }
 }

@@ -68,8 +68,8 @@ pub(super) struct Session {
     /// An error was answered; the server ignores frames up to the next Sync.
     skipping: bool,
     retry: Retry,
-    /// A simple query runs in the transaction of its mark: the completion that is kept back.
-    in_marks_transaction: Option<Vec<u8>>,
+    /// The simple query that a mark was written for.
+    marked: Option<marked::MarkedQuery>,
     draws: u64,
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
@@ -91,7 +91,7 @@ enum Hold {
     Mark,
     /// The mark is written.
     Marked,
-    /// A query runs in the transaction of its mark, which is ended before anything else is sent.
+    /// A marked query runs, and has to be brought to its end before anything else is sent.
     Commit,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
     Failed,
@@ -142,7 +142,7 @@ impl Session {
             hold: None,
             skipping: false,
             retry: Retry::default(),
-            in_marks_transaction: None,
+            marked: None,
             draws: 0,
             client_pass: 0,
             server_pass: 0,

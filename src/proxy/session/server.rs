@@ -449,7 +449,7 @@ impl Session {
         }
         match self.hold.take() {
             Some(Hold::Mark) => {
-                self.in_marks_transaction = None;
+                self.marked = None;
                 // A simple query waited for the mark: end the transaction in its place.
                 build::sync(&mut out.to_server);
                 self.replies.push_back(Expect::Sync(Reply::Forward));

@@ -4,6 +4,10 @@
 use crate::live::raw::query;
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
+/// The marks that the session's own transaction has written.
+pub const OWN_MARKS: &str = "SELECT count(*) FROM pgsegue.dirty_keys \
+                             WHERE key IS NULL AND xmin = pg_current_xact_id()::xid";
+
 /// Speaks, and refuses one row, at the commit.
 const LATE: &str = "
     CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -41,5 +45,29 @@ async fn a_marked_text_is_committed_when_it_is_answered() {
     let several = [writes(104), "SELECT txid_current_if_assigned()".to_owned(), writes(666)];
     let frames: Vec<u8> = several.iter().flat_map(|sql| query(sql)).collect();
     pair.exchange("a pipeline", &frames, several.len()).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_text_that_begins_or_ends_a_transaction_is_marked_when_it_is_answered() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for sql in [
+        format!("{}; BEGIN; SELECT 1", writes(100)),
+        format!("BEGIN ISOLATION LEVEL SERIALIZABLE; {}", writes(101)),
+    ] {
+        pair.simple(&sql).await;
+        // The mark that was written before it is worked off, and the write not yet to be seen.
+        live.until_clean("orders_v2").await;
+        assert_eq!(pair.live.rows(OWN_MARKS).await.concat(), [Some("1".to_owned())], "{sql}");
+        pair.plain.run("SELECT 1").await;
+        pair.simple("COMMIT").await;
+        live.orders_in_step().await;
+    }
+    pair.simple(&format!("BEGIN; {}; COMMIT", writes(102))).await;
+    live.orders_in_step().await;
+    pair.simple(&format!("BEGIN; {}; SELECT 1 / 0", writes(103))).await;
+    pair.simple("ROLLBACK").await;
+    live.orders_in_step().await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }

@@ -187,7 +187,7 @@ async fn a_truncate_that_reaches_the_table_by_its_foreign_key_is_marked() {
     live.direct().await.batch_execute(ddl).await.unwrap();
     let client = live.client().await;
     client.batch_execute("BEGIN; TRUNCATE parent CASCADE").await.unwrap();
-    assert_eq!(text(&client, SEEN).await, "1");
+    assert_eq!(text(&client, super::marked::OWN_MARKS).await, "1");
     client.batch_execute("COMMIT").await.unwrap();
     assert_eq!(text(&client, "SELECT count(*) FROM orders").await, "0");
     live.orders_in_step().await;
