@@ -15,6 +15,8 @@ import pathlib
 import sys
 import time
 
+sys.dont_write_bytecode = True
+
 import node_suites
 import python_suites
 import rust_suites

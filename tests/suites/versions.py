@@ -4,6 +4,7 @@ that npm carries, one after the other. Exits with 1 when a test fails.
 
     tests/suites/versions.py                     # every version, the smoke
     tests/suites/versions.py 14 18               # some versions
+    tests/suites/versions.py --wide              # what docs/compatibility.md reports
     tests/suites/versions.py 17 -- --test it     # what cargo test is to run there
 
 The packages are installed once, into target/suites/postgres. They have the server alone: psql and
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import time
 
+sys.dont_write_bytecode = True
+
 from stand import Failure, cached, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -27,8 +30,9 @@ VERSIONS = {
     "17": "17.10.0-beta.17",
     "18": "18.4.0-beta.17",
 }
-# Messages, writes, reads, a whole migration with its catalog queries, check, and versions.
-SMOKE = ["--test", "it", "--", "wire::", "writes::", "reads::", "engine_", "versions::"]
+# A whole migration before each test; messages, protocol versions, marks and the check's catalogs.
+SMOKE = ["--test", "it", "--", "wire::", "versions::", "writes::marked", "engine_check"]
+WIDE = ["--test", "it", "--", "wire::", "versions::", "writes::", "reads::", "engine_"]
 
 
 def package():
@@ -59,6 +63,8 @@ def main():
     if "--" in words:
         at = words.index("--")
         words, arguments = words[:at], words[at + 1 :]
+    if "--wide" in words:
+        words, arguments = [word for word in words if word != "--wide"], WIDE
     unknown = [word for word in words if word not in VERSIONS]
     if unknown:
         raise Failure(f"no such version: {', '.join(unknown)}; there are {', '.join(VERSIONS)}")
