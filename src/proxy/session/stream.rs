@@ -211,7 +211,7 @@ impl Session {
 
     /// Whether an error goes on without being held: nothing is done with it, and it is long.
     pub(super) fn passes_error(&mut self, header: Header, out: &mut Out) -> bool {
-        let plain = self.in_marks_transaction.is_none() && self.error_is_plain();
+        let plain = self.marked.is_none() && self.error_is_plain();
         if header.frame_bytes <= ERROR_BYTES_MAX || !plain {
             return false;
         }

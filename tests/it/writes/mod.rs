@@ -99,7 +99,7 @@ const FORMS: &[&str] = &[
     "INSERT INTO orders (id, user_id) TABLE other",
     "INSERT INTO nowhere SELECT * FROM orders",
     "UPDATE other SET note = (SELECT note FROM orders WHERE orders.id = other.id) RETURNING *",
-    "INSERT INTO other SELECT id + 1000, id, 'from orders' FROM orders",
+    "INSERT INTO other SELECT id + 1000, id, 'from orders' FROM orders ORDER BY id",
     "DELETE FROM other USING orders WHERE other.orders_id = orders.id AND orders.id = 9999",
     "UPDATE orders SET total = 1 WHERE",
     "UPDATE orders SET",
