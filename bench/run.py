@@ -2,7 +2,8 @@
 """Side by side on one machine: Postgres direct, a bare TCP forwarder, pgbouncer (session mode, if
 it is installed) and pgsegue with a migration declared. Several rounds, the targets in turn; prints
 medians, spreads, ratios to the forwarder, and CPU microseconds of the proxy process per
-transaction.
+transaction (per megabyte for COPY, per statement in a pipeline's transaction of ten). Then memory
+per idle session, mirrored writes beside row triggers, and how fast a flip reaches busy clients.
 
     cargo build --release --bins --example forwarder && bench/run.py [--seconds 4] [--rounds 3]
 
@@ -10,10 +11,12 @@ Everything stays on 127.0.0.1; all processes end with the script. Needs Postgres
 $PG_BIN, on the PATH or under /usr/lib/postgresql. Run it as a user that is not root, or as root
 (Postgres then runs as the user postgres)."""
 
-import argparse, glob, json, os, pathlib, shutil, signal, socket, statistics, subprocess, sys
-import tempfile, time
+import argparse, glob, json, os, pathlib, resource, shutil, signal, socket, statistics, struct
+import subprocess, sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PGSEGUE = str(ROOT / "target/release/pgsegue")
+FORWARDER = str(ROOT / "target/release/examples/forwarder")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -84,6 +87,10 @@ class Machine:
             sys.exit(done.stderr)
         return done.stdout.strip()
 
+    def stream(self, port, sql, **streams):
+        subprocess.run([f"{self.bin}/psql", "-X", "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres",
+                        "-d", "app", "-c", sql], check=True, **streams)
+
     def pgbench(self, port, arguments):
         done = subprocess.run(
             [f"{self.bin}/pgbench", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
@@ -126,7 +133,7 @@ id = "id"
 total = "n::bigint"
 [migration.routing]
 dual_write = true
-reads = 0
+reads = {reads}
 dark_reads = 0
 """
 
@@ -149,36 +156,42 @@ begin
     return null;
 end $$;
 create trigger mirror after insert or update on trig for each row execute function mirror();
+create unlogged table bulk (a int, b text);
+insert into bulk select i, repeat('x', 90) from generate_series(1, 1000000) i;
 vacuum analyze
 """
+
+
+def pgbouncer(machine, mode):
+    port = free_port()
+    ini = os.path.join(machine.dir, f"{mode}.ini")
+    users = os.path.join(machine.dir, "users.txt")
+    pathlib.Path(users).write_text('"postgres" ""\n')
+    pathlib.Path(ini).write_text(
+        f"[databases]\n* = host=127.0.0.1 port={machine.port}\n[pgbouncer]\n"
+        f"listen_addr=127.0.0.1\nlisten_port={port}\nauth_type=trust\nauth_file={users}\npool_mode={mode}\n"
+        f"unix_socket_dir=\nmax_client_conn=12000\ndefault_pool_size=100\n")
+    machine.spawn([shutil.which("pgbouncer"), "-q", ini], postgres=True)
+    return port
 
 
 def targets(machine):
     found = {"direct": (machine.port, None)}
     port = free_port()
-    forwarder = ROOT / "target/release/examples/forwarder"
-    process = machine.spawn([str(forwarder), f"127.0.0.1:{port}", f"127.0.0.1:{machine.port}"])
+    process = machine.spawn([FORWARDER, f"127.0.0.1:{port}", f"127.0.0.1:{machine.port}"])
     found["forwarder"] = (port, process.pid)
     if shutil.which("pgbouncer"):
-        port = free_port()
-        ini = os.path.join(machine.dir, "pgbouncer.ini")
-        users = os.path.join(machine.dir, "users.txt")
-        pathlib.Path(users).write_text('"postgres" ""\n')
-        pathlib.Path(ini).write_text(
-            f"[databases]\n* = host=127.0.0.1 port={machine.port}\n[pgbouncer]\n"
-            f"listen_addr=127.0.0.1\nlisten_port={port}\nauth_type=trust\nauth_file={users}\npool_mode=session\n"
-            f"unix_socket_dir=\nmax_client_conn=300\ndefault_pool_size=100\n")
-        process = machine.spawn([shutil.which("pgbouncer"), "-q", ini], postgres=True)
-        found["pgbouncer"] = (port, process.pid)
+        port = pgbouncer(machine, "session")
+        found["pgbouncer"] = (port, machine.processes[-1].pid)
     port, admin = free_port(), free_port()
-    config = os.path.join(machine.dir, "pgsegue.toml")
-    pathlib.Path(config).write_text(CONFIG.format(listen=port, server=machine.port, admin=admin))
-    binary = str(ROOT / "target/release/pgsegue")
-    process = machine.spawn([binary, "serve", "--config", config])
+    machine.config = os.path.join(machine.dir, "pgsegue.toml")
+    machine.ports = {"listen": port, "server": machine.port, "admin": admin}
+    pathlib.Path(machine.config).write_text(CONFIG.format(**machine.ports, reads=0))
+    process = machine.spawn([PGSEGUE, "serve", "--config", machine.config])
     found["pgsegue"] = (port, process.pid)
     for port, _ in found.values():
         machine.wait(port)
-    subprocess.run([binary, "migration", "start", "hits_v2", "--config", config], check=True,
+    subprocess.run([PGSEGUE, "migration", "start", "hits_v2", "--config", machine.config], check=True,
                    stdout=subprocess.DEVNULL)
     return found
 
@@ -199,6 +212,129 @@ def cases(machine, seconds):
           + "\\endpipeline\n")]),
     ]
     return [(name, ["-n", "-T", str(seconds)] + arguments) for name, arguments in select + more]
+
+
+def migrated(machine, seconds):
+    """Statements on a migrated table that are not mirrored: what looking at them costs."""
+    for table in ("pgbench_accounts", "hits"):
+        column = "aid" if table == "pgbench_accounts" else "id"
+        for mode, text in (("simple", "select 1 from {} where {} = 5;\n"),
+                           ("prepared", "\\set id random(1, 100000)\nselect 1 from {} where {} = :id;\n")):
+            path = os.path.join(machine.dir, f"{table}-{mode}")
+            pathlib.Path(path).write_text(text.format(table, column))
+            name = "the migrated table" if table == "hits" else "another table"
+            yield f"read of {name}, {mode}", ["-n", "-M", mode, "-T", str(seconds), "-c", "8", "-f", path]
+
+
+COPY = {"out": "copy (select * from bulk) to stdout", "in": "copy bulk_in from stdin"}
+
+
+def copy(machine, port, pid, direction):
+    """Megabytes per second, CPU microseconds per megabyte."""
+    file = os.path.join(machine.dir, "bulk.copy")
+    if not os.path.exists(file):
+        with open(file, "wb") as out:
+            machine.stream(machine.port, COPY["out"], stdout=out)
+    machine.psql(machine.port, "drop table if exists bulk_in; create unlogged table bulk_in (a int, b text)")
+    before, begun = (cpu_us(pid) if pid else 0), time.monotonic()
+    if direction == "out":
+        machine.stream(port, COPY["out"], stdout=subprocess.DEVNULL)
+    else:
+        with open(file, "rb") as data:
+            machine.stream(port, COPY["in"], stdin=data)
+    took = time.monotonic() - begun
+    megabytes = os.path.getsize(file) / 1e6
+    return megabytes / took, ((cpu_us(pid) - before) / megabytes if pid else 0)
+
+
+def session(port, statement):
+    """A raw session that has run a statement."""
+    client = socket.create_connection(("127.0.0.1", port))
+    parameters = b"user\0postgres\0database\0app\0\0"
+    client.sendall(struct.pack("!ii", len(parameters) + 8, 196608) + parameters)
+    text = statement.encode() + b"\0"
+    for frame in (b"", b"Q" + struct.pack("!i", len(text) + 4) + text):
+        client.sendall(frame)
+        seen = b""
+        while not seen.endswith(b"Z\0\0\0\x05I"):
+            seen += client.recv(65536)
+    return client
+
+
+def resident_kib(pid):
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def idle(machine, count):
+    """Memory per idle session. pgbouncer in transaction mode behind both, for Postgres itself would
+    need a process for each."""
+    if not shutil.which("pgbouncer"):
+        return print("\nidle sessions: pgbouncer is not installed, so this is left out")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    behind = pgbouncer(machine, "transaction")
+    machine.wait(behind)
+    print(f"\n{count} idle sessions, each after one statement")
+    for name in ("forwarder", "pgsegue"):
+        port = free_port()
+        if name == "forwarder":
+            command = [FORWARDER, f"127.0.0.1:{port}", f"127.0.0.1:{behind}"]
+        else:
+            config = os.path.join(machine.dir, "idle.toml")
+            ports = {"listen": port, "server": behind, "admin": free_port()}
+            control = f"{behind}/app", f"{machine.port}/app"
+            text = CONFIG.format(**ports, reads=0).replace(*control)
+            pathlib.Path(config).write_text(text)
+            command = [PGSEGUE, "serve", "--config", config]
+        process = machine.spawn(command)
+        machine.wait(port)
+        clients = [session(port, "select 1") for _ in range(100)]
+        before = resident_kib(process.pid)
+        clients += [session(port, "select 1") for _ in range(count)]
+        each = (resident_kib(process.pid) - before) / count
+        print(f"  {name:10} {each:6.1f} KiB resident each", flush=True)
+        for client in clients:
+            client.close()
+
+
+def flip(machine, port, rounds):
+    """Reads of the migrated table by 32 clients, all from the shadow; the file says reads = 0. How long
+    after its rename a statement last went to the shadow, by the proxy's own counter."""
+    script = os.path.join(machine.dir, "flip")
+    pathlib.Path(script).write_text("\\set id random(1, 100000)\nselect n from hits where id = :id;\n")
+    url = f"http://127.0.0.1:{machine.ports['admin']}/metrics"
+    label = 'pgsegue_statements_total{kind="read",route="shadow"}'
+
+    def shadow_reads():
+        lines = urllib.request.urlopen(url).read().decode().splitlines()
+        return next((line.split()[-1] for line in lines if line.startswith(label)), "0")
+
+    def save(reads):
+        new = machine.config + ".new"
+        pathlib.Path(new).write_text(CONFIG.format(**machine.ports, reads=reads))
+        os.rename(new, machine.config)
+
+    took = []
+    for _ in range(rounds):
+        save(100)
+        load = machine.spawn([f"{machine.bin}/pgbench", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres",
+                              "-n", "-M", "prepared", "-c", "32", "-T", "4", "-f", script, "app"])
+        time.sleep(2)
+        first = shadow_reads()
+        time.sleep(0.2)
+        if shadow_reads() == first:
+            sys.exit("the shadow serves no reads: nothing to flip")
+        save(0)
+        begun = last = time.monotonic()
+        seen = shadow_reads()
+        while time.monotonic() - begun < 1:
+            now = shadow_reads()
+            if now != seen:
+                seen, last = now, time.monotonic()
+        took.append((last - begun) * 1000)
+        load.wait()
+    print(f"\nflip of 32 busy clients by the file: last statement to the shadow after "
+          f"{statistics.median(took):.1f} ms (of {rounds}: {', '.join(f'{t:.1f}' for t in sorted(took))})")
 
 
 def mirrored(machine, seconds):
@@ -233,30 +369,40 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases whose name contains one of these, between |")
+    parser.add_argument("--idle", type=int, default=5000, help="sessions to hold idle")
     options = parser.parse_args()
+    wanted = lambda name: any(part in name for part in options.only.split("|"))
     machine = Machine()
     try:
         machine.psql(machine.port, TABLES.rsplit(";", 1)[0])
         machine.psql(machine.port, "vacuum analyze")
         found = targets(machine)
         report = {}
-        for name, arguments in cases(machine, options.seconds):
-            if options.only not in name:
-                continue
-            seen = {target: [] for target in found}
+
+        def run(name, measure, among):
+            if not wanted(name):
+                return
+            seen = {target: [] for target in among}
             for _ in range(options.rounds):
-                for target, (port, pid) in found.items():
-                    seen[target].append(measure(machine, port, pid, arguments))
+                for target in among:
+                    seen[target].append(measure(*found[target]))
             report[name] = seen
             show(name, seen)
-        port, pid = found["pgsegue"]
+
+        for name, arguments in cases(machine, options.seconds):
+            run(name, lambda port, pid: measure(machine, port, pid, arguments), list(found))
+        for direction in COPY:
+            run(f"COPY {direction}, 1 client (MB)", lambda port, pid: copy(machine, port, pid, direction), list(found))
+        for name, arguments in migrated(machine, options.seconds):
+            run(name, lambda port, pid: measure(machine, port, pid, arguments), ["forwarder", "pgsegue"])
         for name, arguments in mirrored(machine, options.seconds):
-            if options.only not in name:
-                continue
-            seen = [measure(machine, port, pid, arguments) for _ in range(options.rounds)]
-            report[name] = {"pgsegue": seen}
-            show(name, report[name])
+            run(name, lambda port, pid: measure(machine, port, pid, arguments),
+                ["pgsegue"] if "pgsegue" in name else ["direct", "pgsegue"])
+        if wanted("flip"):
+            flip(machine, found["pgsegue"][0], options.rounds)
+        if wanted("idle"):
+            idle(machine, options.idle)
         path = pathlib.Path(tempfile.gettempdir()) / "pgsegue-bench.json"
         path.write_text(json.dumps(report))
         print(f"raw figures: {path}")

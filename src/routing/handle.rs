@@ -1,7 +1,7 @@
 //! Publishing and loading routes, and knowing when nobody works under old ones any more.
 
 use super::routes::Routes;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ const IDLE: u64 = u64::MAX;
 /// The routes of this process. Cheap to share.
 #[derive(Debug)]
 pub struct Handle {
-    routes: ArcSwap<Routes>,
+    routes: Arc<ArcSwap<Routes>>,
     // A std mutex: held for a map operation, never over an await.
     sessions: Mutex<HashMap<u64, Arc<AtomicU64>>>,
     next_session: AtomicU64,
@@ -19,9 +19,9 @@ pub struct Handle {
 
 /// One session's place in the registry: the epoch of its oldest statement that has not been
 /// answered. Dropping it leaves the registry.
-#[derive(Debug)]
 pub struct InFlight {
     handle: Arc<Handle>,
+    seen: Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>,
     id: u64,
     oldest: Arc<AtomicU64>,
 }
@@ -30,7 +30,7 @@ impl Handle {
     /// A handle with the given first routes.
     pub fn new(routes: Routes) -> Arc<Self> {
         Arc::new(Self {
-            routes: ArcSwap::from_pointee(routes),
+            routes: Arc::new(ArcSwap::from_pointee(routes)),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
         })
@@ -57,7 +57,8 @@ impl Handle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, Arc::clone(&oldest));
-        InFlight { handle: Arc::clone(self), id, oldest }
+        let seen = Cache::new(Arc::clone(&self.routes));
+        InFlight { handle: Arc::clone(self), seen, id, oldest }
     }
 
     /// Whether every session has got the replies of all statements decided before `epoch`.
@@ -81,9 +82,15 @@ impl InFlight {
         }
     }
 
-    /// The routes for one more statement while older ones are in flight.
-    pub fn another(&self) -> Arc<Routes> {
-        self.handle.load()
+    /// The routes for one more statement while older ones are in flight: what was announced for
+    /// those holds a barrier off, so looking without a fence will do.
+    pub fn another(&mut self) -> Arc<Routes> {
+        Arc::clone(self.seen.load())
+    }
+
+    /// The generation of the routes that [`Self::another`] gives.
+    pub fn generation(&mut self) -> u64 {
+        self.seen.load().generation
     }
 
     /// The oldest unanswered statement is now one of this epoch.
@@ -105,6 +112,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.handle.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InFlight").field("id", &self.id).field("oldest", &self.oldest).finish()
     }
 }
 

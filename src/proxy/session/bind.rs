@@ -13,12 +13,11 @@ use crate::wire::{build, frontend};
 use std::sync::Arc;
 
 impl Session {
-    /// Whether a statement concerns no migrated table, by the targets of now.
-    pub(super) fn is_plain(&self, name: &[u8]) -> bool {
+    /// Whether a statement concerns no migrated table, by the targets of this generation.
+    pub(super) fn is_plain(&self, name: &[u8], generation: u64) -> bool {
         if self.names.hidden_writes || self.is_uncertain(name) {
             return false;
         }
-        let generation = self.context.routes.load().generation;
         self.names.statement(name).is_some_and(|s| {
             s.known.0 == generation
                 && matches!(s.known.1, Known::Plain)

@@ -106,7 +106,8 @@ impl Session {
         }
         let body = rest.get(5..rest.len().min(header.frame_bytes)).unwrap_or_default();
         let Some(bind) = frontend::bind(body) else { return false };
-        if !self.is_plain(bind.statement) {
+        let generation = self.flight.generation();
+        if !self.is_plain(bind.statement, generation) {
             return false;
         }
         let _epoch = self.routes();

@@ -63,7 +63,8 @@ impl Session {
         let same = |s: &Prepared| {
             s.known.0 == routes.generation && *s.sql == *view.sql && *s.types == *view.types
         };
-        self.names.statement(view.name).is_some_and(same) && self.is_plain(view.name)
+        self.names.statement(view.name).is_some_and(same)
+            && self.is_plain(view.name, routes.generation)
     }
 
     fn put_statement(

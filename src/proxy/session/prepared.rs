@@ -135,11 +135,67 @@ impl Portal {
     }
 }
 
+/// Things by name. The one without a name has a place of its own: most drivers use it for every
+/// statement, and finding it by its hash would be a good part of what a frame costs.
+#[derive(Debug)]
+struct ByName<T> {
+    unnamed: Option<T>,
+    named: HashMap<Box<[u8]>, T, foldhash::fast::RandomState>,
+}
+
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self { unnamed: None, named: HashMap::default() }
+    }
+}
+
+impl<T> ByName<T> {
+    fn get(&self, name: &[u8]) -> Option<&T> {
+        match counting(name) {
+            [] => self.unnamed.as_ref(),
+            name => self.named.get(name),
+        }
+    }
+
+    fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
+        match counting(name) {
+            [] => self.unnamed.as_mut(),
+            name => self.named.get_mut(name),
+        }
+    }
+
+    fn put(&mut self, name: &[u8], value: T) -> Option<T> {
+        match self.get_mut(name) {
+            Some(slot) => Some(std::mem::replace(slot, value)),
+            None if name.is_empty() => self.unnamed.replace(value),
+            None => self.named.insert(counting(name).into(), value),
+        }
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        match counting(name) {
+            [] => self.unnamed = None,
+            name => drop(self.named.remove(name)),
+        }
+    }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.unnamed.iter_mut().chain(self.named.values_mut())
+    }
+
+    fn clear(&mut self) {
+        self.unnamed = None;
+        if !self.named.is_empty() {
+            self.named.clear();
+        }
+    }
+}
+
 /// All statements and portals of a session.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    statements: HashMap<Box<[u8]>, Prepared, foldhash::fast::RandomState>,
-    portals: HashMap<Box<[u8]>, Portal, foldhash::fast::RandomState>,
+    statements: ByName<Prepared>,
+    portals: ByName<Portal>,
     next_id: u64,
     /// SQL-level PREPARE has hidden a write behind a name.
     pub(super) hidden_writes: bool,
@@ -154,21 +210,21 @@ impl Names {
     }
 
     pub(super) fn statement(&self, name: &[u8]) -> Option<&Prepared> {
-        self.statements.get(counting(name))
+        self.statements.get(name)
     }
 
     pub(super) fn statement_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
-        self.statements.get_mut(counting(name))
+        self.statements.get_mut(name)
     }
 
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Option<Prepared> {
-        self.statements.insert(counting(name).into(), statement)
+        self.statements.put(name, statement)
     }
 
     /// Forgets a statement, unless the name stands for another by now.
     pub(super) fn close(&mut self, name: &[u8], id: u64) {
         if self.statement(name).is_some_and(|s| s.id == id) {
-            self.statements.remove(counting(name));
+            self.statements.remove(name);
         }
     }
 
@@ -207,26 +263,21 @@ impl Names {
     }
 
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
-        self.portals.get(counting(name))
+        self.portals.get(name)
     }
 
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
-        match self.portals.get_mut(counting(name)) {
-            Some(slot) => *slot = portal,
-            None => {
-                self.portals.insert(counting(name).into(), portal);
-            }
-        }
+        self.portals.put(name, portal);
     }
 
     pub(super) fn portal_has_run(&mut self, name: &[u8]) {
-        if let Some(portal) = self.portals.get_mut(counting(name)) {
+        if let Some(portal) = self.portals.get_mut(name) {
             portal.has_run = true;
         }
     }
 
     pub(super) fn close_portal(&mut self, name: &[u8]) {
-        self.portals.remove(counting(name));
+        self.portals.remove(name);
     }
 
     /// A transaction has ended: its portals are gone.
