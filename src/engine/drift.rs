@@ -122,7 +122,7 @@ impl Worker {
             return self.no_fit(phase, to, blockers.join("\n")).await;
         }
         if let Err(error) = install::replace(self.client().await?, &shape).await {
-            if error.sqlstate().is_none() {
+            if !error.is_verdict() {
                 return Err(error);
             }
             let reason = format!("the functions cannot be installed: {error}");

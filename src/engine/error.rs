@@ -97,10 +97,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// The SQLSTATE, when the server gave one.
-    pub(crate) fn sqlstate(&self) -> Option<&str> {
+    /// Whether the server said no for a reason that stays until somebody does something.
+    pub(crate) fn is_verdict(&self) -> bool {
         match self {
-            Self::Postgres(error) => error.code().map(tokio_postgres::error::SqlState::code),
+            Self::Postgres(error) => crate::pg::is_about_data(error),
             Self::Busy { .. }
             | Self::Install { .. }
             | Self::Undeclared { .. }
@@ -110,7 +110,7 @@ impl Error {
             | Self::NotNow { .. }
             | Self::Shape(_)
             | Self::Journal { .. }
-            | Self::Overtaken { .. } => None,
+            | Self::Overtaken { .. } => false,
         }
     }
 }

@@ -291,7 +291,7 @@ impl Worker {
             return Ok(Duration::ZERO);
         }
         if let Err(error) = install::functions(self.client().await?, &shape).await {
-            if error.sqlstate().is_none() {
+            if !error.is_verdict() {
                 return Err(error);
             }
             self.block(phase, format!("the functions cannot be installed: {error}")).await?;

@@ -324,6 +324,30 @@ async fn a_blocker_says_what_to_do_and_resume_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_install_that_waits_for_another_one_is_tried_again() {
+    let db = database().await;
+    let migration = orders(&db, 10).await;
+    let running = run(&db, &migration, 0.0).await;
+    let control = Control::connect(&db.config()).await.unwrap();
+    let other = db.another().await;
+    other.batch_execute("SELECT pg_advisory_lock(1885827941, 1)").await.unwrap();
+    control.start("orders_v2", "a test").await.unwrap();
+    let mut waits = std::collections::BTreeSet::new();
+    until("the worker has waited twice", async || {
+        let sql = "SELECT a.xact_start::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                   WHERE l.locktype = 'advisory' AND NOT l.granted AND l.objid = 1 \
+                   AND a.datname = current_database()";
+        let rows = db.client.query(sql, &[]).await.unwrap();
+        waits.extend(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
+        waits.len() > 1
+    })
+    .await;
+    other.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    until_phase(&control, "ready").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poison_key_blocks_the_first_verify_and_is_named() {
     let db = database().await;
     let mut migration = orders(&db, 50).await;

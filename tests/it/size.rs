@@ -160,6 +160,7 @@ async fn what_is_too_long_to_be_held_is_marked_or_refused() {
     };
     // The engine's verify takes a mark away: hold it back.
     live.cli(&["migration", "pause", "orders_v2"]);
+    live.until_phase("orders_v2", "paused").await;
     let done = |said: &[String]| said.iter().any(|m| m == "C INSERT 0 1");
     assert!(done(&raw.exchange(&query(&insert(101)), 1).await));
     assert_eq!(reasons().await, "it is longer than sql_buffer_bytes_max");
