@@ -49,7 +49,9 @@ impl Session {
             }
             None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
             Some(Known::Unreadable(why)) => self.bind_unseen(frame, &bind, why, &routes, out),
-            Some(Known::Plain) => self.bind_form(frame, &bind, None, FormKey::Original, out),
+            Some(Known::Plain) => {
+                self.bind_form(frame, &bind, (None, FormKey::Original), Portal::plain(), out)
+            }
             Some(Known::Understood(u)) => self.bind_understood(frame, &bind, &u, &routes, out),
         }
     }
@@ -86,9 +88,9 @@ impl Session {
 
     fn pass_bind(&mut self, frame: &[u8], portal: &[u8], what: Portal, out: &mut Out) -> Flow {
         self.retry.give_up();
-        self.names.put_portal(portal, what);
+        let bound = self.names.put_portal(portal, what);
         out.to_server.extend_from_slice(frame);
-        self.replies.push_back(Expect::Bind(Reply::Forward));
+        self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
     }
 
@@ -172,8 +174,7 @@ impl Session {
             }
         };
         self.note_bind_for_retry(&portal, frame);
-        self.names.put_portal(bind.portal, portal);
-        self.bind_form(frame, bind, Some(&case), key, out)
+        self.bind_form(frame, bind, (Some(&case), key), portal, out)
     }
 
     pub(super) fn counted_marks(&self, marks: Marks) -> Arc<Marks> {
@@ -249,13 +250,11 @@ impl Session {
         &mut self,
         frame: &[u8],
         bind: &frontend::Bind<'_>,
-        case: Option<&Case<'_>>,
-        key: FormKey,
+        (case, key): (Option<&Case<'_>>, FormKey),
+        portal: Portal,
         out: &mut Out,
     ) -> Flow {
-        if case.is_none() {
-            self.names.put_portal(bind.portal, Portal::plain());
-        }
+        let bound = self.names.put_portal(bind.portal, portal);
         let target = self.prepare_form(bind.statement, case, key, out).map(|(name, _)| name);
         let name = target.unwrap_or_else(|| bind.statement.into());
         let mirrored = matches!(key, FormKey::Mirrored(..));
@@ -266,7 +265,7 @@ impl Session {
                 build::rebind(&mut out.to_server, bind.portal, &name, &values, &formats);
             }
         }
-        self.replies.push_back(Expect::Bind(Reply::Forward));
+        self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
     }
 

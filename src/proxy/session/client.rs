@@ -111,8 +111,8 @@ impl Session {
             return false;
         }
         let _epoch = self.routes();
-        self.names.put_portal(bind.portal, super::prepared::Portal::plain());
-        self.replies.push_back(Expect::Bind(Reply::Forward));
+        let bound = self.names.put_portal(bind.portal, super::prepared::Portal::plain());
+        self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         self.retry.give_up();
         true
     }

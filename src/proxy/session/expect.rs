@@ -1,7 +1,7 @@
 //! The queue of expected replies: for every frame that was sent, what comes back and what is done
 //! with it.
 
-use super::prepared::{Portal, Undo};
+use super::prepared::{Bound, Portal, Undo};
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
 use crate::sql::write::{Layout, Verb};
@@ -17,8 +17,8 @@ pub(super) enum Expect {
     Startup,
     /// `1`
     Parse(Reply, Option<Box<Undo>>),
-    /// `2`
-    Bind(Reply),
+    /// `2`; what the name of its portal stood for before
+    Bind(Reply, Option<Box<Bound>>),
     /// `t` (of a statement), then `T` or `n`
     Describe(Reply, Rows),
     /// `D… C`, `I` or `s`; a COPY
@@ -117,7 +117,7 @@ impl Expect {
     pub(super) fn swallow(&mut self) {
         match self {
             Self::Parse(reply, _)
-            | Self::Bind(reply)
+            | Self::Bind(reply, _)
             | Self::Describe(reply, _)
             | Self::Execute(reply, _)
             | Self::Close(reply, _)

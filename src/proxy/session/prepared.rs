@@ -122,6 +122,14 @@ pub(super) struct Portal {
     pub(super) has_run: bool,
 }
 
+/// A portal that the server has been asked for. Should it not make it, the name stands for
+/// what it stood for before: a failed transaction has room for no more than the server has.
+#[derive(Debug)]
+pub(super) struct Bound {
+    name: Box<[u8]>,
+    previous: Option<Portal>,
+}
+
 /// Migrations that a statement may change in a way that is not understood.
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -266,8 +274,28 @@ impl Names {
         self.portals.get(name)
     }
 
-    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
-        self.portals.put(name, portal);
+    /// A Bind is sent; returns what to do if it fails. The unnamed portal is only one, and as a rule
+    /// not worth keeping what it was: but no mark is to be lost.
+    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
+        let previous = self.portals.put(name, portal);
+        let marked = previous.as_ref().is_some_and(|p| p.marks.is_some());
+        (marked || !name.is_empty()).then(|| Box::new(Bound { name: name.into(), previous }))
+    }
+
+    /// A Bind has failed, and those behind it were skipped.
+    pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
+        for bound in failed.into_iter().rev() {
+            match bound.previous {
+                Some(previous) => drop(self.portals.put(&bound.name, previous)),
+                None => self.portals.remove(&bound.name),
+            }
+        }
+    }
+
+    /// How many portals there are.
+    #[cfg(test)]
+    pub(super) fn portals(&mut self) -> usize {
+        self.portals.values_mut().count()
     }
 
     pub(super) fn portal_has_run(&mut self, name: &[u8]) {

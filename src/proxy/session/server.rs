@@ -166,7 +166,7 @@ impl Session {
         }
         let Some(mut front) = self.replies.pop_front() else { return Fate::Forward };
         let fate = match &mut front {
-            Expect::Parse(reply, _) | Expect::Bind(reply) => Self::fate(*reply),
+            Expect::Parse(reply, _) | Expect::Bind(reply, _) => Self::fate(*reply),
             Expect::Close(reply, closed) => {
                 if let Some(closed) = closed.take() {
                     self.names.close(&closed.0, closed.1);
@@ -434,8 +434,10 @@ impl Session {
             Some(_) => {}
         }
         let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
+        let mut unbound = Vec::new();
         while let Some(front) = self.replies.front_mut() {
             if let Expect::Sync(reply) = front {
+                self.names.unbind(unbound);
                 // The client has the error of what it waits for; the Sync of ours ends its query.
                 if given == Given::Yes && *reply == Reply::Swallow && waits {
                     *reply = Reply::Forward;
@@ -443,10 +445,13 @@ impl Session {
                 }
                 return;
             }
-            if let Some(Expect::Parse(_, Some(undo))) = self.replies.pop_front() {
-                self.take_back(*undo);
+            match self.replies.pop_front() {
+                Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
+                Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
+                _ => {}
             }
         }
+        self.names.unbind(unbound);
         match self.hold.take() {
             Some(Hold::Mark) => {
                 self.marked = None;

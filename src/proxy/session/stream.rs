@@ -162,10 +162,10 @@ impl Session {
             Decision::Marked(marks) => portal.marks = Some(self.counted_marks(marks)),
             _ => {}
         }
-        self.names.put_portal(bind.portal, portal);
+        let bound = self.names.put_portal(bind.portal, portal);
         let target = self.original_form(bind.statement, out);
         let target = target.unwrap_or_else(|| bind.statement.into());
-        self.replies.push_back(Expect::Bind(Reply::Forward));
+        self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         let done = HEADER_BYTES + bind.portal.len() + bind.statement.len() + 2;
         push_bind_head(&mut out.to_server, (header, bind), &target);
         Ok(self.rest_passes(header, done))

@@ -540,3 +540,20 @@ fn a_relayed_frame_allocates_nothing() {
     let data = frame(b'd', &[b'x'; 1_000]);
     assert_eq!(allocations(&mut peer, &data.repeat(100), b""), 0);
 }
+
+#[test]
+fn portals_that_a_failed_transaction_refuses_are_not_kept() {
+    let mut peer = Peer::mirrored();
+    peer.client(&frames(&[(b'Q', b"BEGIN\0")]));
+    peer.server(&frames(&[(b'C', b"BEGIN\0"), (b'Z', b"T")]));
+    peer.client(&frames(&[(b'B', b"kept\0s\0\0\0\0\0\0\0"), SYNC]));
+    peer.server(&frames(&[(b'2', b""), (b'Z', b"T")]));
+    for n in 0..100 {
+        let name = |of: &str| format!("{of}{n}\0s\0\0\0\0\0\0\0").into_bytes();
+        let sent = [frame(b'B', &name("p")), frame(b'B', &name("q")), frame(b'S', b"")];
+        assert_eq!(peer.client(&sent.concat()), sent.concat());
+        let error = frames(&[(b'E', b"C25P02\0\0"), (b'Z', b"E")]);
+        assert_eq!(peer.server(&error), error);
+    }
+    assert_eq!(peer.session.names.portals(), 1);
+}
