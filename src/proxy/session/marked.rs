@@ -108,7 +108,10 @@ impl Session {
             (b'1' | b'2' | b'3' | b'D' | b'C' | b'I', Some(Expect::Commit)) => return Kept::Yes,
             // The commit failed.
             (b'E', Some(Expect::Commit)) => marked.kept.clear(),
-            (b'G', Some(Expect::Query(_))) => self.marked_copy(Copying::Begins),
+            (b'G', Some(Expect::Query(_))) => {
+                out.to_client.append(&mut marked.kept);
+                self.marked_copy(Copying::Begins);
+            }
             // Another statement of the text.
             (_, Some(Expect::Query(_))) => out.to_client.append(&mut marked.kept),
             _ => {}
