@@ -99,7 +99,10 @@ fn may_leave_source(route: &Route) -> bool {
 impl Session {
     /// Decides one statement. The session's facts are known, or not needed.
     pub(super) fn decide(&mut self, case: &Case<'_>) -> Decision {
+        let unsure = |why| Self::decide_unsure(case, why);
         match &case.statement.class {
+            Class::Write(..) if self.cannot_ask(case) => unsure("a write in a failed transaction"),
+            Class::Unclassified(why) if self.cannot_ask(case) => unsure(why),
             Class::Passthrough => Decision::Original(None),
             Class::Write(target, _) => self.decide_write(case, *target),
             Class::Read(read) => {
@@ -143,6 +146,12 @@ impl Session {
         }
     }
 
+    /// Whether the facts are not good enough, and cannot be asked for: a failed transaction answers
+    /// nothing. What is not known to end it may.
+    fn cannot_ask(&self, case: &Case<'_>) -> bool {
+        self.has_failed() && case.needs_facts() && self.facts_are_stale(case)
+    }
+
     fn facts_mean(&self, name: crate::sql::statement::Name) -> bool {
         self.facts.as_ref().is_none_or(|f| f.means(name))
     }
@@ -181,9 +190,18 @@ impl Session {
         Decision::Mirrored(Arc::clone(route), mode)
     }
 
-    pub(super) fn decide_unclassified(&self, case: &Case<'_>, why: &'static str) -> Decision {
-        let named =
-            |target: usize| case.statement.names.is_empty() || self.names_mean_it(case, target);
+    fn decide_unclassified(&self, case: &Case<'_>, why: &'static str) -> Decision {
+        Self::decide_named(case, why, |target| self.names_mean_it(case, target))
+    }
+
+    /// As for a statement that is not understood, where it is not known what names mean.
+    pub(super) fn decide_unsure(case: &Case<'_>, why: &'static str) -> Decision {
+        let spelled = |target| case.statement.names.iter().any(|n| n.target == target);
+        Self::decide_named(case, why, spelled)
+    }
+
+    fn decide_named(case: &Case<'_>, why: &'static str, means: impl Fn(usize) -> bool) -> Decision {
+        let named = |target: usize| case.statement.names.is_empty() || means(target);
         let concerned: Vec<_> = case
             .routes
             .routes

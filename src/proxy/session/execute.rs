@@ -66,7 +66,7 @@ impl Session {
                 ServedBy::Shadow(..) => self.count("shadow", "read"),
                 ServedBy::Source => {}
             },
-            Rows::Plain | Rows::Undescribed | Rows::Refused(_) => {}
+            _ => {}
         }
     }
 

@@ -62,6 +62,10 @@ pub(super) enum Rows {
     Read(Box<ReadRows>),
     /// Those of a statement that fails on purpose: its error becomes this one.
     Refused(Box<Report>),
+    /// Those of a mark within the client's text: they are ours.
+    Mark(Arc<Form>),
+    /// Those of the client's own statement, in a text that is not its own everywhere.
+    Among(Arc<Form>),
 }
 
 /// A mirrored write in flight.
@@ -147,6 +151,7 @@ impl Rows {
                 ServedBy::Shadow(form, _) => Some(form),
                 ServedBy::Source => None,
             },
+            Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Plain | Self::Undescribed | Self::Refused(_) => None,
         }
     }
@@ -154,9 +159,9 @@ impl Rows {
     /// Whether rows go on as they come, with nothing to be noted.
     pub(super) fn rows_pass(&self) -> bool {
         match self {
-            Self::Plain | Self::Undescribed | Self::Refused(_) => true,
+            Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
-            Self::Mirrored(_) => false,
+            Self::Mirrored(_) | Self::Mark(_) => false,
         }
     }
 
@@ -169,7 +174,12 @@ impl Rows {
     pub(super) fn verb(&self) -> Option<&'static str> {
         match self {
             Self::Mirrored(m) => Some(m.verb.as_str()),
-            Self::Plain | Self::Undescribed | Self::Read(_) | Self::Refused(_) => None,
+            Self::Plain
+            | Self::Undescribed
+            | Self::Read(_)
+            | Self::Refused(_)
+            | Self::Mark(_)
+            | Self::Among(_) => None,
         }
     }
 

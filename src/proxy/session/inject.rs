@@ -3,7 +3,6 @@
 use super::expect::{Expect, Reply, Rows};
 use super::marked::End;
 use super::prepared::Marks;
-use super::query::Isolated;
 use super::transaction::Facts;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
@@ -15,8 +14,20 @@ use std::sync::Arc;
 /// replaced on its way back.
 pub(super) const REFUSED_SQL: &str = "refused by pgsegue";
 
+/// First in a transaction of a mark alone: by default it may be read only. It is no SET LOCAL, which
+/// the server would give a warning for; it lasts for the transaction nevertheless.
+pub(super) const WRITABLE: &str = "SET transaction_read_only = off";
+
 const FACTS: &str = "pgsegue facts";
 const MARK: &str = "pgsegue mark";
+
+/// Whether a mark goes in a transaction of its own, before the text: one that begins with
+/// transaction control must not begin behind another statement of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isolated {
+    No,
+    Yes,
+}
 
 impl Session {
     /// Asks for the session's facts; the client's frames wait.
@@ -47,6 +58,10 @@ impl Session {
         out: &mut Out,
     ) -> super::Flow {
         self.close_gates(marks);
+        if isolated == Isolated::Yes && self.is_idle() {
+            build::run_once(&mut out.to_server, MARK, WRITABLE);
+            self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
+        }
         build::run_once(&mut out.to_server, MARK, &mark_sql(marks, isolated));
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
@@ -70,7 +85,14 @@ impl Session {
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
     }
 
-    fn close_gates(&mut self, marks: &Marks) {
+    /// Marks migrations behind a simple query, if it has ended the failed transaction that it was
+    /// sent in.
+    pub(super) fn mark_behind(&mut self, marks: &Marks) {
+        self.close_gates(marks);
+        self.will_be_marked(End::Mark(mark_sql(marks, Isolated::No)));
+    }
+
+    pub(super) fn close_gates(&mut self, marks: &Marks) {
         for route in &marks.routes {
             self.transaction.has_recorded(route.gate.dirty_in_transaction());
             tracing::warn!(
@@ -94,6 +116,11 @@ impl Session {
         build::sync(&mut out.to_server);
         self.replies.push_back(Expect::Sync(Reply::Swallow));
     }
+}
+
+/// The mark as a statement of its own, for its place before a statement of the client's.
+pub(super) fn mark_before(marks: &Marks) -> String {
+    format!("{}; ", mark_sql(marks, Isolated::No))
 }
 
 /// In the transaction of the statement itself there is nothing to mark if it is read only: the

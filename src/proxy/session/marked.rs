@@ -7,6 +7,8 @@
 //! * The mark was a transaction of its own, before a text with transaction control. It may have
 //!   been worked off by now, so there has to be another: in the transaction that the text has left
 //!   open, or after the one that it has committed.
+//! * There was no mark, since the transaction had failed, and the text was not read: if it has left
+//!   that transaction, the mark comes behind it.
 
 use super::expect::Expect;
 use super::server::Fate;
@@ -95,8 +97,10 @@ impl Session {
         let Some(marked) = &mut self.marked else { return Kept::No };
         match (tag, self.replies.front()) {
             (b'Z', Some(Expect::Query(_))) => {
-                if let Some(last) = marked.last_statement(body) {
-                    build::run_once(&mut out.to_server, END, &last);
+                if let Some(statements) = marked.last_statements(body) {
+                    for sql in statements {
+                        build::run_once(&mut out.to_server, END, &sql);
+                    }
                     build::sync(&mut out.to_server);
                     self.replies.pop_front();
                     self.replies.push_front(Expect::Commit);
@@ -154,14 +158,17 @@ impl Session {
 
 impl MarkedQuery {
     /// What is to be run before the client gets this ReadyForQuery.
-    fn last_statement(&mut self, ready: &[u8]) -> Option<String> {
+    fn last_statements(&mut self, ready: &[u8]) -> Option<Vec<String>> {
         match (std::mem::replace(&mut self.end, End::Commit), backend::ready_for_query(ready)?) {
             // A Sync alone would not do: the server commits with it only what some message since
             // the last ReadyForQuery has taken up.
-            (End::Commit, TransactionStatus::InTransaction) => Some(String::new()),
+            (End::Commit, TransactionStatus::InTransaction) => Some(vec![String::new()]),
             // What the text has done is undone.
             (End::Commit, _) | (End::Mark(_), TransactionStatus::Failed) => None,
-            (End::Mark(sql), _) => Some(sql),
+            (End::Mark(sql), TransactionStatus::InTransaction) => Some(vec![sql]),
+            (End::Mark(sql), TransactionStatus::Idle) => {
+                Some(vec![super::inject::WRITABLE.to_owned(), sql])
+            }
         }
     }
 }

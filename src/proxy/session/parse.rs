@@ -101,8 +101,7 @@ impl Session {
     /// Whether the facts that this statement needs have to be asked for first.
     pub(super) fn lacks_facts(&self, case: &Case<'_>) -> bool {
         let stale = self.facts_are_stale(case);
-        let failed = self.status == crate::wire::backend::TransactionStatus::Failed;
-        stale && !failed && !self.retry.forces_source() && case.needs_facts()
+        stale && !self.has_failed() && !self.retry.forces_source() && case.needs_facts()
     }
 
     /// The form that a Bind right now would ask for. It decides nothing: the Bind does.

@@ -167,7 +167,7 @@ impl Session {
         use super::expect::{Rows, ServedBy};
         let on_shadow = match &portal.rows {
             Rows::Read(read) => matches!(read.served_by, ServedBy::Shadow(..)),
-            Rows::Plain | Rows::Undescribed | Rows::Mirrored(_) | Rows::Refused(_) => false,
+            _ => false,
         };
         let in_block = !matches!(self.transaction.block, super::transaction::Block::None);
         match self.retry.state {

@@ -173,8 +173,11 @@ impl Session {
                 }
                 Self::fate(*reply)
             }
-            Expect::Describe(Reply::Swallow, _) | Expect::Execute(Reply::Swallow, _) => {
+            Expect::Execute(Reply::Swallow, Rows::Plain) => {
                 self.mark_is_written(tag);
+                Fate::Swallow
+            }
+            Expect::Describe(Reply::Swallow, _) | Expect::Execute(Reply::Swallow, _) => {
                 Fate::Swallow
             }
             Expect::Describe(_, rows) | Expect::Execute(_, rows) => {
@@ -241,7 +244,8 @@ impl Session {
     ) -> Fate {
         match rows {
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
-            Rows::Plain | Rows::Undescribed | Rows::Refused(_) => Fate::Forward,
+            Rows::Mark(_) => Fate::Swallow,
+            Rows::Plain | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => Fate::Forward,
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
         }

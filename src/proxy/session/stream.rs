@@ -80,6 +80,7 @@ impl Session {
             self.in_group = false;
             return self.rest_is_dropped(header);
         }
+        let fails = self.is_surely_failed();
         let routes = self.routes();
         if routes.routes.is_empty() {
             let understander = self.context.understander(&routes);
@@ -89,7 +90,7 @@ impl Session {
         }
         self.retry.give_up();
         self.facts = None;
-        match self.query_unseen((&[], head), &routes, TOO_LONG, out) {
+        match self.query_unseen((&[], head, fails), &routes, TOO_LONG, out) {
             Flow::Hold => Streamed::Wait,
             Flow::Done => match self.replies.back() {
                 Some(Expect::Query(rows)) if matches!(rows.front(), Some(Rows::Refused(_))) => {

@@ -86,6 +86,11 @@ impl Transaction {
         stateful
     }
 
+    /// Whether its end may change what names mean.
+    pub(super) fn is_stateful(&self) -> bool {
+        self.stateful
+    }
+
     /// The server says that a block is open; if no statement seen has opened it, nothing is known
     /// of it.
     pub(super) fn is_open(&mut self, routes: &Arc<Routes>) {

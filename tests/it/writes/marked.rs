@@ -1,7 +1,7 @@
 //! A text that is marked, alone in a simple query: mark and text are one transaction, and it is
 //! over when the client has its answer, on every version of Postgres.
 
-use crate::live::raw::query;
+use crate::live::raw::{frame, query};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
 /// The marks that the session's own transaction has written.
@@ -42,6 +42,12 @@ async fn a_marked_text_is_committed_when_it_is_answered() {
         pair.simple(&sql).await;
         live.orders_in_step().await;
     }
+    // The client sends the data when it has the answers up to there.
+    let copy = [query(&format!("{}; COPY orders FROM STDIN; SELECT 3", writes(105)))];
+    let data = [frame(b'd', b"60\t1\t1\tcopied\tx60\n"), frame(b'c', b"")];
+    pair.exchange("a COPY behind another statement", &[copy.concat(), data.concat()].concat(), 1)
+        .await;
+    live.orders_in_step().await;
     let several = [writes(104), "SELECT txid_current_if_assigned()".to_owned(), writes(666)];
     let frames: Vec<u8> = several.iter().flat_map(|sql| query(sql)).collect();
     pair.exchange("a pipeline", &frames, several.len()).await;

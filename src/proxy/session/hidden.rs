@@ -1,0 +1,53 @@
+//! EXECUTE in SQL: it may run a write that SQL-level PREPARE has hidden behind a name.
+
+use crate::proxy::context::Known;
+use crate::sql::statement::{Class, Effect, Statement, changes_no_row};
+use std::sync::Arc;
+
+const WHY: &str = "EXECUTE of a prepared write";
+
+/// Whether a text may run what a name stands for.
+pub(super) fn may_execute(sql: &[u8]) -> bool {
+    says_execute(sql) && !changes_no_row(sql)
+}
+
+fn says_execute(sql: &[u8]) -> bool {
+    sql.windows(7).any(|w| w.eq_ignore_ascii_case(b"execute"))
+}
+
+/// Whether one text prepares a write in SQL and goes on: what follows may execute it.
+pub(super) fn prepares_and_executes(known: &Known) -> bool {
+    match known {
+        Known::Understood(u) => {
+            u.statements.len() > 1 && u.statements.iter().any(|s| s.effect == Effect::PreparesWrite)
+        }
+        Known::Plain | Known::Unreadable(_) => false,
+    }
+}
+
+/// What such a text means: of several statements, those that may run it can be told.
+pub(super) fn executes(sql: &[u8], known: &Known) -> Known {
+    let Known::Understood(u) = known else { return Known::Unreadable(WHY) };
+    if u.statements.len() < 2 {
+        return Known::Unreadable(WHY);
+    }
+    let mut understood = u.as_ref().clone();
+    for statement in &mut understood.statements {
+        let text = sql.get(statement.at.clone()).unwrap_or_default();
+        if may_execute(text) {
+            may_write(statement);
+        }
+    }
+    Known::Understood(Arc::new(understood))
+}
+
+fn may_write(statement: &mut Statement) {
+    if !matches!(statement.class, Class::Ddl(_)) {
+        statement.class = Class::Unclassified(WHY);
+        // Whatever table.
+        statement.names = Vec::new();
+    }
+    if statement.effect == Effect::None {
+        statement.effect = Effect::State;
+    }
+}

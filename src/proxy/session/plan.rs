@@ -1,0 +1,195 @@
+//! What is sent for the text of a simple query: every statement decided, the rewritten ones and the
+//! marks put into their places.
+
+use super::Session;
+use super::decide::Decision;
+use super::expect::{Form, Rows, ServedBy};
+use super::prepared::{FormKey, Marks};
+use super::query::Text;
+use crate::routing::Route;
+use crate::sql::splice::Spliced;
+use crate::sql::statement::{Class, Effect, Statement, Understanding};
+use crate::wire::build::Report;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+const NAMES_CHANGED: &str = "a write after a change of what names mean";
+
+/// What is sent for a text.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) rows: VecDeque<Rows>,
+    /// Of a text of one statement: what is marked before it. A second statement in the text would
+    /// take from it what it may do only when it is alone (a procedure that commits).
+    pub(super) before: Option<Marks>,
+    /// Of a text of several: the marks within it, each before its statement. So it is in that
+    /// one's transaction, whichever the text ends and begins.
+    pub(super) within: Vec<Marks>,
+    pub(super) on_shadow: bool,
+    pub(super) form: Option<Arc<Form>>,
+    placeholder: Arc<Form>,
+    /// Pieces of the text that are replaced, in order.
+    forms: Vec<(Range<usize>, Spliced)>,
+    /// What is marked already where the next statement will be.
+    marked: Vec<Arc<Route>>,
+    meanings_changed: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let nothing = Form { spliced: Spliced::default(), original: Arc::from(""), layout: None };
+        Self {
+            rows: VecDeque::new(),
+            before: None,
+            within: Vec::new(),
+            on_shadow: false,
+            form: None,
+            placeholder: Arc::new(nothing),
+            forms: Vec::new(),
+            marked: Vec::new(),
+            meanings_changed: false,
+        }
+    }
+}
+
+impl Session {
+    /// Decides every statement of the text.
+    pub(super) fn plan(
+        &mut self,
+        query: &Text<'_>,
+        u: &Understanding,
+        plan: &mut Plan,
+    ) -> Result<(), Box<Report>> {
+        let alone = u.statements.len() == 1;
+        for statement in &u.statements {
+            if alone && self.retry.forces_source() {
+                plan.rows.push_back(self.retry.rows_again());
+                continue;
+            }
+            if matches!(statement.class, Class::Passthrough | Class::Ddl(_)) {
+                // It may end what has been marked, or undo it.
+                plan.marked.clear();
+            }
+            let decision = self.decide_planned(query, statement, alone, plan);
+            self.plan_statement(query, statement, alone, (decision, &mut *plan))?;
+            plan.meanings_changed |= match statement.effect {
+                Effect::State | Effect::Discard | Effect::Anything => true,
+                // What the transaction has changed may end with it.
+                Effect::Begin(_) | Effect::End => self.transaction.is_stateful(),
+                Effect::None | Effect::SetTransaction(_) | Effect::PreparesWrite => false,
+            };
+        }
+        plan.splice(query.text);
+        Ok(())
+    }
+
+    fn decide_planned(
+        &mut self,
+        query: &Text<'_>,
+        statement: &Statement,
+        alone: bool,
+        plan: &Plan,
+    ) -> Decision {
+        let case = query.case(statement);
+        match &statement.class {
+            Class::Read(_) if !alone => Decision::Original(None),
+            Class::Write(..) if plan.meanings_changed && case.needs_facts() => {
+                Self::decide_unsure(&case, NAMES_CHANGED)
+            }
+            Class::Unclassified(why) if plan.meanings_changed => Self::decide_unsure(&case, why),
+            _ => self.decide(&case),
+        }
+    }
+
+    fn plan_statement(
+        &mut self,
+        query: &Text<'_>,
+        statement: &Statement,
+        alone: bool,
+        (decision, plan): (Decision, &mut Plan),
+    ) -> Result<(), Box<Report>> {
+        let case = query.case(statement);
+        let rows = match decision {
+            Decision::Original(route) => self.count_original(&case, route),
+            Decision::Mirrored(route, mode) => {
+                self.count("mirrored", "write");
+                let key = FormKey::Mirrored(query.routes.generation, mode);
+                if let Some(form) = case.form(key) {
+                    plan.forms.push((statement.at.clone(), form));
+                }
+                let form = Arc::clone(&plan.placeholder);
+                self.mirrored_rows(&case, route, form)
+            }
+            Decision::Shadow(route, native) => {
+                self.count("shadow", "read");
+                let key = FormKey::Shadow(query.routes.generation);
+                if let Some(form) = case.form(key) {
+                    plan.forms.push((statement.at.clone(), form));
+                }
+                plan.on_shadow = true;
+                let form = Arc::clone(&plan.placeholder);
+                Self::read_rows(route, ServedBy::Shadow(form, native))
+            }
+            Decision::Marked(marks) => {
+                // Alone it is looked at twice: before its mark and after.
+                if !alone || self.hold == Some(super::Hold::Marked) {
+                    self.count("recorded", "write");
+                }
+                match alone {
+                    true => plan.before = Some(marks),
+                    false => plan.mark_within(marks, statement),
+                }
+                Rows::Plain
+            }
+            Decision::Refused(report) => return Err(report),
+        };
+        plan.rows.push_back(rows);
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn mark_within(&mut self, mut marks: Marks, statement: &Statement) {
+        let marked = |r: &Arc<Route>| self.marked.iter().any(|m| Arc::ptr_eq(m, r));
+        marks.routes.retain(|r| !marked(r));
+        if marks.routes.is_empty() {
+            return;
+        }
+        let mut mark = Spliced::default();
+        mark.ours(&super::inject::mark_before(&marks));
+        self.forms.push((statement.at.start..statement.at.start, mark));
+        self.rows.push_back(Rows::Mark(Arc::clone(&self.placeholder)));
+        self.marked.extend(marks.routes.iter().cloned());
+        self.within.push(marks);
+    }
+
+    /// Puts the rewritten statements into the text, and the whole into every plan of rows.
+    fn splice(&mut self, text: &str) {
+        if self.forms.is_empty() {
+            return;
+        }
+        let mut spliced = Spliced::default();
+        let mut done = 0;
+        for (at, form) in self.forms.drain(..) {
+            spliced.client(text, done..at.start).append(&form);
+            done = at.end;
+        }
+        spliced.client(text, done..text.len());
+        let form = Arc::new(Form { spliced, original: Arc::from(text), layout: None });
+        for rows in &mut self.rows {
+            match rows {
+                Rows::Mirrored(m) => m.form = Arc::clone(&form),
+                Rows::Read(r) => {
+                    if let ServedBy::Shadow(slot, _) = &mut r.served_by {
+                        *slot = Arc::clone(&form);
+                    }
+                }
+                Rows::Mark(slot) => *slot = Arc::clone(&form),
+                Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
+                Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => {}
+            }
+        }
+        self.form = Some(form);
+    }
+}
