@@ -122,6 +122,8 @@ pub(super) struct Parameters {
     application_name: String,
     client_encoding: String,
     escapes_in_strings: bool,
+    /// The major version of the server; 0: unknown.
+    server_version: u32,
     pub(super) output: super::dark::OutputSettings,
 }
 

@@ -9,6 +9,7 @@ use super::transaction::Block;
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Known, Understander};
 use crate::routing::Routes;
+use crate::sql::lex::first_word;
 use crate::sql::statement::{Class, Effect, Understanding};
 use crate::wire::{build, frontend};
 use std::collections::VecDeque;
@@ -100,6 +101,19 @@ impl Session {
         }
     }
 
+    /// Whether a statement may be one transaction with its mark. From Postgres 18 on, a simple query
+    /// behind frames without a Sync is in an implicit block, where a procedure cannot commit.
+    fn isolation_of(&self, sql: &str) -> Isolated {
+        const BLOCKS: u32 = 18;
+        let mut buffer = [0; 16];
+        let first = first_word(sql.as_bytes(), &mut buffer);
+        let may_commit = matches!(first, Some("call" | "do")) && self.is_idle();
+        match may_commit && self.parameters.server_version >= BLOCKS {
+            true => Isolated::Yes,
+            false => Isolated::No,
+        }
+    }
+
     fn forward_unseen(&mut self, frame: &[u8], routes: &Arc<Routes>, out: &mut Out) {
         if !routes.routes.is_empty() {
             // It may have done anything to the session.
@@ -123,7 +137,8 @@ impl Session {
             && !query.fails
             && !self.take_marked()
         {
-            return self.inject_mark(&marks, Isolated::No, out);
+            let isolated = self.isolation_of(query.text);
+            return self.inject_mark(&marks, isolated, out);
         }
         plan.within.iter().for_each(|marks| self.close_gates(marks));
         self.query_has_run(query, u);

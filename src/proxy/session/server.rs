@@ -135,6 +135,10 @@ impl Session {
             b"client_encoding" => parameters.client_encoding = value,
             b"standard_conforming_strings" => parameters.escapes_in_strings = value == "off",
             b"application_name" => parameters.application_name = value,
+            b"server_version" => {
+                let major = value.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+                parameters.server_version = major.parse().unwrap_or(0);
+            }
             b"TimeZone" => parameters.output.time_zone = value,
             b"DateStyle" => parameters.output.date_style = value,
             b"IntervalStyle" => parameters.output.interval_style = value,

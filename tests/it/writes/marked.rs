@@ -77,3 +77,22 @@ async fn a_text_that_begins_or_ends_a_transaction_is_marked_when_it_is_answered(
     live.orders_in_step().await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn marked_code_may_commit_by_itself() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let body = "$$ BEGIN UPDATE orders SET total = 5 WHERE id = 4; COMMIT; END $$";
+    for sql in [
+        format!("DO {body}"),
+        format!("/* again */ do LANGUAGE plpgsql {body}"),
+        // In a block it cannot, and the client is told so.
+        "BEGIN".to_owned(),
+        format!("DO {body}"),
+        "ROLLBACK".to_owned(),
+    ] {
+        pair.simple(&sql).await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
