@@ -2,6 +2,7 @@
 //! Needs only a connection to the database: it works while the proxy hangs.
 
 use super::journal::{self, NewEvent};
+use super::leadership::OF_LOCK;
 use super::runtime::CHANNEL;
 use super::{Error, Event, Phase, Status, install};
 use crate::manifest::{DualWrite, Percent};
@@ -364,9 +365,7 @@ async fn is_engine_running(client: &Client) -> Result<bool, Error> {
     let (class, object) = install::ENGINE_LOCK;
     let row = client
         .query_one(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
-             AND classid::int8 = $1::int4 AND objid::int8 = $2::int4 AND database = \
-             (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            &format!("SELECT EXISTS (SELECT FROM pg_locks l WHERE granted AND {OF_LOCK})"),
             &[&class, &object],
         )
         .await?;

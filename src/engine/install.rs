@@ -4,7 +4,7 @@ use super::Error;
 use super::shape::Shape;
 use super::sync::{follow_sql, mark_sql, sync_sql};
 use crate::pg;
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, Transaction};
 
 /// The advisory lock under which the schema is brought up to date (class, object).
 pub(crate) const INSTALL_LOCK: (i32, i32) = (0x7067_7365, 1);
@@ -91,9 +91,7 @@ pub fn base_sql() -> &'static str {
 
 /// Brings the base schema up to date, under a lock, in one transaction.
 pub(crate) async fn base(client: &mut tokio_postgres::Client) -> Result<(), Error> {
-    let tx = client.transaction().await?;
-    let (class, object) = INSTALL_LOCK;
-    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).await?;
+    let tx = locked(client).await?;
     let there = tx
         .query_one("SELECT to_regclass('pgsegue.schema_version') IS NOT NULL", &[])
         .await?
@@ -139,14 +137,9 @@ pub(crate) async fn functions(
     client: &mut tokio_postgres::Client,
     shape: &Shape,
 ) -> Result<(), Error> {
-    let tx = client.transaction().await?;
-    let (class, object) = INSTALL_LOCK;
-    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).await?;
+    let tx = locked(client).await?;
     drop_all(&tx, &shape.migration.name).await?;
-    tx.batch_execute(&sync_sql(shape)).await?;
-    tx.batch_execute(&follow_sql(shape)).await?;
-    tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
-    Ok(tx.commit().await?)
+    create(tx, shape).await
 }
 
 /// Puts the functions of a changed shape in the place of those that writers call now: the same
@@ -155,9 +148,19 @@ pub(crate) async fn replace(
     client: &mut tokio_postgres::Client,
     shape: &Shape,
 ) -> Result<(), Error> {
+    let tx = locked(client).await?;
+    create(tx, shape).await
+}
+
+/// A transaction in which nobody else installs.
+async fn locked(client: &mut tokio_postgres::Client) -> Result<Transaction<'_>, Error> {
     let tx = client.transaction().await?;
     let (class, object) = INSTALL_LOCK;
     tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).await?;
+    Ok(tx)
+}
+
+async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&sync_sql(shape)).await?;
     tx.batch_execute(&follow_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;

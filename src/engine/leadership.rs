@@ -15,7 +15,7 @@
 //! shared lock until its last session has ended.
 
 use super::entry::Definition;
-use super::journal::{self, Journaled};
+use super::journal;
 use super::runtime::{CHANNEL, Engine};
 use super::{Error, install};
 use crate::pg::{self, Connection};
@@ -25,6 +25,10 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+/// Entries `l` of `pg_locks` for the advisory lock `$1`, `$2` of this database.
+pub(super) const OF_LOCK: &str = "l.locktype = 'advisory' AND l.classid::int8 = $1::int4 \
+     AND l.objid::int8 = $2::int4 \
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 /// How long a process that begins waits for another one to install the schema.
 const INSTALL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the one that is alone may take to end its step and make room.
@@ -96,10 +100,8 @@ async fn unlock(connection: &Connection, lock: (i32, i32)) -> Result<(), Error> 
 /// Whether another process waits to serve clients.
 async fn is_room_wanted(connection: &Connection) -> Result<bool, Error> {
     let (class, object) = install::SERVING_LOCK;
-    let sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
-               AND classid::int8 = $1::int4 AND objid::int8 = $2::int4 AND database = \
-               (SELECT oid FROM pg_database WHERE datname = current_database()))";
-    Ok(connection.client.query_one(sql, &[&class, &object]).await?.try_get(0)?)
+    let sql = format!("SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT granted AND {OF_LOCK})");
+    Ok(connection.client.query_one(&sql, &[&class, &object]).await?.try_get(0)?)
 }
 
 async fn now(connection: &Connection) -> Result<String, Error> {
@@ -112,12 +114,12 @@ async fn holder(connection: &Connection) -> Result<String, Error> {
     let row = connection
         .client
         .query_opt(
-            "SELECT format('server process %s, %s, from %s, since %s', l.pid, \
-             coalesce(a.application_name, '?'), coalesce(a.client_addr::text, 'a local socket'), \
-             coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?')) FROM pg_locks l \
-             LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' \
-             AND l.classid::int8 = $1::int4 AND l.objid::int8 = $2::int4 AND l.granted \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            &format!(
+                "SELECT format('server process %s, %s, from %s, since %s', l.pid, \
+                 coalesce(a.application_name, '?'), coalesce(a.client_addr::text, 'a local socket'), \
+                 coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?')) FROM pg_locks l \
+                 LEFT JOIN pg_stat_activity a USING (pid) WHERE l.granted AND {OF_LOCK}"
+            ),
             &[&class, &object],
         )
         .await?;
@@ -242,9 +244,4 @@ impl Engine {
         self.set_role(Role::Alone);
         tracing::debug!("no other process serves this database");
     }
-}
-
-/// The journal by name.
-pub(super) fn by_name(journal: Vec<Journaled>) -> std::collections::BTreeMap<String, Journaled> {
-    journal.into_iter().map(|j| (j.name.clone(), j)).collect()
 }

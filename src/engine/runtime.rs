@@ -83,7 +83,8 @@ impl Engine {
     ) -> Result<Arc<Self>, Error> {
         let mut connection = pg::connect(&control, "pgsegue engine").await?;
         let role = leadership::join(&mut connection).await?;
-        let journal = leadership::by_name(journal::load(&connection.client).await?);
+        let journal = journal::load(&connection.client).await?;
+        let journal = journal.into_iter().map(|j| (j.name.clone(), j)).collect();
         let functions = Arc::new(functions::load(&connection.client).await?);
         let state = State { journal, functions, role, ..State::default() };
         let engine = Arc::new(Self {

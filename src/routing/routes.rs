@@ -48,6 +48,11 @@ pub enum Mirror {
 }
 
 impl Routes {
+    /// The routes whose writes are mirrored.
+    pub fn mirrored(&self) -> Vec<Arc<Route>> {
+        self.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect()
+    }
+
     /// No migration at all.
     pub fn none() -> Self {
         Self { epoch: 0, generation: 0, routes: Vec::new(), functions: Arc::default() }

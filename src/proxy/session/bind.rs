@@ -6,7 +6,7 @@ use super::parse::one;
 use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
-use crate::routing::{Mirror, Routes};
+use crate::routing::Routes;
 use crate::sql::statement::Understanding;
 use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
@@ -102,8 +102,7 @@ impl Session {
         routes: &Routes,
         out: &mut Out,
     ) -> Flow {
-        let mirrored = routes.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect();
-        match super::decide::mark_or_refuse(mirrored, why) {
+        match super::decide::mark_or_refuse(routes.mirrored(), why) {
             Decision::Marked(marks) => {
                 let portal = Portal { marks: Some(Arc::new(marks)), ..Portal::plain() };
                 self.pass_bind(frame, bind.portal, portal, out)

@@ -76,9 +76,7 @@ impl Session {
         why: &'static str,
         out: &mut Out,
     ) -> Flow {
-        let mirrored = |r: &&Arc<crate::routing::Route>| r.mirror != crate::routing::Mirror::Off;
-        let concerned = routes.routes.iter().filter(mirrored).cloned().collect();
-        match super::decide::mark_or_refuse(concerned, why) {
+        match super::decide::mark_or_refuse(routes.mirrored(), why) {
             Decision::Marked(marks) if fails => {
                 // Nothing of ours can run before it; what it then does if it ends the transaction
                 // is not seen by the client before it is marked.

@@ -12,7 +12,7 @@ use super::parse::one;
 use super::prepared::{FormKey, Portal, Prepared, Undo};
 use super::{Fatal, Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Known, Readable};
-use crate::routing::{Mirror, Routes};
+use crate::routing::Routes;
 use crate::sql::statement::{Class, Effect, Understanding};
 use crate::sql::write::Layout;
 use crate::wire::frame::{HEADER_BYTES, Header};
@@ -143,7 +143,7 @@ impl Session {
             _ => None,
         };
         let decision = match (unseen, known) {
-            (Some(why), _) => mark_or_refuse(mirrored(&routes), why),
+            (Some(why), _) => mark_or_refuse(routes.mirrored(), why),
             (None, Some(Known::Understood(u))) => {
                 match self.decide_long(bind.statement, &u, &routes, out) {
                     None => return Ok(Streamed::Wait),
@@ -262,10 +262,6 @@ impl Session {
 /// Whether a text was too long to be kept.
 pub(super) fn was_too_long(known: &Known) -> bool {
     matches!(known, Known::Unreadable(why) if *why == TOO_LONG)
-}
-
-fn mirrored(routes: &Routes) -> Vec<Arc<crate::routing::Route>> {
-    routes.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect()
 }
 
 /// The head of a Bind on another statement.
