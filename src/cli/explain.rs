@@ -124,7 +124,8 @@ impl Known {
                 let note = format!("not understood: {why}");
                 let policy = "by `unclassified`: \"record\" lets it run and marks the migration for \
                               a full verify in the same transaction, \"refuse\" gives SQLSTATE 0A000";
-                ("unclassified", "source".to_owned(), None, vec![note, policy.to_owned()])
+                let way_out = format!("way out: {}", why.way_out());
+                ("unclassified", "source".to_owned(), None, vec![note, way_out, policy.to_owned()])
             }
             Class::Write(target, write) => {
                 let sql =

@@ -5,6 +5,7 @@ use super::dark::DarkReads;
 use super::vet::Vetting;
 use crate::routing::{self, Routes};
 use crate::sql::prefilter::{Prefilter, Verdict};
+use crate::sql::reason::Reason;
 use crate::sql::statement::{self, Understanding, understand};
 use crate::sql::target::{Functions, Target};
 use crate::telemetry::Metrics;
@@ -46,7 +47,7 @@ pub(super) enum Known {
     /// It may; this is what it means.
     Understood(Arc<Understanding>),
     /// It may, and cannot be read safely: says why.
-    Unreadable(&'static str),
+    Unreadable(Reason),
 }
 
 impl Context {
@@ -114,17 +115,17 @@ impl Understander {
 }
 
 /// The text of a statement, or why it cannot be read safely.
-fn read(sql: &[u8], readable: Readable, bytes_max: usize) -> Result<&str, &'static str> {
+fn read(sql: &[u8], readable: Readable, bytes_max: usize) -> Result<&str, Reason> {
     if sql.len() > bytes_max {
-        return Err("it is longer than sql_bytes_max");
+        return Err(Reason::SqlBytesMax);
     }
     match readable {
         Readable::Always => {}
         Readable::Ascii if sql.is_ascii() => {}
-        Readable::Ascii => return Err("client_encoding is not UTF8"),
-        Readable::Never => return Err("standard_conforming_strings is off"),
+        Readable::Ascii => return Err(Reason::Encoding),
+        Readable::Never => return Err(Reason::StandardStrings),
     }
-    std::str::from_utf8(sql).map_err(|_invalid| "it is not UTF-8")
+    std::str::from_utf8(sql).map_err(|_invalid| Reason::NotUtf8)
 }
 
 /// Whether the bytes of a statement can be read as they are.

@@ -9,6 +9,7 @@ pub mod lex;
 pub mod mention;
 pub mod prefilter;
 pub mod read;
+pub mod reason;
 pub mod splice;
 pub mod statement;
 pub mod target;

@@ -5,6 +5,7 @@ use super::cursor::Cursor;
 use super::lex::{Kind, Token, identifier, is_keyword, tokens};
 use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions};
 use super::read::{Read, read};
+use super::reason::Reason;
 use super::target::{Functions, Target};
 use super::write::Write;
 use std::ops::Range;
@@ -53,7 +54,7 @@ pub enum Class {
     /// A change of the definition of a migrated table.
     Ddl(usize),
     /// It may change a migrated table in a way that is not understood; says why.
-    Unclassified(&'static str),
+    Unclassified(Reason),
 }
 
 /// What a statement does to the session, as far as routing has to know.
@@ -90,13 +91,11 @@ pub enum Isolation {
     Serializable,
 }
 
-const TRUNCATE_CASCADE: &str = "TRUNCATE … CASCADE";
-
 /// Understands a text that passed the prefilter (it may name a migrated table, or has an effect).
 pub fn understand(text: &str, targets: &[Arc<Target>], functions: &Functions) -> Understanding {
     let Ok(all) = tokens(text) else {
         // The server will refuse it too; if it does not, it must not pass unseen.
-        return Understanding { statements: vec![opaque(text, "not understood as SQL")] };
+        return Understanding { statements: vec![opaque(text, Reason::NotSql)] };
     };
     let mut statements: Vec<Statement> = all
         .split(|t| t.kind == Kind::Semicolon && t.depth == 0)
@@ -109,7 +108,7 @@ pub fn understand(text: &str, targets: &[Arc<Target>], functions: &Functions) ->
             let passes = !matches!(s.class, Class::Unclassified(_));
             passes && s.names.is_empty() && s.effect != Effect::PreparesWrite
         };
-        let mut whole = opaque(text, "a function body among several statements");
+        let mut whole = opaque(text, Reason::BodyAmongSeveral);
         if statements.iter().all(harmless) {
             whole.class = Class::Passthrough;
             whole.effect = Effect::Anything;
@@ -155,7 +154,7 @@ pub fn changes_no_row(text: &[u8]) -> bool {
     KINDS.contains(&first) && !super::prefilter::has_second_statement(text)
 }
 
-fn opaque(text: &str, why: &'static str) -> Statement {
+fn opaque(text: &str, why: Reason) -> Statement {
     Statement {
         at: 0..text.len(),
         class: Class::Unclassified(why),
@@ -174,13 +173,14 @@ fn statement(
     let found = mentions(text, tokens, targets);
     let reader = Reader { text, tokens, targets, functions, found: &found };
     let (class, effect) = if has_unicode_identifier(tokens) {
-        (Class::Unclassified("an identifier with Unicode escapes"), Effect::State)
+        (Class::Unclassified(Reason::UnicodeIdentifier), Effect::State)
     } else {
         reader.classify()
     };
     let mut names: Vec<Name> = Vec::new();
     // TRUNCATE … CASCADE follows foreign keys to tables that it does not name.
-    let named = if class == Class::Unclassified(TRUNCATE_CASCADE) { &[] } else { found.as_slice() };
+    let named =
+        if class == Class::Unclassified(Reason::TruncateCascade) { &[] } else { found.as_slice() };
     for m in named {
         let name = Name { target: m.target, table: m.table, spelling: m.spelling };
         if !names.contains(&name) {
@@ -237,19 +237,17 @@ impl<'a> Reader<'a> {
 
     fn class(&self, word: &str) -> Class {
         match word {
-            "do" | "call" if self.spells_a_name() => {
-                Class::Unclassified("code that names a migrated table")
-            }
+            "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
             "truncate" if self.cursor().find_top("cascade").is_some() => {
-                Class::Unclassified(TRUNCATE_CASCADE)
+                Class::Unclassified(Reason::TruncateCascade)
             }
             _ if self.found.is_empty() => Class::Passthrough,
-            "create" if self.writes_migrated(0) => Class::Unclassified("a data-modifying WITH"),
+            "create" if self.writes_migrated(0) => Class::Unclassified(Reason::DataModifyingWith),
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" => self.dml(),
             "merge" => self.merge(),
             "copy" => self.copy(),
             "explain" => self.explain(),
-            "truncate" => Class::Unclassified("TRUNCATE"),
+            "truncate" => Class::Unclassified(Reason::Truncate),
             "alter" | "drop" | "create" => self.ddl(),
             // They change no row of a table, or only by a statement seen on its own.
             "declare" | "prepare" | "lock" | "vacuum" | "analyze" | "comment" | "grant"
@@ -259,7 +257,7 @@ impl<'a> Reader<'a> {
             | "listen" | "notify" | "unlisten" | "refresh" | "import" | "load" => {
                 Class::Passthrough
             }
-            _ => Class::Unclassified("a statement of a kind that is not understood"),
+            _ => Class::Unclassified(Reason::UnknownKind),
         }
     }
 
@@ -278,13 +276,13 @@ impl<'a> Reader<'a> {
 
     fn dml(&self) -> Class {
         let Some(verb) = main_verb(self.text, self.tokens) else {
-            return self.unless_nested_write(0, "a WITH list that is not understood");
+            return self.unless_nested_write(0, Reason::WithList);
         };
         let mut c = self.cursor();
         c.at = verb;
         if c.is("select") || c.is("values") || c.is("table") || c.is_kind(Kind::Open) {
             if self.writes_migrated(0) {
-                return Class::Unclassified("a data-modifying WITH");
+                return Class::Unclassified(Reason::DataModifyingWith);
             }
             if self.nested_write(0).is_some() {
                 return Class::Passthrough;
@@ -309,13 +307,13 @@ impl<'a> Reader<'a> {
         if let Some(nested) = self.nested_write(0)
             && (nested > verb || self.writes_migrated(0))
         {
-            return Class::Unclassified("a data-modifying WITH");
+            return Class::Unclassified(Reason::DataModifyingWith);
         }
         let Some(mention) = self.write_target(verb) else {
             return Class::Passthrough;
         };
         if mention.table == Table::Shadow {
-            return Class::Unclassified("a write on the shadow");
+            return Class::Unclassified(Reason::ShadowWrite);
         }
         let Some(target) = self.targets.get(mention.target) else { return Class::Passthrough };
         if self.is_incomplete() {
@@ -326,7 +324,7 @@ impl<'a> Reader<'a> {
             Ok(write) if write.table_token == mention.token => {
                 Class::Write(mention.target, Box::new(write))
             }
-            Ok(_) => Class::Unclassified("a write whose table is not where it is expected"),
+            Ok(_) => Class::Unclassified(Reason::TableElsewhere),
             Err(why) => Class::Unclassified(why),
         }
     }
@@ -409,7 +407,7 @@ impl<'a> Reader<'a> {
         false
     }
 
-    fn unless_nested_write(&self, from: usize, why: &'static str) -> Class {
+    fn unless_nested_write(&self, from: usize, why: Reason) -> Class {
         let any_write = self.tokens.get(from..).unwrap_or_default().iter();
         match any_write.into_iter().any(|t| self.is_write_verb(t)) {
             true => Class::Unclassified(why),
@@ -421,7 +419,7 @@ impl<'a> Reader<'a> {
         let verb = main_verb(self.text, self.tokens).unwrap_or(0);
         match self.write_target(verb) {
             None if !self.writes_migrated(0) => Class::Passthrough,
-            _ => Class::Unclassified("MERGE"),
+            _ => Class::Unclassified(Reason::Merge),
         }
     }
 
@@ -431,14 +429,14 @@ impl<'a> Reader<'a> {
         // COPY BINARY t, the syntax of before 9.0, is still understood.
         c.eat("binary");
         if c.eat_group() {
-            return self.unless_nested_write(0, "COPY of a data-modifying query");
+            return self.unless_nested_write(0, Reason::CopyOfWrite);
         }
         let Some((_, token)) = c.qualified_name() else {
-            return Class::Unclassified("a COPY that is not understood");
+            return Class::Unclassified(Reason::CopyUnclear);
         };
         c.eat_group();
         match mention_at(self.found, token).is_some() && !c.is("to") {
-            true => Class::Unclassified("COPY FROM"),
+            true => Class::Unclassified(Reason::CopyFrom),
             false => Class::Passthrough,
         }
     }
@@ -452,7 +450,7 @@ impl<'a> Reader<'a> {
         if !analyze {
             return Class::Passthrough;
         }
-        self.unless_nested_write(0, "EXPLAIN ANALYZE of a write")
+        self.unless_nested_write(0, Reason::ExplainAnalyze)
     }
 
     fn ddl(&self) -> Class {

@@ -21,6 +21,7 @@
 use super::cursor::Cursor;
 use super::ident::Ident;
 use super::lex::{Kind, Token};
+use super::reason::Reason;
 use super::splice::Spliced;
 use super::target::{Functions, SyncMode, Target};
 use std::fmt::Write as _;
@@ -100,9 +101,6 @@ struct Vacates {
     condition: Option<(Range<usize>, Range<usize>)>,
 }
 
-/// Why a write is not understood.
-pub type NotUnderstood = &'static str;
-
 impl Write {
     /// Whether the client's statement returns rows.
     pub fn has_returning(&self) -> bool {
@@ -120,17 +118,17 @@ impl Write {
         verb_token: usize,
         target: &Target,
         functions: &Functions,
-    ) -> Result<Self, NotUnderstood> {
-        let first = tokens.first().ok_or("empty")?;
-        let last = tokens.last().ok_or("empty")?;
+    ) -> Result<Self, Reason> {
+        let first = tokens.first().ok_or(Reason::WriteShape)?;
+        let last = tokens.last().ok_or(Reason::WriteShape)?;
         let whole = first.at.start..last.at.end;
         // Of this statement alone: a text may have thousands.
         if text.get(whole.clone()).is_none_or(|sql| sql.contains("\"pgsegue ")) {
-            return Err("a name that the mirrored form uses");
+            return Err(Reason::OurNames);
         }
         let mut c = Cursor::new(text, tokens);
         c.at = verb_token;
-        let verb_at = c.peek().ok_or("empty")?.at.start;
+        let verb_at = c.peek().ok_or(Reason::WriteShape)?.at.start;
         let head = Head::read(&mut c)?;
         let returning = returning(&c, tokens)?;
         let end = returning.as_ref().map_or(tokens.len(), |r| r.token);
@@ -294,17 +292,17 @@ struct Returning {
     at: Range<usize>,
 }
 
-fn returning(c: &Cursor<'_>, tokens: &[Token]) -> Result<Option<Returning>, NotUnderstood> {
+fn returning(c: &Cursor<'_>, tokens: &[Token]) -> Result<Option<Returning>, Reason> {
     let Some(token) = c.find_top("returning") else { return Ok(None) };
     let mut after = *c;
     after.at = token + 1;
     if after.is("with") {
-        return Err("RETURNING WITH");
+        return Err(Reason::ReturningWith);
     }
     if after.find_top("returning").is_some() {
-        return Err("two RETURNING");
+        return Err(Reason::TwoReturning);
     }
-    let at = tokens.get(token).ok_or("empty")?.at.clone();
+    let at = tokens.get(token).ok_or(Reason::WriteShape)?.at.clone();
     Ok(Some(Returning { token, at }))
 }
 
@@ -317,34 +315,34 @@ struct Head {
 }
 
 impl Head {
-    fn read(c: &mut Cursor<'_>) -> Result<Self, NotUnderstood> {
+    fn read(c: &mut Cursor<'_>) -> Result<Self, Reason> {
         let verb = if c.eat("insert") {
-            c.eat("into").then_some(Verb::Insert).ok_or("INSERT without INTO")?
+            c.eat("into").then_some(Verb::Insert).ok_or(Reason::WriteShape)?
         } else if c.eat("update") {
             Verb::Update
         } else if c.eat("delete") {
-            c.eat("from").then_some(Verb::Delete).ok_or("DELETE without FROM")?
+            c.eat("from").then_some(Verb::Delete).ok_or(Reason::WriteShape)?
         } else {
-            return Err("no verb");
+            return Err(Reason::WriteShape);
         };
-        let start = c.peek().ok_or("no table")?.at.start;
+        let start = c.peek().ok_or(Reason::WriteShape)?.at.start;
         if verb != Verb::Insert {
             c.eat("only");
         }
-        let (mut refname, table_token) = c.qualified_name().ok_or("a table in parentheses")?;
+        let (mut refname, table_token) = c.qualified_name().ok_or(Reason::TableInParentheses)?;
         if verb != Verb::Insert && c.is_text("*") {
             c.skip();
         }
         let bare_alias = verb != Verb::Insert && !Self::ends_head(c);
         if c.eat("as") || bare_alias {
-            refname = c.name().ok_or("no alias")?;
+            refname = c.name().ok_or(Reason::WriteShape)?;
         }
         let end = c.at.checked_sub(1).and_then(|i| {
             let mut last = *c;
             last.at = i;
             last.peek().map(|t| t.at.end)
         });
-        let table = start..end.ok_or("no table")?;
+        let table = start..end.ok_or(Reason::WriteShape)?;
         Ok(Self { verb, table_token, table, refname })
     }
 
@@ -449,21 +447,21 @@ impl Shape<'_> {
         c: &Cursor<'_>,
         target: &Target,
         functions: &Functions,
-    ) -> Result<Option<Vacates>, NotUnderstood> {
-        let assigns_key = |c: &Cursor<'_>| -> Result<bool, NotUnderstood> {
+    ) -> Result<Option<Vacates>, Reason> {
+        let assigns_key = |c: &Cursor<'_>| -> Result<bool, Reason> {
             let assigned = self.assigned(c)?;
             Ok(assigned.iter().any(|a| target.key.iter().any(|k| k.as_str() == a)))
         };
         match self.head.verb {
             Verb::Delete => Ok(None),
             Verb::Insert => match self.do_update(c) {
-                Some(c) if assigns_key(&c)? => Err("ON CONFLICT DO UPDATE of a key column"),
+                Some(c) if assigns_key(&c)? => Err(Reason::ConflictChangesKey),
                 Some(_) | None => Ok(None),
             },
             Verb::Update => {
                 let mut c = *c;
                 if !c.eat("set") {
-                    return Err("UPDATE without SET");
+                    return Err(Reason::UpdateWithoutSet);
                 }
                 if !assigns_key(&c)? {
                     return Ok(None);
@@ -484,37 +482,37 @@ impl Shape<'_> {
         }
     }
 
-    fn vacated(&self, c: &Cursor<'_>, functions: &Functions) -> Result<Vacates, NotUnderstood> {
+    fn vacated(&self, c: &Cursor<'_>, functions: &Functions) -> Result<Vacates, Reason> {
         let from = self.clause(c, "from");
         let condition = c.find_top("where");
         let mut after = *c;
         if let Some(found) = condition {
             after.at = found + 1;
             if after.is("current") && after.then_is("of") {
-                return Err("a change of the key WHERE CURRENT OF");
+                return Err(Reason::KeyAtCursor);
             }
         }
         let first = from.or(condition).unwrap_or(self.end);
         if !calls_only(self.text, self.tokens.get(first..self.end).unwrap_or_default(), functions) {
-            return Err("a change of the key under a condition that may be volatile");
+            return Err(Reason::KeyByVolatile);
         }
         let condition = match condition {
             None => None,
             Some(w) => Some((
-                self.span(w, w + 1).ok_or("empty WHERE")?,
-                self.span(w + 1, self.end).ok_or("empty WHERE")?,
+                self.span(w, w + 1).ok_or(Reason::WriteShape)?,
+                self.span(w + 1, self.end).ok_or(Reason::WriteShape)?,
             )),
         };
         let from_end = c.find_top("where").unwrap_or(self.end);
         let from = match from {
             None => None,
-            Some(f) => Some(self.span(f + 1, from_end).ok_or("empty FROM")?),
+            Some(f) => Some(self.span(f + 1, from_end).ok_or(Reason::WriteShape)?),
         };
         Ok(Vacates { table: self.head.table.clone(), from, condition })
     }
 
     /// The columns of a SET list; the cursor stands on its first item.
-    fn assigned(&self, c: &Cursor<'_>) -> Result<Vec<String>, NotUnderstood> {
+    fn assigned(&self, c: &Cursor<'_>) -> Result<Vec<String>, Reason> {
         let mut c = *c;
         let end = [self.clause(&c, "from"), c.find_top("where"), Some(self.end)]
             .into_iter()
@@ -529,7 +527,7 @@ impl Shape<'_> {
                 let inner = self.tokens.get(group..c.at).unwrap_or_default();
                 columns.extend(inner.iter().filter_map(|t| super::lex::identifier(self.text, t)));
             } else {
-                columns.push(c.name().ok_or("an assignment that is not understood")?);
+                columns.push(c.name().ok_or(Reason::WriteShape)?);
             }
             // Over subscripts, the value, up to the comma of this level.
             while c.at < end && !c.peek().is_some_and(|t| t.kind == Kind::Comma && t.depth == 0) {

@@ -7,6 +7,7 @@ use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::Routes;
+use crate::sql::reason::Reason;
 use crate::sql::statement::Understanding;
 use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
@@ -45,7 +46,7 @@ impl Session {
         }
         match self.refresh(bind.statement, &routes) {
             _ if self.names.may_be_hidden(bind.statement) => {
-                self.bind_unseen(frame, &bind, "a statement of SQL-level PREPARE", &routes, out)
+                self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out)
             }
             None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
             Some(Known::Unreadable(why)) => self.bind_unseen(frame, &bind, why, &routes, out),
@@ -98,7 +99,7 @@ impl Session {
         &mut self,
         frame: &[u8],
         bind: &frontend::Bind<'_>,
-        why: &'static str,
+        why: Reason,
         routes: &Routes,
         out: &mut Out,
     ) -> Flow {

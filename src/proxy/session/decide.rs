@@ -8,6 +8,7 @@ use crate::proxy::context::Understander;
 use crate::proxy::vet::{Native, Vetted};
 use crate::routing::{Mirror, Route, Routes};
 use crate::sql::read::Fit;
+use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Isolation, Statement};
 use crate::sql::target::SyncMode;
@@ -101,8 +102,8 @@ impl Session {
     pub(super) fn decide(&mut self, case: &Case<'_>) -> Decision {
         let unsure = |why| Self::decide_unsure(case, why);
         match &case.statement.class {
-            Class::Write(..) if self.cannot_ask(case) => unsure("a write in a failed transaction"),
-            Class::Unclassified(why) if self.cannot_ask(case) => unsure(why),
+            Class::Write(..) if self.cannot_ask(case) => unsure(Reason::FailedTransaction),
+            Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
             Class::Passthrough => Decision::Original(None),
             Class::Write(target, _) => self.decide_write(case, *target),
             Class::Read(read) => {
@@ -121,7 +122,7 @@ impl Session {
                 }
                 _ => Decision::Original(None),
             },
-            Class::Unclassified(why) => self.decide_unclassified(case, why),
+            Class::Unclassified(why) => self.decide_unclassified(case, *why),
         }
     }
 
@@ -190,17 +191,17 @@ impl Session {
         Decision::Mirrored(Arc::clone(route), mode)
     }
 
-    fn decide_unclassified(&self, case: &Case<'_>, why: &'static str) -> Decision {
+    fn decide_unclassified(&self, case: &Case<'_>, why: Reason) -> Decision {
         Self::decide_named(case, why, |target| self.names_mean_it(case, target))
     }
 
     /// As for a statement that is not understood, where it is not known what names mean.
-    pub(super) fn decide_unsure(case: &Case<'_>, why: &'static str) -> Decision {
+    pub(super) fn decide_unsure(case: &Case<'_>, why: Reason) -> Decision {
         let spelled = |target| case.statement.names.iter().any(|n| n.target == target);
         Self::decide_named(case, why, spelled)
     }
 
-    fn decide_named(case: &Case<'_>, why: &'static str, means: impl Fn(usize) -> bool) -> Decision {
+    fn decide_named(case: &Case<'_>, why: Reason, means: impl Fn(usize) -> bool) -> Decision {
         let named = |target: usize| case.statement.names.is_empty() || means(target);
         let concerned: Vec<_> = case
             .routes
@@ -312,7 +313,7 @@ impl Session {
 }
 
 /// What the policy says about a statement that may change these migrations unseen.
-pub(super) fn mark_or_refuse(routes: Vec<Arc<Route>>, why: &'static str) -> Decision {
+pub(super) fn mark_or_refuse(routes: Vec<Arc<Route>>, why: Reason) -> Decision {
     match routes.iter().find(|r| r.unclassified == Unclassified::Refuse) {
         _ if routes.is_empty() => Decision::Original(None),
         Some(route) => Decision::Refused(Box::new(Report {

@@ -1,10 +1,9 @@
 //! EXECUTE in SQL: it may run a write that SQL-level PREPARE has hidden behind a name.
 
 use crate::proxy::context::Known;
+use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Statement, changes_no_row};
 use std::sync::Arc;
-
-const WHY: &str = "EXECUTE of a prepared write";
 
 /// Whether a text may run what a name stands for.
 pub(super) fn may_execute(sql: &[u8]) -> bool {
@@ -27,9 +26,9 @@ pub(super) fn prepares_and_executes(known: &Known) -> bool {
 
 /// What such a text means: of several statements, those that may run it can be told.
 pub(super) fn executes(sql: &[u8], known: &Known) -> Known {
-    let Known::Understood(u) = known else { return Known::Unreadable(WHY) };
+    let Known::Understood(u) = known else { return Known::Unreadable(Reason::ExecuteOfWrite) };
     if u.statements.len() < 2 {
-        return Known::Unreadable(WHY);
+        return Known::Unreadable(Reason::ExecuteOfWrite);
     }
     let mut understood = u.as_ref().clone();
     for statement in &mut understood.statements {
@@ -43,7 +42,7 @@ pub(super) fn executes(sql: &[u8], known: &Known) -> Known {
 
 fn may_write(statement: &mut Statement) {
     if !matches!(statement.class, Class::Ddl(_)) {
-        statement.class = Class::Unclassified(WHY);
+        statement.class = Class::Unclassified(Reason::ExecuteOfWrite);
         // Whatever table.
         statement.names = Vec::new();
     }

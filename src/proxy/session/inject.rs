@@ -97,7 +97,7 @@ impl Session {
             self.transaction.has_recorded(route.gate.dirty_in_transaction());
             tracing::warn!(
                 migration = route.target.migration,
-                reason = marks.why,
+                reason = %marks.why,
                 "a statement that may change the table cannot be mirrored: full verify needed"
             );
         }
@@ -129,7 +129,7 @@ fn mark_sql(marks: &Marks, isolated: Isolated) -> String {
     let calls = marks
         .routes
         .iter()
-        .map(|r| format!("{}({})", r.target.mark_function, literal(marks.why)))
+        .map(|r| format!("{}({})", r.target.mark_function, literal(marks.why.text())))
         .collect::<Vec<_>>();
     let when = match isolated {
         Isolated::Yes => "",

@@ -6,6 +6,7 @@ use super::prepared::{FormKey, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Mirror, Routes};
+use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Understanding};
 use crate::wire::{build, frontend};
 use std::sync::Arc;
@@ -93,7 +94,7 @@ impl Session {
         let understander = self.context.understander(routes);
         let known = understander.know(sql, self.readable(), self.context.options.sql_bytes_max);
         match known {
-            _ if self.may_execute_hidden(sql) => Known::Unreadable("EXECUTE of a prepared write"),
+            _ if self.may_execute_hidden(sql) => Known::Unreadable(Reason::ExecuteOfWrite),
             known => known,
         }
     }

@@ -7,14 +7,13 @@ use super::expect::{Form, Rows, ServedBy};
 use super::prepared::{FormKey, Marks};
 use super::query::Text;
 use crate::routing::Route;
+use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Effect, Statement, Understanding};
 use crate::wire::build::Report;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-
-const NAMES_CHANGED: &str = "a write after a change of what names mean";
 
 /// What is sent for a text.
 #[derive(Debug)]
@@ -95,9 +94,9 @@ impl Session {
         match &statement.class {
             Class::Read(_) if !alone => Decision::Original(None),
             Class::Write(..) if plan.meanings_changed && case.needs_facts() => {
-                Self::decide_unsure(&case, NAMES_CHANGED)
+                Self::decide_unsure(&case, Reason::NamesChanged)
             }
-            Class::Unclassified(why) if plan.meanings_changed => Self::decide_unsure(&case, why),
+            Class::Unclassified(why) if plan.meanings_changed => Self::decide_unsure(&case, *why),
             _ => self.decide(&case),
         }
     }

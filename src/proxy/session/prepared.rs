@@ -7,6 +7,7 @@
 
 use super::expect::{Form, Rows};
 use crate::proxy::context::Known;
+use crate::sql::reason::Reason;
 use crate::sql::statement::Effect;
 use crate::sql::target::SyncMode;
 use std::collections::HashMap;
@@ -134,7 +135,7 @@ pub(super) struct Bound {
 #[derive(Debug)]
 pub(super) struct Marks {
     pub(super) routes: Vec<Arc<crate::routing::Route>>,
-    pub(super) why: &'static str,
+    pub(super) why: Reason,
 }
 
 impl Portal {

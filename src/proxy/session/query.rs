@@ -10,6 +10,7 @@ use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Known, Understander};
 use crate::routing::Routes;
 use crate::sql::lex::first_word;
+use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Understanding};
 use crate::wire::{build, frontend};
 use std::collections::VecDeque;
@@ -73,7 +74,7 @@ impl Session {
         &mut self,
         (frame, sql, fails): (&[u8], &[u8], bool),
         routes: &Arc<Routes>,
-        why: &'static str,
+        why: Reason,
         out: &mut Out,
     ) -> Flow {
         match super::decide::mark_or_refuse(routes.mirrored(), why) {

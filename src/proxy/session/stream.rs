@@ -13,6 +13,7 @@ use super::prepared::{FormKey, Portal, Prepared, Undo};
 use super::{Fatal, Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Known, Readable};
 use crate::routing::Routes;
+use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Understanding};
 use crate::sql::write::Layout;
 use crate::wire::frame::{HEADER_BYTES, Header};
@@ -26,8 +27,6 @@ const SMALL_BYTES_MAX: usize = 10_001;
 const HEAD_BYTES: usize = 4 * 1024;
 /// Longer errors of statements as the client wrote them go on as they come.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
-
-const TOO_LONG: &str = "it is longer than sql_buffer_bytes_max";
 
 /// What became of the head of a frame.
 pub(super) enum Streamed {
@@ -90,7 +89,7 @@ impl Session {
         }
         self.retry.give_up();
         self.facts = None;
-        match self.query_unseen((&[], head, fails), &routes, TOO_LONG, out) {
+        match self.query_unseen((&[], head, fails), &routes, Reason::SqlBufferBytesMax, out) {
             Flow::Hold => Streamed::Wait,
             Flow::Done => match self.replies.back() {
                 Some(Expect::Query(rows)) if matches!(rows.front(), Some(Rows::Refused(_))) => {
@@ -111,7 +110,7 @@ impl Session {
             touched: self.groups,
             sql: Arc::from(&b""[..]),
             types: Box::default(),
-            known: (routes.generation, Known::Unreadable(TOO_LONG)),
+            known: (routes.generation, Known::Unreadable(Reason::SqlBufferBytesMax)),
             own: (FormKey::Original, None),
             extra: Vec::new(),
         };
@@ -136,9 +135,7 @@ impl Session {
         let known = self.refresh(bind.statement, &routes);
         let mut portal = Portal::plain();
         let unseen = match &known {
-            _ if self.names.may_be_hidden(bind.statement) => {
-                Some("a statement of SQL-level PREPARE")
-            }
+            _ if self.names.may_be_hidden(bind.statement) => Some(Reason::PreparedInSql),
             Some(Known::Unreadable(why)) => Some(*why),
             _ => None,
         };
@@ -200,9 +197,7 @@ impl Session {
         let decision = match &statement.class {
             Class::Read(_) => Decision::Original(None),
             _ => match self.decide(&case) {
-                Decision::Mirrored(route, _) => {
-                    mark_or_refuse(vec![route], "its values are longer than sql_buffer_bytes_max")
-                }
+                Decision::Mirrored(route, _) => mark_or_refuse(vec![route], Reason::LongValues),
                 other => other,
             },
         };
@@ -261,7 +256,7 @@ impl Session {
 
 /// Whether a text was too long to be kept.
 pub(super) fn was_too_long(known: &Known) -> bool {
-    matches!(known, Known::Unreadable(why) if *why == TOO_LONG)
+    matches!(known, Known::Unreadable(Reason::SqlBufferBytesMax))
 }
 
 /// The head of a Bind on another statement.

@@ -19,11 +19,11 @@ fn target(key: &[&str]) -> Target {
     }
 }
 
-fn mirrored(sql: &str) -> Result<String, NotUnderstood> {
+fn mirrored(sql: &str) -> Result<String, Reason> {
     mirrored_for(sql, &target(&["id"])).map(|(form, _)| form)
 }
 
-fn mirrored_for(sql: &str, target: &Target) -> Result<(String, Layout), NotUnderstood> {
+fn mirrored_for(sql: &str, target: &Target) -> Result<(String, Layout), Reason> {
     let tokens = tokens(sql).unwrap();
     let verb = crate::sql::statement::main_verb(sql, &tokens).unwrap();
     let write = Write::read(sql, &tokens, verb, target, &Functions::default())?;

@@ -1,0 +1,134 @@
+//! Why a statement that may write is not understood, and the way out of it: one table. A new
+//! reason is one more entry; without a way out it does not compile.
+//!
+//! The text goes into the mark in the database, into errors, logs and the workload report; the way
+//! out is for who writes the SQL. Both are whole without the statement: neither quotes it.
+
+macro_rules! reasons {
+    ($($name:ident: $text:literal, $way_out:literal;)*) => {
+        /// Why a statement that may write a migrated table is not understood.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What stands in the way.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// What to change in the SQL or in the settings so that it is understood.
+            pub const fn way_out(self) -> &'static str {
+                match self {
+                    $(Self::$name => $way_out,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Texts.
+    NotSql: "not understood as SQL",
+        "the server refuses it as a rule; if it does not, send it as statements of their own";
+    BodyAmongSeveral: "a function body among several statements",
+        "send CREATE FUNCTION … BEGIN ATOMIC as a text of its own";
+    UnicodeIdentifier: "an identifier with Unicode escapes",
+        "write the identifier itself in double quotes instead of U&\"…\"";
+    SqlBytesMax: "it is longer than sql_bytes_max",
+        "send shorter statements, or raise sql_bytes_max in [proxy]";
+    SqlBufferBytesMax: "it is longer than sql_buffer_bytes_max",
+        "send shorter statements, or raise sql_buffer_bytes_max in [proxy]";
+    LongValues: "its values are longer than sql_buffer_bytes_max",
+        "send shorter values, or raise sql_buffer_bytes_max in [proxy]";
+    Encoding: "client_encoding is not UTF8",
+        "let the client set client_encoding to UTF8";
+    StandardStrings: "standard_conforming_strings is off",
+        "turn standard_conforming_strings on, and write E'…' where backslashes escape";
+    NotUtf8: "it is not UTF-8",
+        "send what client_encoding says: the bytes are not UTF-8";
+    // Statements.
+    UnknownKind: "a statement of a kind that is not understood",
+        "write it as INSERT, UPDATE or DELETE";
+    Code: "code that names a migrated table",
+        "move its writes on the table out of DO or CALL, into statements of their own";
+    WithList: "a WITH list that is not understood",
+        "drop SEARCH and CYCLE from the WITH list, or compute it in a statement before";
+    DataModifyingWith: "a data-modifying WITH",
+        "make the inner INSERT, UPDATE or DELETE a statement of its own in the same transaction";
+    Merge: "MERGE",
+        "write INSERT … ON CONFLICT DO UPDATE, or UPDATE, INSERT and DELETE of their own";
+    CopyOfWrite: "COPY of a data-modifying query",
+        "run the write as a statement of its own; RETURNING gives its rows";
+    CopyUnclear: "a COPY that is not understood",
+        "write COPY table (columns) FROM STDIN";
+    CopyFrom: "COPY FROM",
+        "COPY into a temporary table, then INSERT … SELECT from it";
+    ExplainAnalyze: "EXPLAIN ANALYZE of a write",
+        "EXPLAIN without ANALYZE, or analyze it on a copy of the table: it does write";
+    Truncate: "TRUNCATE",
+        "DELETE without WHERE, or do it before the migration is started";
+    TruncateCascade: "TRUNCATE … CASCADE",
+        "name the tables; for a migrated one DELETE, or do it before the migration is started";
+    ShadowWrite: "a write on the shadow",
+        "write the source: the shadow follows it";
+    // The shape of a write.
+    OurNames: "a name that the mirrored form uses",
+        "choose another name than \"pgsegue …\"";
+    WriteShape: "a write of a shape that is not understood",
+        "write it as plain INSERT INTO, UPDATE … SET or DELETE FROM";
+    TableElsewhere: "a write whose table is not where it is expected",
+        "name the table right behind INSERT INTO, UPDATE or DELETE FROM";
+    TableInParentheses: "a table in parentheses",
+        "take the parentheses off the table";
+    ReturningWith: "RETURNING WITH",
+        "leave WITH (OLD AS …, NEW AS …) out of RETURNING";
+    TwoReturning: "two RETURNING",
+        "put the column or table of that name in double quotes";
+    ConflictChangesKey: "ON CONFLICT DO UPDATE of a key column",
+        "leave the key columns out of DO UPDATE SET";
+    UpdateWithoutSet: "UPDATE without SET",
+        "write UPDATE table SET …";
+    KeyAtCursor: "a change of the key WHERE CURRENT OF",
+        "find the row by its key instead of by the cursor";
+    KeyByVolatile: "a change of the key under a condition that may be volatile",
+        "SELECT the keys first, then UPDATE by them";
+    // Sessions.
+    FailedTransaction: "a write in a failed transaction",
+        "nothing, if it fails as it should; end a failed transaction with ROLLBACK";
+    NamesChanged: "a write after a change of what names mean",
+        "send SET search_path and the like as a text of its own, or write schema.table";
+    PreparedInSql: "a statement of SQL-level PREPARE",
+        "prepare by the protocol, as drivers do, instead of by PREPARE";
+    ExecuteOfWrite: "EXECUTE of a prepared write",
+        "prepare by the protocol, as drivers do, instead of by PREPARE and EXECUTE";
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_a_text_of_its_own_and_a_way_out_that_fits_on_a_line() {
+        let texts: HashSet<_> = Reason::ALL.iter().map(|r| r.text()).collect();
+        assert_eq!(texts.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            let (text, way_out) = (reason.text(), reason.way_out());
+            assert!(!text.is_empty() && text.chars().count() <= 70, "{text}");
+            assert!(!way_out.is_empty() && way_out.chars().count() <= 90, "{way_out}");
+        }
+    }
+}
