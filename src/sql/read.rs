@@ -151,6 +151,10 @@ fn fit(
 ) -> Result<Fit, String> {
     let at = tokens.first().map_or(0, |t| t.at.start)..tokens.last().map_or(0, |t| t.at.end);
     let sql = text.get(at.clone()).ok_or("not a statement")?;
+    // Of `SELECT INTO x FROM y` the parser makes a query of a column.
+    if tokens.iter().any(|t| is_keyword(text, t, "into")) {
+        return Err("SELECT INTO".to_owned());
+    }
     let options = ParserOptions::new().with_unescape(false);
     let mut statements = Parser::new(&PostgreSqlDialect {})
         .with_options(options)

@@ -223,9 +223,6 @@ impl Visitor for Found<'_> {
 
     fn pre_visit_select(&mut self, select: &Select) -> Unfit {
         self.selects += 1;
-        if select.into.is_some() {
-            return unfit("SELECT INTO");
-        }
         if matches!(select.distinct, Some(Distinct::On(_))) {
             self.incomparable = Some("DISTINCT ON");
         }

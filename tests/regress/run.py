@@ -29,7 +29,9 @@ two direct runs cannot say anything about the proxy; they are named.
 The suites come with the source package of the installed Postgres (15 or later, Debian's or one
 built like it), fetched with apt; what is C in them is compiled against its headers. All is kept in
 target/regress, with the results of the last runs. Nothing is installed. As root, the user
-postgres (or nobody) runs Postgres and the tests. Everything stays on 127.0.0.1."""
+postgres (or nobody) runs Postgres and the tests. Everything stays on 127.0.0.1.
+
+--folder only fetches the suites, and prints where they are."""
 
 import argparse, difflib, filecmp, glob, os, pathlib, pwd, re, shutil, signal, socket, subprocess
 import json, sys, tarfile, tempfile, time, urllib.request
@@ -461,11 +463,14 @@ def main():
                         choices=["none", "elsewhere", "unrelated", "namesakes"])
     parser.add_argument("--pgsegue", type=pathlib.Path, default=ROOT / "target/debug/pgsegue")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/regress")
+    parser.add_argument("--folder", action="store_true")
     parser.add_argument("tests", nargs="*", help="these files only, in this order (test_setup first)")
     options = parser.parse_args()
     # So that what was started and made ends with the script.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.cache = options.cache.resolve()
+    if options.folder:
+        return say(suites_for(postgres_bin(), options.cache))
     if not options.pgsegue.exists():
         stop(f"{options.pgsegue} is missing: cargo build")
     pg_bin = postgres_bin()

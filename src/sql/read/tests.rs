@@ -138,6 +138,7 @@ fn refuses_reads_that_only_the_source_answers_right() {
         "SELECT * FROM orders TABLESAMPLE system (1)",
         "SELECT * FROM ONLY orders",
         "SELECT * INTO x FROM orders",
+        "SELECT INTO x FROM orders",
         "WITH orders AS (SELECT 1) SELECT * FROM orders",
         "SELECT public.orders.id FROM public.orders",
         "SELECT * FROM generate_series(1, 2) g, orders",
