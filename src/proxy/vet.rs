@@ -60,20 +60,23 @@ pub(super) enum Vetted {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Native {
     columns: Vec<NativeColumn>,
+    /// The shadows that it reads, by object id.
+    shadows: Vec<u32>,
     /// Resolved parameter types.
     pub(super) parameters: Vec<u32>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NativeColumn {
-    name: String,
     table: u32,
     column: i16,
 }
 
 impl Native {
-    /// Appends the source's RowDescription for a shadow's: the names, table and column of the
-    /// source; types and formats are the same. `None`: it does not fit after all.
+    /// Appends the source's RowDescription for a shadow's: what comes from a shadow, or is worked
+    /// out from it, has the table and column of the source; all else is the same, and what comes
+    /// from another table is that table's (it may be a temporary one of this session). `None`: it
+    /// does not fit after all.
     pub(super) fn push_description(&self, out: &mut Vec<u8>, body: &[u8]) -> Option<()> {
         let fields = backend::row_description(body)?;
         if fields.len() != self.columns.len() {
@@ -82,11 +85,15 @@ impl Native {
         push_frame(out, b'T', |out| {
             let count = i16::try_from(fields.len()).unwrap_or(i16::MAX);
             out.extend_from_slice(&count.to_be_bytes());
-            for ((_, field), native) in fields.iter().zip(&self.columns) {
-                out.extend_from_slice(native.name.as_bytes());
+            for ((name, field), native) in fields.iter().zip(&self.columns) {
+                let seen =
+                    NativeColumn { table: field.table.cast_unsigned(), column: field.column };
+                let ours = seen.table == 0 || self.shadows.contains(&seen.table);
+                let NativeColumn { table, column } = if ours { *native } else { seen };
+                out.extend_from_slice(name);
                 out.push(0);
-                out.extend_from_slice(&native.table.to_be_bytes());
-                out.extend_from_slice(&native.column.to_be_bytes());
+                out.extend_from_slice(&table.to_be_bytes());
+                out.extend_from_slice(&column.to_be_bytes());
                 out.extend_from_slice(&field.type_oid.to_be_bytes());
                 out.extend_from_slice(&field.size.to_be_bytes());
                 out.extend_from_slice(&field.modifier.to_be_bytes());
@@ -146,7 +153,7 @@ impl Vetting {
             user: query.user.into(),
             search_path: query.search_path.into(),
             fingerprint: query.fingerprint.into(),
-            types: query.types.into(),
+            types: declared(query.types).into(),
         };
         let known = self.verdicts.get(&key);
         if let Some(verdict) = &known {
@@ -169,6 +176,12 @@ impl Vetting {
         }
         vetted
     }
+}
+
+/// Declared parameter types, where any is: a text by either protocol is vetted once.
+fn declared(types: &[u8]) -> &[u8] {
+    let any = types.iter().skip(2).any(|b| *b != 0);
+    if any { types } else { &[] }
 }
 
 async fn work(
@@ -222,7 +235,7 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
         .collect();
     let source = transaction.prepare_typed(&job.source, &types).await?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
-    let native = compare(&source, &shadow)?;
+    let native = compare(&source, &shadow, &job.targets)?;
     let scans = |plan: &serde_json::Value, table: &crate::sql::ident::QualifiedName| {
         scans_whole(plan, table.schema.as_str(), table.name.as_str())
     };
@@ -237,7 +250,11 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     Ok(native)
 }
 
-fn compare(source: &Statement, shadow: &Statement) -> Result<Native, Unfit> {
+fn compare(
+    source: &Statement,
+    shadow: &Statement,
+    targets: &[Arc<Target>],
+) -> Result<Native, Unfit> {
     if source.params() != shadow.params() {
         let differs = format!("parameters {:?} and {:?}", source.params(), shadow.params());
         return Err(Unfit::Differs(differs));
@@ -254,13 +271,13 @@ fn compare(source: &Statement, shadow: &Statement) -> Result<Native, Unfit> {
             return Err(Unfit::Differs(format!("column {:?}", a.name())));
         }
         columns.push(NativeColumn {
-            name: a.name().to_owned(),
             table: a.table_oid().unwrap_or(0),
             column: a.column_id().unwrap_or(0),
         });
     }
     let parameters = source.params().iter().map(tokio_postgres::types::Type::oid).collect();
-    Ok(Native { columns, parameters })
+    let shadows = targets.iter().map(|t| t.shadow_oid).collect();
+    Ok(Native { columns, shadows, parameters })
 }
 
 /// The generic plan: what a prepared statement gets, whatever its parameters are.
