@@ -21,6 +21,8 @@ pub struct Column {
     pub typmod: i32,
     /// `attcollation`.
     pub collation: u32,
+    /// The collation's name, quoted; none where the type has none.
+    pub collation_sql: Option<String>,
     /// Whether the collation calls only identical strings equal.
     pub collation_exact: bool,
     /// `NOT NULL`.
@@ -136,7 +138,10 @@ pub async fn relation(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, \
              a.attcollation, coalesce(l.collisdeterministic, true), a.attnotnull, \
              CASE WHEN a.attgenerated <> '' THEN 'g' WHEN a.attidentity <> '' THEN a.attidentity::text \
-             WHEN a.atthasdef THEN 'h' ELSE '' END, a.attlen = -1 AND a.attstorage <> 'p' FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation \
+             WHEN a.atthasdef THEN 'h' ELSE '' END, a.attlen = -1 AND a.attstorage <> 'p', \
+             quote_ident(s.nspname) || '.' || quote_ident(l.collname) FROM pg_attribute a \
+             LEFT JOIN pg_collation l ON l.oid = a.attcollation \
+             LEFT JOIN pg_namespace s ON s.oid = l.collnamespace \
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             &[&oid],
         )
@@ -153,6 +158,7 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         type_oid: row.try_get(2)?,
         typmod: row.try_get(3)?,
         collation: row.try_get(4)?,
+        collation_sql: row.try_get(9)?,
         collation_exact: row.try_get(5)?,
         not_null: row.try_get(6)?,
         filled: match row.try_get(7)? {
@@ -306,6 +312,7 @@ impl Shape {
         Ok(OldColumn {
             name: column.name.clone(),
             type_sql: column.type_sql.clone(),
+            collation_sql: column.collation_sql.clone(),
             reverse,
             widened_as,
         })

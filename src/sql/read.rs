@@ -4,7 +4,7 @@
 //! printed from the tree. Every mention of the table has to be explained by the tree, else the
 //! read is unfit. Unfit is always safe: the source answers.
 
-use super::ident::Ident;
+use super::ident::{Ident, literal};
 use super::lex::{Kind, Token, identifier, is_keyword};
 use super::mention::{Mention, Spelling, Table, mention_at, mentions};
 use super::read_visit::{Factor, Found};
@@ -47,6 +47,8 @@ pub struct Fit {
 struct Replaced {
     at: Range<usize>,
     target: usize,
+    /// Whether the schema is spelled: the name alone may come to mean another table unseen.
+    spelling: Spelling,
     /// The name to give the derived table, where the client gave no alias.
     alias: Option<Ident>,
     /// Conditions over the shadow's columns that follow from the client's own.
@@ -73,8 +75,12 @@ impl Fit {
         for replaced in &self.replaced {
             let target = targets.get(replaced.target)?;
             out.client(text, done..replaced.at.start);
-            let twins = replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
-            out.ours(&old_shape(target, &twins)?);
+            let mut conditions =
+                replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
+            if replaced.spelling == Spelling::Unqualified {
+                conditions.push(name_proof(target));
+            }
+            out.ours(&old_shape(target, &conditions)?);
             if let Some(alias) = &replaced.alias {
                 out.ours(" AS ").ours(&alias.quoted());
             }
@@ -86,20 +92,39 @@ impl Fit {
 }
 
 /// `(SELECT … FROM shadow)`: every column of the source, in its order, of its exact type.
-fn old_shape(target: &Target, twins: &[String]) -> Option<String> {
+fn old_shape(target: &Target, conditions: &[String]) -> Option<String> {
     let columns = target.old_shape.as_ref().ok()?.iter().map(|c| match &c.reverse {
         Reverse::Bare(column) if *column == c.name => column.quoted(),
         Reverse::Bare(column) => format!("{} AS {}", column.quoted(), c.name.quoted()),
         Reverse::Expression(sql) => {
-            format!("CAST(({sql}) AS {}) AS {}", c.type_sql, c.name.quoted())
+            // The shadow's collation would sort and compare in another way.
+            let collate = c.collation_sql.iter().map(|name| format!(" COLLATE {name}"));
+            let collate = collate.collect::<String>();
+            format!("CAST(({sql}) AS {}){collate} AS {}", c.type_sql, c.name.quoted())
         }
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
-    let condition = match twins {
+    let condition = match conditions {
         [] => String::new(),
-        twins => format!(" WHERE {}", twins.join(" AND ")),
+        conditions => format!(" WHERE {}", conditions.join(" AND ")),
     };
     Some(format!("(SELECT {columns} FROM {}{condition})", target.shadow.quoted()))
+}
+
+/// What the server says when a bare name has come to mean another table than the source.
+pub const NAME_MOVED: &str = "pgsegue: the name of a migrated table means another one by now";
+
+/// A condition that holds while the source's bare name means it in the session, and fails
+/// otherwise: a function that sets search_path, a temporary table made by one, another session's
+/// DDL are seen by nobody else. Worked out once per execution; the cast fails with the text.
+fn name_proof(target: &Target) -> String {
+    format!(
+        "CASE WHEN pg_catalog.to_regclass({})::pg_catalog.oid OPERATOR(pg_catalog.=) {}::pg_catalog.oid \
+         THEN true ELSE CAST(pg_catalog.concat({}) AS boolean) END",
+        literal(&target.source.name.quoted()),
+        target.source_oid,
+        literal(NAME_MOVED),
+    )
 }
 
 /// Understands one query (its tokens, without the semicolon).
@@ -238,6 +263,7 @@ fn place(
     Ok(Replaced {
         at: first.at.start..token.at.end,
         target: mention.target,
+        spelling: mention.spelling,
         alias: factor.alias.is_none().then(|| Ident::new(name)),
         twins: factor.twins.clone(),
     })

@@ -38,6 +38,8 @@ pub struct OldColumn {
     pub name: Ident,
     /// Its type as `format_type` prints it, typmod included.
     pub type_sql: String,
+    /// Its collation, quoted; none where the type has none.
+    pub collation_sql: Option<String>,
     /// How to get it from the shadow's columns.
     pub reverse: Reverse,
     /// The shadow column whose mapping is this column under an order-preserving widening cast:
@@ -50,7 +52,7 @@ pub struct OldColumn {
 pub enum Reverse {
     /// A shadow column of the same type, typmod and collation: flattens, indexes serve.
     Bare(Ident),
-    /// SQL over the shadow's columns; it is cast to the old type.
+    /// SQL over the shadow's columns; it is cast to the old type and collation.
     Expression(String),
 }
 

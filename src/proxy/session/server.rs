@@ -5,9 +5,10 @@ use super::marked::Kept;
 use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
+use crate::sql::read::NAME_MOVED;
 use crate::sql::write::{Layout, Verb};
 use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::build;
+use crate::wire::build::{self, Report, Severity};
 use crate::wire::frame::{BadLength, Header};
 use std::sync::Arc;
 
@@ -397,6 +398,7 @@ impl Session {
 
     fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
         let sqlstate = backend::sqlstate(body).unwrap_or_default();
+        let moved = self.name_has_moved(body);
         if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
             self.skip_to_sync(out, Given::No);
             return Fate::Swallow;
@@ -405,9 +407,9 @@ impl Session {
             Some(Expect::Refusal(report)) => Some(report.clone()),
             Some(Expect::Query(rows)) => match rows.front() {
                 Some(Rows::Refused(report)) => Some(report.clone()),
-                _ => None,
+                _ => moved,
             },
-            _ => None,
+            _ => moved,
         };
         let form = match self.replies.front() {
             Some(Expect::Query(rows)) => rows.iter().find_map(Rows::form),
@@ -429,6 +431,25 @@ impl Session {
         }
         self.skip_to_sync(out, Given::Yes);
         Fate::Written
+    }
+
+    /// The shadow's form found that a name means another table than the session's facts say. The
+    /// next statement asks again; what cannot be sent again now fails as it does when two
+    /// transactions get into each other's way, so that clients run it anew.
+    fn name_has_moved(&mut self, body: &[u8]) -> Option<Box<Report>> {
+        if !backend::contains(body, NAME_MOVED.as_bytes()) {
+            return None;
+        }
+        self.facts = None;
+        Some(Box::new(Report {
+            severity: Severity::Error,
+            code: "40001",
+            message: "could not serialize access: what a table's name means has changed unseen"
+                .to_owned(),
+            hint: "Run the transaction again. A function changed search_path or made a temporary \
+                   table; write the schema with the table's name, or use SET."
+                .to_owned(),
+        }))
     }
 
     /// After an error the server ignores frames up to the next Sync (a simple query just ends).

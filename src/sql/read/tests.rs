@@ -9,6 +9,7 @@ fn column(name: &str, type_sql: &str, reverse: Reverse, widened: Option<&str>) -
     OldColumn {
         name: Ident::new(name),
         type_sql: type_sql.into(),
+        collation_sql: None,
         reverse,
         widened_as: widened.map(Ident::new),
     }
@@ -56,16 +57,22 @@ fn shadow(sql: &str) -> String {
 const OLD: &str = "(SELECT CAST((\"id\") AS integer) AS \"id\", \"customer_id\" AS \"user_id\" \
                    FROM \"public\".\"orders_v2\"";
 
+/// How a bare name proves what it means.
+fn proof() -> String {
+    name_proof(&targets()[0])
+}
+
 #[test]
 fn the_reference_becomes_a_derived_table_of_the_old_shape() {
     for (sql, expected) in [
-        ("SELECT * FROM orders", format!("SELECT * FROM {OLD}) AS \"orders\"")),
+        ("SELECT * FROM orders", format!("SELECT * FROM {OLD} WHERE {}) AS \"orders\"", proof())),
         ("select 'é', o.* from public.orders o", format!("select 'é', o.* from {OLD}) o")),
         (
-            "SELECT 1 FROM x\n JOIN Orders AS o ON true, orders WHERE orders.user_id = 1",
+            "SELECT 1 FROM x\n JOIN Orders AS o ON true, public.orders WHERE orders.user_id = 1",
             format!(
-                "SELECT 1 FROM x\n JOIN {OLD}) AS o ON true, {OLD}) AS \"orders\" \
-                 WHERE orders.user_id = 1"
+                "SELECT 1 FROM x\n JOIN {OLD} WHERE {}) AS o ON true, {OLD}) AS \"orders\" \
+                 WHERE orders.user_id = 1",
+                proof()
             ),
         ),
     ] {
@@ -86,14 +93,14 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
         ("id = ANY($1)", "\"id\" = ANY (CAST($1 AS integer[]))"),
         ("id = ANY('{1,2}')", "\"id\" = ANY ('{1,2}')"),
     ] {
-        let sql = format!("SELECT user_id FROM orders WHERE {condition}");
+        let sql = format!("SELECT user_id FROM public.orders WHERE {condition}");
         assert_eq!(
             shadow(&sql),
             format!("SELECT user_id FROM {OLD} WHERE {twin}) AS \"orders\" WHERE {condition}")
         );
     }
     let declared = |oid: u32| {
-        let sql = "SELECT 1 FROM orders WHERE id = $1";
+        let sql = "SELECT 1 FROM public.orders WHERE id = $1";
         let fit = fit_of(sql).unwrap();
         fit.on_shadow(sql, 0..sql.len(), &targets(), |_| oid).unwrap().text().to_owned()
     };
@@ -102,7 +109,7 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
     }
     assert!(!declared(1700).contains("orders_v2\" WHERE"), "numeric: no twin");
     for without in ["id = 5 OR user_id = 1", "id + 1 = 5", "id = 5.5", "NOT id = 5", "id <> 5"] {
-        let sql = format!("SELECT 1 FROM orders WHERE {without}");
+        let sql = format!("SELECT 1 FROM public.orders WHERE {without}");
         assert!(!shadow(&sql).contains("orders_v2\" WHERE"), "{sql}");
     }
 }

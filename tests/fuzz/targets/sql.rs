@@ -156,6 +156,7 @@ pub fn targets() -> Vec<Arc<Target>> {
     let column = |name: &str, reverse: Reverse, widened: Option<&str>| OldColumn {
         name: Ident::new(name),
         type_sql: "integer".to_owned(),
+        collation_sql: None,
         reverse,
         widened_as: widened.map(Ident::new),
     };
