@@ -10,6 +10,7 @@ mod limits;
 mod listen;
 mod listener;
 mod local;
+mod reach;
 mod session;
 mod side;
 mod socket;

@@ -1,9 +1,10 @@
 //! Is a query's shadow form as good as the query? Asked once per text (constants aside), role and search_path, on a
 //! control connection, before the shadow may answer: both forms are prepared and planned there.
-//! Parameters, names and types have to agree, and the shadow must not be scanned as a whole where
-//! the source is not. Until the answer is there, the source serves.
+//! Parameters, names and types have to agree, and the shadow must not be scanned where the source's rows
+//! are looked up. Until the answer is there, the source serves.
 
 use super::Options;
+use super::reach::{Relations, is_dearer};
 use super::side;
 use crate::pg::Database;
 use crate::sql::target::Target;
@@ -213,8 +214,8 @@ enum Unfit {
     Fails(String),
     #[error("parameters or columns differ: {0}")]
     Differs(String),
-    #[error("the shadow would be scanned as a whole")]
-    SequentialScan,
+    #[error("the shadow would be scanned where the source's rows are looked up")]
+    Dearer,
 }
 
 impl From<tokio_postgres::Error> for Unfit {
@@ -226,6 +227,10 @@ impl From<tokio_postgres::Error> for Unfit {
 }
 
 async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
+    // Types and operators of the shadow's form are named without their schema.
+    if job.key.search_path.find("pg_catalog").is_some_and(|at| at > 1) {
+        return Err(Unfit::Fails("search_path has other schemas before pg_catalog".to_owned()));
+    }
     let transaction = client.transaction().await?;
     transaction.batch_execute(&side::as_session(&job.key.user, &job.key.search_path)).await?;
     let declared = crate::wire::frontend::Parse { name: b"", sql: b"", types: &job.key.types };
@@ -236,18 +241,30 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     let source = transaction.prepare_typed(&job.source, &types).await?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
     let native = compare(&source, &shadow, &job.targets)?;
-    let scans = |plan: &serde_json::Value, table: &crate::sql::ident::QualifiedName| {
-        scans_whole(plan, table.schema.as_str(), table.name.as_str())
-    };
     let on_source = explain(&transaction, &job.source, &source).await?;
     let on_shadow = explain(&transaction, &job.shadow, &shadow).await?;
     for target in &job.targets {
-        if scans(&on_shadow, &target.shadow) && !scans(&on_source, &target.source) {
-            return Err(Unfit::SequentialScan);
+        let source = relations(&transaction, target.source_oid).await?;
+        let shadow = relations(&transaction, target.shadow_oid).await?;
+        if is_dearer((&on_shadow, &shadow), (&on_source, &source)) {
+            return Err(Unfit::Dearer);
         }
     }
     transaction.rollback().await?;
     Ok(native)
+}
+
+/// A table and its partitions.
+async fn relations(transaction: &Transaction<'_>, oid: u32) -> Result<Relations, Unfit> {
+    let rows = transaction
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1 \
+             OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))",
+            &[&oid],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 fn compare(
@@ -307,17 +324,4 @@ async fn explain(
         .await?;
     transaction.batch_execute("DEALLOCATE pgsegue_vet").await?;
     Ok(row.try_get(0)?)
-}
-
-fn scans_whole(plan: &serde_json::Value, schema: &str, table: &str) -> bool {
-    match plan {
-        serde_json::Value::Array(items) => items.iter().any(|i| scans_whole(i, schema, table)),
-        serde_json::Value::Object(node) => {
-            let is = |key: &str, value: &str| node.get(key).and_then(|v| v.as_str()) == Some(value);
-            let here =
-                is("Node Type", "Seq Scan") && is("Schema", schema) && is("Relation Name", table);
-            here || node.values().any(|v| scans_whole(v, schema, table))
-        }
-        _ => false,
-    }
 }

@@ -147,14 +147,22 @@ fn fingerprint(text: &str, tokens: &[Token]) -> Box<str> {
     let mut out = String::with_capacity(text.len());
     // GROUP BY 1: there a number names a column.
     let grouped = tokens.iter().any(|t| is_keyword(text, t, "group"));
+    let mut before = "";
     for token in tokens {
         let spelled = text.get(token.at.clone()).unwrap_or_default();
         match token.kind {
-            Kind::Number if !grouped => out.push_str(number_class(spelled)),
+            // A column by its number.
+            Kind::Number if grouped || before.eq_ignore_ascii_case("by") => out.push_str(spelled),
+            Kind::Number => out.push_str(number_class(spelled)),
+            // What a pattern begins with decides whether an index serves it.
+            Kind::Text if spelled.starts_with("'%") || spelled.starts_with("'_") => {
+                out.push_str("?p");
+            }
             Kind::Text if spelled.starts_with('\'') => out.push_str("?s"),
             _ => out.push_str(spelled),
         }
         out.push(' ');
+        before = spelled;
     }
     out.into_boxed_str()
 }

@@ -6,7 +6,8 @@ use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
 use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SetExpr, TableFactor, Visitor,
+    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SetExpr, TableFactor,
+    TableWithJoins, Visitor,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -18,7 +19,9 @@ const TWIN_TABLES_MAX: usize = 64;
 
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 /// Spelled like functions, in no catalog; none is volatile.
-const SYNTAX: [&str; 15] = [
+const SYNTAX: [&str; 17] = [
+    "array",
+    "row",
     "coalesce",
     "nullif",
     "greatest",
@@ -229,19 +232,17 @@ impl Visitor for Found<'_> {
         if !matches!(&select.group_by, GroupByExpr::Expressions(_, m) if m.is_empty()) {
             return unfit("a form of GROUP BY that is not understood");
         }
-        let tables = select.from.iter().map(|f| 1 + f.joins.len()).sum();
-        for from in &select.from {
-            self.factor(&from.relation, select, tables)?;
-            for join in &from.joins {
-                self.factor(&join.relation, select, tables)?;
-            }
+        let mut tables = Vec::new();
+        select.from.iter().for_each(|from| flatten(from, &mut tables));
+        for table in &tables {
+            self.factor(table, select, tables.len())?;
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Unfit {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } => {
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let last = name.0.last().and_then(|p| p.as_ident()).map(folded).unwrap_or_default();
                 if !self.functions.non_volatile.contains(&last) {
                     return ControlFlow::Break(format!("it calls {last}(), which may be volatile"));
@@ -249,6 +250,7 @@ impl Visitor for Found<'_> {
                 self.incomparable = Some("a function in FROM");
                 ControlFlow::Continue(())
             }
+            TableFactor::NestedJoin { alias: Some(_), .. } => unfit("a join with a name"),
             TableFactor::Table { .. }
             | TableFactor::Derived { .. }
             | TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
@@ -271,6 +273,17 @@ impl Visitor for Found<'_> {
                 _ => ControlFlow::Continue(()),
             },
             _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// All tables of an item of FROM, those within parentheses, too.
+fn flatten<'a>(from: &'a TableWithJoins, tables: &mut Vec<&'a TableFactor>) {
+    let relations = std::iter::once(&from.relation).chain(from.joins.iter().map(|j| &j.relation));
+    for relation in relations {
+        match relation {
+            TableFactor::NestedJoin { table_with_joins, .. } => flatten(table_with_joins, tables),
+            other => tables.push(other),
         }
     }
 }
