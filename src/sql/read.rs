@@ -11,9 +11,10 @@ use super::read_visit::{Factor, Found};
 use super::splice::Spliced;
 use super::target::{Functions, Reverse, Target};
 use super::twin::Twin;
+use parsable::Parsable;
 use sqlparser::ast::{Statement as Ast, Visit};
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::{Parser, ParserOptions};
+use sqlparser::parser::{Parser, ParserError, ParserOptions};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub struct Fit {
 #[derive(Debug, Clone, PartialEq)]
 struct Replaced {
     at: Range<usize>,
+    /// Whether it is `TABLE t`, the keyword included.
+    is_command: bool,
     target: usize,
     /// Whether the schema is spelled: the name alone may come to mean another table unseen.
     spelling: Spelling,
@@ -79,6 +82,9 @@ impl Fit {
                 replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
             if replaced.spelling == Spelling::Unqualified {
                 conditions.push(name_proof(target));
+            }
+            if replaced.is_command {
+                out.ours("SELECT * FROM ");
             }
             out.ours(&old_shape(target, &conditions)?);
             if let Some(alias) = &replaced.alias {
@@ -182,18 +188,16 @@ fn fit(
     targets: &[Arc<Target>],
     functions: &Functions,
 ) -> Result<Fit, String> {
-    let at = tokens.first().map_or(0, |t| t.at.start)..tokens.last().map_or(0, |t| t.at.end);
-    let sql = text.get(at.clone()).ok_or("not a statement")?;
-    // Of `SELECT INTO x FROM y` the parser makes a query of a column.
-    if tokens.iter().any(|t| is_keyword(text, t, "into")) {
-        return Err("SELECT INTO".to_owned());
+    if let Some(why) = kept_on_source(text, tokens) {
+        return Err(why.to_owned());
     }
+    let parsable = Parsable::new(text, tokens);
     let options = ParserOptions::new().with_unescape(false);
     let mut statements = Parser::new(&PostgreSqlDialect {})
         .with_options(options)
-        .try_with_sql(sql)
+        .try_with_sql(&parsable.sql)
         .and_then(|mut p| p.parse_statements())
-        .map_err(|e| format!("not understood: {e}"))?;
+        .map_err(|e| refused(text, tokens, &e))?;
     let (Some(Ast::Query(query)), true) = (statements.pop(), statements.is_empty()) else {
         return Err("not one query".to_owned());
     };
@@ -201,23 +205,115 @@ fn fit(
     if let std::ops::ControlFlow::Break(unfit) = query.visit(&mut found) {
         return Err(unfit);
     }
-    if tokens.windows(4).any(|w| is_row_value(text, w)) {
-        return Err("a whole-row reference".to_owned());
-    }
-    let places = Places::new(sql, at.start, tokens);
     let found_mentions = mentions(text, tokens, targets);
     let mut replaced = Vec::with_capacity(found.factors.len());
     for factor in &found.factors {
-        replaced.push(place(text, tokens, &places, &found_mentions, factor)?);
+        replaced.push(place(text, tokens, &parsable, &found_mentions, factor)?);
     }
     replaced.sort_by_key(|r| r.at.start);
-    audit(&found_mentions, &replaced, tokens)?;
+    let mut given: Vec<_> = found.given.iter().filter_map(|at| parsable.token(*at)).collect();
+    given.sort_unstable();
+    audit(&found_mentions, &replaced, &given, tokens)?;
     for r in &replaced {
         if let Some(Err(why)) = targets.get(r.target).map(|t| &t.old_shape) {
             return Err(why.clone());
         }
     }
     Ok(Fit { replaced, comparable: found.comparable(&query, targets) })
+}
+
+/// Why the source answers whatever the tree says, as far as tokens tell. Some of it the parser
+/// reads as something else: of `SELECT INTO x FROM y` it makes a query of a column, of `FROM ONLY t`
+/// one of a table ONLY.
+fn kept_on_source(text: &str, tokens: &[Token]) -> Option<&'static str> {
+    let is = |i: usize, words: &[&str]| {
+        tokens.get(i).is_some_and(|t| words.iter().any(|w| is_keyword(text, t, w)))
+    };
+    for (i, token) in tokens.iter().enumerate().filter(|(_, t)| t.kind == Kind::Word) {
+        if is_keyword(text, token, "into") {
+            return Some("SELECT INTO");
+        }
+        if is_keyword(text, token, "for") && is(i + 1, &["update", "no", "share", "key"]) {
+            return Some("a locking clause");
+        }
+        let name = tokens.get(i + 1).filter(|t| {
+            matches!(t.kind, Kind::Word | Kind::Quoted) || text.get(t.at.clone()) == Some("(")
+        });
+        if is_keyword(text, token, "only") && name.is_some() {
+            let fetch = i.checked_sub(1).is_some_and(|i| is(i, &["row", "rows"]));
+            if !fetch {
+                return Some("ONLY");
+            }
+        }
+        if is_keyword(text, token, "tablesample") {
+            return Some("TABLESAMPLE");
+        }
+    }
+    tokens.windows(4).any(|w| is_row_value(text, w)).then_some("a whole-row reference")
+}
+
+/// Why the parser refused a query: by what it is known not to read, or in its own words.
+fn refused(text: &str, tokens: &[Token], error: &ParserError) -> String {
+    const XML: [&str; 9] = [
+        "xmlattributes",
+        "xmlelement",
+        "xmlexists",
+        "xmlforest",
+        "xmlparse",
+        "xmlpi",
+        "xmlroot",
+        "xmlserialize",
+        "xmltable",
+    ];
+    const JSON: [&str; 10] = [
+        "json_array",
+        "json_arrayagg",
+        "json_exists",
+        "json_object",
+        "json_objectagg",
+        "json_query",
+        "json_scalar",
+        "json_serialize",
+        "json_table",
+        "json_value",
+    ];
+    let calls = |names: &[&str]| {
+        tokens.windows(2).any(|pair| match pair {
+            [name, open] => {
+                open.kind == Kind::Open && names.iter().any(|n| is_keyword(text, name, n))
+            }
+            _ => false,
+        })
+    };
+    let star = tokens.windows(3).any(|w| match w {
+        [before, name, star] => {
+            ["from", "join"].iter().any(|k| is_keyword(text, before, k))
+                && matches!(name.kind, Kind::Word | Kind::Quoted)
+                && text.get(star.at.clone()) == Some("*")
+        }
+        _ => false,
+    });
+    let sets = tokens.windows(3).any(|w| match w {
+        [grouping, sets, _] => {
+            grouping.depth > 0
+                && is_keyword(text, grouping, "grouping")
+                && is_keyword(text, sets, "sets")
+        }
+        _ => false,
+    });
+    if matches!(error, ParserError::RecursionLimitExceeded) {
+        "it is nested too deeply".to_owned()
+    } else if calls(&XML) {
+        "an XML function with a syntax of its own".to_owned()
+    } else if calls(&JSON) {
+        "an SQL/JSON function with a syntax of its own".to_owned()
+    } else if star {
+        "a table with * behind its name".to_owned()
+    } else if sets {
+        "GROUPING SETS within GROUPING SETS".to_owned()
+    } else {
+        format!("not understood: {error}")
+    }
 }
 
 /// `(t.*` or `t.*)` or `t.*::`: the row as one value, which on a derived table has another type.
@@ -234,13 +330,20 @@ fn is_row_value(text: &str, window: &[Token]) -> bool {
     }
 }
 
-/// Every mention of a table must be one of the references found, or an alias given to one.
-fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Result<(), String> {
+/// Every mention of a table must be one of the references found, or a name given to something in
+/// the query; what is called by that name is not looked at, bare it is taken for the whole row.
+fn audit(
+    mentions: &[Mention],
+    replaced: &[Replaced],
+    given: &[usize],
+    tokens: &[Token],
+) -> Result<(), String> {
     let explained = |m: &Mention| {
-        tokens.get(m.token).is_some_and(|t| {
-            // In order, and none within another: their ends are in order, too.
-            replaced.binary_search_by_key(&t.at.end, |r| r.at.end).is_ok()
-        })
+        given.binary_search(&m.token).is_ok()
+            || tokens.get(m.token).is_some_and(|t| {
+                // In order, and none within another: their ends are in order, too.
+                replaced.binary_search_by_key(&t.at.end, |r| r.at.end).is_ok()
+            })
     };
     if mentions.iter().any(|m| m.table == Table::Shadow) {
         return Err("it names the shadow itself".to_owned());
@@ -254,13 +357,17 @@ fn audit(mentions: &[Mention], replaced: &[Replaced], tokens: &[Token]) -> Resul
 fn place(
     text: &str,
     tokens: &[Token],
-    places: &Places,
+    parsable: &Parsable,
     mentions: &[Mention],
     factor: &Factor,
 ) -> Result<Replaced, String> {
     let lost = || "a table reference that cannot be placed".to_owned();
-    let first = places.token(factor.start).and_then(|i| tokens.get(i)).ok_or_else(lost)?;
-    let index = places.token(factor.last_part).ok_or_else(lost)?;
+    let first = parsable.token(factor.start).ok_or_else(lost)?;
+    let command = first
+        .checked_sub(1)
+        .filter(|i| tokens.get(*i).is_some_and(|t| is_keyword(text, t, "table")));
+    let first = tokens.get(command.unwrap_or(first)).ok_or_else(lost)?;
+    let index = parsable.token(factor.last_part).ok_or_else(lost)?;
     let token = tokens.get(index).ok_or_else(lost)?;
     let mention = mention_at(mentions, index).ok_or_else(lost)?;
     let name = identifier(text, token).ok_or_else(lost)?;
@@ -270,6 +377,7 @@ fn place(
     }
     Ok(Replaced {
         at: first.at.start..token.at.end,
+        is_command: command.is_some(),
         target: mention.target,
         spelling: mention.spelling,
         alias: factor.alias.is_none().then(|| Ident::new(name)),
@@ -277,31 +385,6 @@ fn place(
     })
 }
 
-/// Where the tokens begin as `sqlparser` counts it, in lines and characters, both from 1; splicing
-/// needs bytes.
-struct Places(Vec<(u64, u64)>);
-
-impl Places {
-    /// The places of `tokens` in `sql`, which begins at byte `base` of their text. One pass: a text
-    /// may be one line with thousands of references.
-    fn new(sql: &str, base: usize, tokens: &[Token]) -> Self {
-        let (mut line, mut column, mut done) = (1, 1, 0);
-        let place = |token: &Token| {
-            let start = token.at.start.saturating_sub(base);
-            for c in sql.get(done..start).unwrap_or_default().chars() {
-                (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
-            }
-            done = start;
-            (line, column)
-        };
-        Self(tokens.iter().map(place).collect())
-    }
-
-    /// Index of the token that begins there.
-    fn token(&self, place: (u64, u64)) -> Option<usize> {
-        self.0.binary_search(&place).ok()
-    }
-}
-
+mod parsable;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
 use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SetExpr, TableFactor,
+    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor,
     TableWithJoins, Visitor,
 };
 use std::collections::HashSet;
@@ -19,13 +19,14 @@ const TWIN_TABLES_MAX: usize = 64;
 
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 /// Spelled like functions, in no catalog; none is volatile.
-const SYNTAX: [&str; 17] = [
-    "array",
-    "row",
+const SYNTAX: [&str; 18] = [
     "coalesce",
     "nullif",
     "greatest",
     "least",
+    "row",
+    "array",
+    "grouping",
     "current_timestamp",
     "current_date",
     "current_time",
@@ -39,7 +40,8 @@ const SYNTAX: [&str; 17] = [
     "current_schema",
 ];
 /// Those of `SYNTAX` whose value does not hang on when and where they run.
-const SYNTAX_FIXED: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
+const SYNTAX_FIXED: [&str; 7] =
+    ["coalesce", "nullif", "greatest", "least", "row", "array", "grouping"];
 
 /// One reference to a migrated source.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(super) struct Found<'a> {
     targets: &'a [Arc<Target>],
     functions: &'a Functions,
     pub(super) factors: Vec<Factor>,
+    /// Where something is given the name of a migrated source, as line and column.
+    pub(super) given: Vec<(u64, u64)>,
     aliases: HashSet<String>,
     selects: usize,
     incomparable: Option<&'static str>,
@@ -87,6 +91,7 @@ impl<'a> Found<'a> {
             targets,
             functions,
             factors: Vec::new(),
+            given: Vec::new(),
             aliases: HashSet::new(),
             selects: 0,
             incomparable: None,
@@ -120,6 +125,12 @@ impl<'a> Found<'a> {
             let schema_fits = schema.as_ref().is_none_or(|s| *s == t.source.schema.as_str());
             (last == t.source.name.as_str() && schema_fits).then_some((index, schema.is_some()))
         })
+    }
+
+    fn given(&mut self, name: &AstIdent) {
+        if self.targets.iter().any(|t| t.source.name.as_str() == folded(name)) {
+            self.given.push((name.span.start.line, name.span.start.column));
+        }
     }
 
     fn factor(&mut self, factor: &TableFactor, select: &Select, tables: usize) -> Unfit {
@@ -166,10 +177,12 @@ impl<'a> Found<'a> {
     }
 
     fn function(&mut self, function: &Function) -> Unfit {
-        let Some(name) = function.name.0.last().and_then(|p| p.as_ident()).map(folded) else {
+        let Some(ident) = function.name.0.last().and_then(|p| p.as_ident()) else {
             return unfit("a function without a name");
         };
-        if !self.functions.non_volatile.contains(&name) && !SYNTAX.contains(&name.as_str()) {
+        let name = folded(ident);
+        let syntax = ident.quote_style.is_none() && SYNTAX.contains(&name.as_str());
+        if !self.functions.non_volatile.contains(&name) && !syntax {
             return ControlFlow::Break(format!("it calls {name}(), which may be volatile"));
         }
         if has_row_argument(function) {
@@ -178,8 +191,8 @@ impl<'a> Found<'a> {
         if function.over.is_some() {
             self.incomparable = Some("a window function");
         }
-        let fixed =
-            self.functions.deterministic.contains(&name) || SYNTAX_FIXED.contains(&name.as_str());
+        let fixed = self.functions.deterministic.contains(&name)
+            || (syntax && SYNTAX_FIXED.contains(&name.as_str()));
         if !fixed {
             self.incomparable = Some("a function that is not on the list of deterministic ones");
         }
@@ -232,6 +245,11 @@ impl Visitor for Found<'_> {
         if !matches!(&select.group_by, GroupByExpr::Expressions(_, m) if m.is_empty()) {
             return unfit("a form of GROUP BY that is not understood");
         }
+        for item in &select.projection {
+            if let SelectItem::ExprWithAlias { alias, .. } = item {
+                self.given(alias);
+            }
+        }
         let mut tables = Vec::new();
         select.from.iter().for_each(|from| flatten(from, &mut tables));
         for table in &tables {
@@ -241,6 +259,11 @@ impl Visitor for Found<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Unfit {
+        if let TableFactor::Table { alias: Some(alias), .. }
+        | TableFactor::Derived { alias: Some(alias), .. } = factor
+        {
+            self.given(&alias.name);
+        }
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let last = name.0.last().and_then(|p| p.as_ident()).map(folded).unwrap_or_default();
@@ -316,7 +339,7 @@ fn orders_by_key(query: &Query, factor: &Factor, targets: &[Arc<Target>]) -> boo
     };
     // An output name of the key's spelling that is another expression would sort first.
     let renamed = select.projection.iter().any(|p| {
-        matches!(p, sqlparser::ast::SelectItem::ExprWithAlias { alias, .. }
+        matches!(p, SelectItem::ExprWithAlias { alias, .. }
             if target.key.iter().any(|k| *k.as_str() == folded(alias)))
     });
     alone && !renamed && target.key.iter().all(name)

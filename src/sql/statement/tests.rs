@@ -40,7 +40,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("select a from other.orders", "pass"),
     ("select a from orders", "read"),
     ("select a from public.orders o join x on x.id = o.id", "read"),
-    ("table orders", "source"),
+    ("table orders", "read"),
     ("select a from only orders", "source"),
     ("select a from \"Orders\"", "pass"),
     ("select a from \"orders\"", "read"),

@@ -3,6 +3,7 @@
 use crate::ast::{Scope, each_node, each_reference, items, node, statement, string, table_name};
 use crate::tables::{PUBLIC, SHADOWS, shadow_name};
 use pgsegue::sql::ident::Ident;
+use pgsegue::sql::read::NAME_MOVED;
 use pgsegue::sql::target::Target;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -116,8 +117,17 @@ fn derived(range_var: &Value, targets: &[Arc<Target>]) -> Result<Value, String> 
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
     let alias = Ident::new(refname(range_var)).quoted();
+    let proof = match string(range_var, "schemaname") {
+        "" => format!(
+            "WHERE CASE WHEN pg_catalog.to_regclass('{}')::pg_catalog.oid OPERATOR(pg_catalog.=) \
+             {}::pg_catalog.oid THEN true ELSE pg_catalog.concat('{NAME_MOVED}')::boolean END",
+            target.source.name.quoted().replace('\'', "''"),
+            target.source_oid
+        ),
+        _ => String::new(),
+    };
     let text = format!(
-        "SELECT FROM (SELECT {columns} FROM {}.{}) AS {alias}",
+        "SELECT FROM (SELECT {columns} FROM {}.{} {proof}) AS {alias}",
         Ident::new(SHADOWS).quoted(),
         target.shadow.name.quoted(),
     );
@@ -139,8 +149,13 @@ pub fn without_twins(tree: &mut Value, around: &Value) -> Result<usize, String> 
             let mut sum = 0;
             if let Some(alias) = derived_alias(fields) {
                 let inner = &mut fields["subquery"]["node"]["SelectStmt"]["where_clause"];
-                let twins = std::mem::take(inner);
-                for twin in conjuncts(&twins) {
+                let conditions = std::mem::take(inner);
+                for twin in conjuncts(&conditions) {
+                    if node(&twin, "CaseExpr").is_some() && inner.is_null() {
+                        // The proof of what the name means: part of what is expected.
+                        *inner = twin;
+                        continue;
+                    }
                     sum += 1;
                     let outer = conjuncts(&around["where_clause"]);
                     let alone = items(&around["from_clause"]).len() == 1

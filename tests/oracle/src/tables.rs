@@ -93,7 +93,13 @@ fn old_column(name: &str, integer: Option<&str>) -> OldColumn {
         Some(sql) => (sql, Reverse::Expression(shadow.quoted()), Some(shadow)),
         None => ("text", Reverse::Bare(shadow), None),
     };
-    OldColumn { name: Ident::new(name), type_sql: type_sql.to_owned(), reverse, widened_as }
+    OldColumn {
+        name: Ident::new(name),
+        type_sql: type_sql.to_owned(),
+        collation_sql: None,
+        reverse,
+        widened_as,
+    }
 }
 
 fn is_primary(constraint: &Value) -> bool {
