@@ -111,6 +111,12 @@ impl Known {
             Class::Passthrough => {
                 ("passthrough", "forwarded as it is".to_owned(), None, Vec::new())
             }
+            Class::Truncate(truncate) => {
+                let note = "the shadow is emptied behind it, in the same transaction; where only a \
+                            part of the source is empty then, the migration is marked for a full verify";
+                let at = truncate.named.first().map(|t| self.at(*t)).unwrap_or_default();
+                ("truncate", format!("source, then the shadow{at}"), None, vec![note.to_owned()])
+            }
             Class::Ddl(target) => {
                 let note = "while dual write is on: SQLSTATE 55006, nothing changed".to_owned();
                 (

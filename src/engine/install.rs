@@ -3,6 +3,7 @@
 use super::Error;
 use super::shape::Shape;
 use super::sync::{follow_sql, mark_sql, sync_sql};
+use super::truncate::truncated_sql;
 use crate::pg;
 use tokio_postgres::{GenericClient, Transaction};
 
@@ -163,6 +164,7 @@ async fn locked(client: &mut tokio_postgres::Client) -> Result<Transaction<'_>, 
 async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&sync_sql(shape)).await?;
     tx.batch_execute(&follow_sql(shape)).await?;
+    tx.batch_execute(&truncated_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
     Ok(tx.commit().await?)
 }
@@ -173,7 +175,8 @@ pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<
         .query(
             "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n \
              ON n.oid = p.pronamespace WHERE n.nspname = 'pgsegue' \
-             AND p.proname IN ('sync_' || $1::text, 'follow_' || $1::text, 'mark_' || $1::text)",
+             AND p.proname IN ('sync_' || $1::text, 'follow_' || $1::text, \
+             'truncated_' || $1::text, 'mark_' || $1::text)",
             &[&name],
         )
         .await?;

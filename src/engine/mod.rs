@@ -24,6 +24,7 @@ mod runtime;
 pub mod shape;
 mod state;
 pub mod sync;
+pub mod truncate;
 pub mod verify;
 mod worker;
 

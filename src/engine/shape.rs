@@ -2,7 +2,7 @@
 //! from it the [`Target`] that statements are rewritten by.
 
 use super::mapping::{Form, form};
-use super::{Error, sync};
+use super::{Error, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::target::{OldColumn, Reverse, Target};
@@ -103,7 +103,7 @@ pub struct Shape {
     pub key: Vec<KeyPair>,
     /// The mapped shadow columns, in the declaration's order.
     pub mapped: Vec<Mapped>,
-    /// Whether `follow_…` is there: not before the functions are installed.
+    /// Whether `follow_…` and `truncated_…` are there: not before the functions are installed.
     pub follows: bool,
 }
 
@@ -212,9 +212,10 @@ pub async fn read(
             ))
         })?);
     }
-    let follow = sync::follow_name(&migration.name);
-    let sql = "SELECT to_regproc($1::text) IS NOT NULL";
-    let follows = client.query_one(sql, &[&follow]).await?.try_get(0)?;
+    let name = &migration.name;
+    let (follow, truncated) = (sync::follow_name(name), truncate::truncated_name(name));
+    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL";
+    let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
     Ok(Some(Shape { migration: migration.clone(), source, shadow, key, mapped, follows }))
 }
 
@@ -289,6 +290,7 @@ impl Shape {
             old_shape: self.source.columns.iter().map(|c| self.old_column(c)).collect(),
             sync_function: sync::sync_name(&self.migration.name),
             follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
+            truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
             mark_function: sync::mark_name(&self.migration.name),
         }
     }

@@ -4,6 +4,8 @@
 //! * `follow_…` does so for one row that the calling statement has just written: the usual write of
 //!   an app, so it does without what that write does not need, and leaves the rest to `sync_…`,
 //! * `mark_…` records that any row may be stale.
+//!
+//! What follows a TRUNCATE is in `truncate`.
 
 use super::mapping::{self, Needs};
 use super::shape::{Mapped, Shape, Storage};
@@ -157,7 +159,7 @@ fn assignments(shape: &Shape) -> String {
 }
 
 /// A dollar quote that does not occur in the body: a name may spell any.
-fn dollar_quote(body: &str) -> String {
+pub(super) fn dollar_quote(body: &str) -> String {
     let mut quote = "$pgsegue$".to_owned();
     while body.contains(&quote) {
         quote.insert(quote.len() - 1, '_');
@@ -195,7 +197,7 @@ COMMENT ON FUNCTION {name}({types}, int4, text) IS
     )
 }
 
-fn settings<'a>(pinned: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
+pub(super) fn settings<'a>(pinned: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
     join(pinned.map(|(name, value)| format!("SET {name} = {value}")), "\n")
 }
 

@@ -13,6 +13,7 @@ pub mod reason;
 pub mod splice;
 pub mod statement;
 pub mod target;
+pub mod truncate;
 pub mod write;
 
 mod cursor;

@@ -72,10 +72,10 @@ reasons! {
         "COPY into a temporary table, then INSERT … SELECT from it";
     ExplainAnalyze: "EXPLAIN ANALYZE of a write",
         "EXPLAIN without ANALYZE, or analyze it on a copy of the table: it does write";
-    Truncate: "TRUNCATE",
-        "DELETE without WHERE, or do it before the migration is started";
-    TruncateCascade: "TRUNCATE … CASCADE",
-        "name the tables; for a migrated one DELETE, or do it before the migration is started";
+    TruncateUnclear: "a TRUNCATE that is not understood",
+        "write TRUNCATE table, …";
+    TruncatePart: "TRUNCATE of a part of the table",
+        "DELETE FROM ONLY the part, or TRUNCATE the table as a whole";
     ShadowWrite: "a write on the shadow",
         "write the source: the shadow follows it";
     // The shape of a write.

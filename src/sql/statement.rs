@@ -7,6 +7,7 @@ use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mention_a
 use super::read::{Read, read};
 use super::reason::Reason;
 use super::target::{Functions, Target};
+use super::truncate::{self, Truncate};
 use super::write::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub enum Class {
     Read(Box<Read>),
     /// A write on the source of this target.
     Write(usize, Box<Write>),
+    /// It may empty migrated tables: what it has emptied is to be found out behind it.
+    Truncate(Truncate),
     /// A change of the definition of a migrated table.
     Ddl(usize),
     /// It may change a migrated table in a way that is not understood; says why.
@@ -178,10 +181,7 @@ fn statement(
         reader.classify()
     };
     let mut names: Vec<Name> = Vec::new();
-    // TRUNCATE … CASCADE follows foreign keys to tables that it does not name.
-    let named =
-        if class == Class::Unclassified(Reason::TruncateCascade) { &[] } else { found.as_slice() };
-    for m in named {
+    for m in &found {
         let name = Name { target: m.target, table: m.table, spelling: m.spelling };
         if !names.contains(&name) {
             names.push(name);
@@ -238,16 +238,13 @@ impl<'a> Reader<'a> {
     fn class(&self, word: &str) -> Class {
         match word {
             "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
-            "truncate" if self.cursor().find_top("cascade").is_some() => {
-                Class::Unclassified(Reason::TruncateCascade)
-            }
+            "truncate" => self.truncate(),
             _ if self.found.is_empty() => Class::Passthrough,
             "create" if self.writes_migrated(0) => Class::Unclassified(Reason::DataModifyingWith),
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" => self.dml(),
             "merge" => self.merge(),
             "copy" => self.copy(),
             "explain" => self.explain(),
-            "truncate" => Class::Unclassified(Reason::Truncate),
             "alter" | "drop" | "create" => self.ddl(),
             // They change no row of a table, or only by a statement seen on its own.
             "declare" | "prepare" | "lock" | "vacuum" | "analyze" | "comment" | "grant"
@@ -420,6 +417,16 @@ impl<'a> Reader<'a> {
         match self.write_target(verb) {
             None if !self.writes_migrated(0) => Class::Passthrough,
             _ => Class::Unclassified(Reason::Merge),
+        }
+    }
+
+    fn truncate(&self) -> Class {
+        match truncate::read(self.text, self.tokens, self.found) {
+            Some(truncate::Read::Source(truncate)) => Class::Truncate(truncate),
+            Some(truncate::Read::Shadow) => Class::Unclassified(Reason::ShadowWrite),
+            Some(truncate::Read::Elsewhere) => Class::Passthrough,
+            // The server refuses it, too; if it does not, it must not pass unseen.
+            None => Class::Unclassified(Reason::TruncateUnclear),
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Target {
     /// `"pgsegue"."follow_…"`: `(key…, mode int4) → int4`, for one row that the calling statement has
     /// written; none before it is installed.
     pub follow_function: Option<String>,
+    /// `"pgsegue"."truncated_…"`: `(mode int4) → int4`, the step behind a TRUNCATE; none before it is
+    /// installed.
+    pub truncate_function: Option<String>,
     /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
     pub mark_function: String,
 }

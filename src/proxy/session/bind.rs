@@ -152,6 +152,11 @@ impl Session {
                 portal.marks = Some(self.counted_marks(marks));
                 FormKey::Original
             }
+            Decision::Followed(steps) => {
+                portal.rows = Rows::Followed(None);
+                portal.steps = Some(steps);
+                FormKey::Original
+            }
             Decision::Original(route) => {
                 portal.rows = self.count_original(&case, route);
                 FormKey::Original

@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::prepared::{FormKey, Marks};
+use super::steps::Steps;
 use super::transaction::Block;
 use crate::manifest::{Sticky, Unclassified};
 use crate::proxy::context::Understander;
@@ -23,6 +24,8 @@ pub(super) enum Decision {
     Original(Option<Arc<Route>>),
     /// The mirrored form.
     Mirrored(Arc<Route>, SyncMode),
+    /// The client's text, and these behind it.
+    Followed(Arc<Steps>),
     /// The form on the shadow.
     Shadow(Arc<Route>, Arc<Native>),
     /// The client's text, after marking these migrations.
@@ -55,7 +58,7 @@ impl Case<'_> {
             n.spelling == crate::sql::mention::Spelling::Unqualified && concerned(n.target)
         });
         match &self.statement.class {
-            Class::Passthrough => false,
+            Class::Passthrough | Class::Truncate(_) => false,
             Class::Write(..) | Class::Ddl(_) | Class::Unclassified(_) => unqualified,
             Class::Read(read) => read.fit.as_ref().is_ok_and(|f| {
                 f.targets().any(|t| self.route(t).is_some_and(|r| may_leave_source(r)))
@@ -105,6 +108,7 @@ impl Session {
             Class::Write(..) if self.cannot_ask(case) => unsure(Reason::FailedTransaction),
             Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
             Class::Passthrough => Decision::Original(None),
+            Class::Truncate(truncate) => self.decide_truncate(case, truncate),
             Class::Write(target, _) => self.decide_write(case, *target),
             Class::Read(read) => {
                 let route = self.first_named(case);
@@ -182,13 +186,18 @@ impl Session {
         if !self.names_mean_it(case, target) {
             return Decision::Original(None);
         }
-        let full = self.transaction.may_sync() && !route.gate.is_record_only();
-        let mode = if full { mode } else { SyncMode::RecordOnly };
-        if mode == SyncMode::RecordOnly {
-            // What it will answer is known: its keys are dirty from here on.
-            self.transaction.has_recorded(route.gate.dirty_in_transaction());
-        }
+        let mode = self.mode_now(route, mode);
         Decision::Mirrored(Arc::clone(route), mode)
+    }
+
+    /// The mode of one more call of a guarded function.
+    pub(super) fn mode_now(&mut self, route: &Arc<Route>, mode: SyncMode) -> SyncMode {
+        if self.transaction.may_sync() && !route.gate.is_record_only() {
+            return mode;
+        }
+        // What it will answer is known: its keys are dirty from here on.
+        self.transaction.has_recorded(route.gate.dirty_in_transaction());
+        SyncMode::RecordOnly
     }
 
     fn decide_unclassified(&self, case: &Case<'_>, why: Reason) -> Decision {

@@ -43,6 +43,10 @@ impl Session {
             _ => out.to_server.extend_from_slice(frame),
         }
         self.replies.push_back(Expect::Execute(Reply::Forward, Rows::of_portal(&portal)));
+        if let Some(steps) = &portal.steps {
+            self.count("mirrored", "write");
+            self.inject_steps(steps, out);
+        }
         Flow::Done
     }
 

@@ -2,6 +2,7 @@
 //! with it.
 
 use super::prepared::{Bound, Portal, Undo};
+use super::steps::Steps;
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
 use crate::sql::write::{Layout, Verb};
@@ -64,6 +65,10 @@ pub(super) enum Rows {
     Refused(Box<Report>),
     /// Those of a mark within the client's text: they are ours.
     Mark(Arc<Form>),
+    /// Those of a statement with steps behind it: its completion waits for theirs.
+    Followed(Option<Arc<Form>>),
+    /// Those of the steps; then the completion of the statement before them.
+    Steps(Arc<Steps>, Option<Arc<Form>>),
     /// Those of the client's own statement, in a text that is not its own everywhere.
     Among(Arc<Form>),
 }
@@ -152,6 +157,7 @@ impl Rows {
                 ServedBy::Source => None,
             },
             Self::Mark(form) | Self::Among(form) => Some(form),
+            Self::Followed(form) | Self::Steps(_, form) => form.as_deref(),
             Self::Plain | Self::Undescribed | Self::Refused(_) => None,
         }
     }
@@ -161,7 +167,7 @@ impl Rows {
         match self {
             Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
-            Self::Mirrored(_) | Self::Mark(_) => false,
+            Self::Mirrored(_) | Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
         }
     }
 
@@ -179,6 +185,8 @@ impl Rows {
             | Self::Read(_)
             | Self::Refused(_)
             | Self::Mark(_)
+            | Self::Followed(_)
+            | Self::Steps(..)
             | Self::Among(_) => None,
         }
     }

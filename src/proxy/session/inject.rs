@@ -103,7 +103,7 @@ impl Session {
         }
     }
 
-    fn expect_run_once(&mut self, run: Expect) {
+    pub(super) fn expect_run_once(&mut self, run: Expect) {
         self.replies.push_back(Expect::Close(Reply::Swallow, None));
         self.replies.push_back(Expect::Parse(Reply::Swallow, None));
         self.replies.push_back(Expect::Bind(Reply::Swallow, None));

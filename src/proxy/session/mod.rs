@@ -19,6 +19,7 @@ mod prepared;
 mod query;
 mod retry;
 mod server;
+mod steps;
 mod stream;
 mod transaction;
 

@@ -6,6 +6,7 @@ use super::decide::Decision;
 use super::expect::{Form, Rows, ServedBy};
 use super::prepared::{FormKey, Marks};
 use super::query::Text;
+use super::steps::Steps;
 use crate::routing::Route;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
@@ -141,6 +142,11 @@ impl Session {
                 }
                 Rows::Plain
             }
+            Decision::Followed(steps) => {
+                self.count("mirrored", "write");
+                plan.follow(&steps, statement);
+                return Ok(());
+            }
             Decision::Refused(report) => return Err(report),
         };
         plan.rows.push_back(rows);
@@ -161,6 +167,13 @@ impl Plan {
         self.rows.push_back(Rows::Mark(Arc::clone(&self.placeholder)));
         self.marked.extend(marks.routes.iter().cloned());
         self.within.push(marks);
+    }
+
+    fn follow(&mut self, steps: &Arc<Steps>, statement: &Statement) {
+        let mut behind = Spliced::default();
+        behind.ours(&super::steps::behind(steps));
+        self.forms.push((statement.at.end..statement.at.end, behind));
+        self.rows.extend(super::steps::rows(steps, &self.placeholder));
     }
 
     /// Puts the rewritten statements into the text, and the whole into every plan of rows.
@@ -184,9 +197,15 @@ impl Plan {
                         *slot = Arc::clone(&form);
                     }
                 }
-                Rows::Mark(slot) => *slot = Arc::clone(&form),
+                Rows::Mark(slot) | Rows::Followed(Some(slot)) | Rows::Steps(_, Some(slot)) => {
+                    *slot = Arc::clone(&form);
+                }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
-                Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => {}
+                Rows::Undescribed
+                | Rows::Refused(_)
+                | Rows::Followed(None)
+                | Rows::Steps(_, None)
+                | Rows::Among(_) => {}
             }
         }
         self.form = Some(form);

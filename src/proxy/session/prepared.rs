@@ -117,6 +117,8 @@ pub(super) struct Portal {
     pub(super) effect: Effect,
     /// Migrations to be marked before it runs, with the reason.
     pub(super) marks: Option<Arc<Marks>>,
+    /// What is run behind it.
+    pub(super) steps: Option<Arc<super::steps::Steps>>,
     /// A dark read to be offered when it runs.
     pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
     /// It was executed; a write without rows to give cannot be again.
@@ -140,7 +142,14 @@ pub(super) struct Marks {
 
 impl Portal {
     pub(super) fn plain() -> Self {
-        Self { rows: Rows::Plain, effect: Effect::None, marks: None, dark: None, has_run: false }
+        Self {
+            rows: Rows::Plain,
+            effect: Effect::None,
+            marks: None,
+            steps: None,
+            dark: None,
+            has_run: false,
+        }
     }
 }
 
@@ -279,7 +288,7 @@ impl Names {
     /// not worth keeping what it was: but no mark is to be lost.
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
         let previous = self.portals.put(name, portal);
-        let marked = previous.as_ref().is_some_and(|p| p.marks.is_some());
+        let marked = previous.as_ref().is_some_and(|p| p.marks.is_some() || p.steps.is_some());
         (marked || !name.is_empty()).then(|| Box::new(Bound { name: name.into(), previous }))
     }
 

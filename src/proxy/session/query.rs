@@ -214,7 +214,10 @@ impl Session {
                 self.count("source", "write");
                 Rows::Plain
             }
-            (Class::Passthrough | Class::Ddl(_) | Class::Unclassified(_), _) => {
+            (
+                Class::Passthrough | Class::Truncate(_) | Class::Ddl(_) | Class::Unclassified(_),
+                _,
+            ) => {
                 self.count("passthrough", "other");
                 Rows::Plain
             }

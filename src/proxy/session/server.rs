@@ -5,6 +5,7 @@ use super::marked::Kept;
 use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
+use crate::routing::Route;
 use crate::sql::read::NAME_MOVED;
 use crate::sql::write::{Layout, Verb};
 use crate::wire::backend::{self, TransactionStatus};
@@ -251,6 +252,12 @@ impl Session {
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
             Rows::Mark(_) => Fate::Swallow,
             Rows::Plain | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => Fate::Forward,
+            Rows::Followed(_) if tag == b'C' => Fate::Swallow,
+            Rows::Followed(_) => Fate::Forward,
+            Rows::Steps(steps, _) => {
+                let steps = Arc::clone(steps);
+                self.steps_reply(&steps, tag, body, out)
+            }
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
         }
@@ -314,34 +321,34 @@ impl Session {
         let first = values.next().flatten();
         match m.layout {
             Layout::Leading(n) => {
-                self.outcome(m, backend::outcome(first));
+                self.outcome(&m.route, backend::outcome(first));
                 let done = backend::push_row_without(&mut out.to_client, body, n);
                 done.map_or(Fate::Forward, |()| Fate::Written)
             }
             Layout::Outcome => {
-                self.outcome(m, backend::outcome(first));
+                self.outcome(&m.route, backend::outcome(first));
                 Fate::Swallow
             }
             Layout::Counted => {
                 let rows = first.and_then(|rows| std::str::from_utf8(rows).ok()?.parse().ok());
                 m.rows += rows.unwrap_or(0_u64);
-                self.outcome(m, backend::outcome(values.next().flatten()));
+                self.outcome(&m.route, backend::outcome(values.next().flatten()));
                 Fate::Swallow
             }
         }
     }
 
     /// The sync function's outcome: 0 in step, 1 keys recorded as dirty, 2 so because of a lock.
-    pub(super) fn outcome(&mut self, m: &Mirrored, outcome: i32) {
+    pub(super) fn outcome(&mut self, route: &Arc<Route>, outcome: i32) {
         if outcome == 0 {
             return;
         }
-        let migration = [m.route.target.migration.as_str()];
+        let migration = [route.target.migration.as_str()];
         self.context.metrics.dirty_statements.with_label_values(&migration).inc();
-        self.transaction.has_recorded(m.route.gate.dirty_in_transaction());
+        self.transaction.has_recorded(route.gate.dirty_in_transaction());
         if outcome == 2 {
             self.transaction.spent_its_budget();
-            m.route.gate.shadow_is_locked();
+            route.gate.shadow_is_locked();
         }
     }
 
@@ -426,6 +433,11 @@ impl Session {
             (Some(report), _) => build::error(&mut out.to_client, &report),
             (None, Some(form)) => {
                 backend::push_error(&mut out.to_client, body, verb, |p| form.original_position(p))
+            }
+            (None, None)
+                if matches!(self.replies.front(), Some(Expect::Execute(_, Rows::Steps(..)))) =>
+            {
+                backend::push_error(&mut out.to_client, body, None, |_| None)
             }
             (None, None) => out.to_client.extend_from_slice(&frame_of(b'E', body)),
         }

@@ -198,6 +198,7 @@ impl Session {
             Class::Read(_) => Decision::Original(None),
             _ => match self.decide(&case) {
                 Decision::Mirrored(route, _) => mark_or_refuse(vec![route], Reason::LongValues),
+                Decision::Followed(steps) => mark_or_refuse(steps.routes(), Reason::LongValues),
                 other => other,
             },
         };
@@ -240,8 +241,8 @@ impl Session {
         let count = reader.count()?.checked_sub(ours)?;
         let outcome = (0..ours).map(|_| reader.value()).collect::<Option<Vec<_>>>()?;
         let outcome = backend::outcome(outcome.first().copied().flatten());
-        let mirrored = mirrored.clone();
-        self.outcome(&mirrored, outcome);
+        let route = Arc::clone(&mirrored.route);
+        self.outcome(&route, outcome);
         let done = rest.len() - reader.rest().len();
         // The count stays, shorter; what was before the client's values does not.
         let length = i32::try_from(header.frame_bytes - done + 6).ok()?;

@@ -25,6 +25,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         old_shape: Err(String::new()),
         sync_function: "sync".into(),
         follow_function: None,
+        truncate_function: Some("truncated".into()),
         mark_function: "mark".into(),
     };
     let route = Route {
@@ -254,9 +255,9 @@ fn an_error_before_the_sync_makes_the_rest_of_the_group_pass_unseen() {
 #[test]
 fn a_statement_that_is_not_understood_is_marked_in_its_transaction() {
     let mut peer = Peer::mirrored();
-    let truncate = frame(b'Q', b"TRUNCATE public.orders\0");
+    let truncate = frame(b'Q', b"TRUNCATE public.orders_v2\0");
     let sent = peer.client(&truncate);
-    assert!(texts(&sent).contains("SELECT mark('TRUNCATE')"));
+    assert!(texts(&sent).contains("SELECT mark('a write on the shadow')"));
     assert!(!texts(&sent).contains("TRUNCATE public"), "it waits for the mark");
     let marked = [
         frames(&[(b'1', b""), (b'2', b""), (b'D', b"\0\0"), (b'C', b"SELECT 1\0")]),
@@ -269,9 +270,28 @@ fn a_statement_that_is_not_understood_is_marked_in_its_transaction() {
 }
 
 #[test]
+fn a_truncate_is_complete_when_its_step_is() {
+    let mut peer = Peer::mirrored();
+    let sent = peer.client(&frame(b'Q', b"TRUNCATE public.orders -- all\0"));
+    assert_eq!(sent, frame(b'Q', b"TRUNCATE public.orders; SELECT truncated(0) -- all\0"));
+    let tag = frames(&[(b'C', b"TRUNCATE TABLE\0")]);
+    assert_eq!(peer.server(&tag), b"");
+    let row = frames(&[(b'T', b"\0\0"), (b'D', b"\0\x01\0\0\0\x010"), (b'C', b"SELECT 1\0")]);
+    assert_eq!(peer.server(&row), tag);
+    assert_eq!(peer.server(&frames(&[READY])), frames(&[READY]));
+    assert!(peer.session.is_idle());
+
+    peer.client(&frame(b'Q', b"TRUNCATE public.orders\0"));
+    assert_eq!(peer.server(&tag), b"");
+    let cancelled = frames(&[(b'E', b"SERROR\0C57014\0\0"), READY]);
+    assert_eq!(peer.server(&cancelled), cancelled);
+    assert!(peer.session.is_idle());
+}
+
+#[test]
 fn a_failing_mark_is_the_error_of_its_statement() {
     let mut peer = Peer::mirrored();
-    peer.client(&frame(b'Q', b"TRUNCATE public.orders\0"));
+    peer.client(&frame(b'Q', b"TRUNCATE public.orders_v2\0"));
     let error = frame(b'E', b"SERROR\0C42501\0\0");
     assert_eq!(peer.server(&error), error);
     assert_eq!(std::mem::take(&mut peer.out.to_server), frames(&[SYNC]));
@@ -284,10 +304,14 @@ fn a_failing_mark_is_the_error_of_its_statement() {
 #[test]
 fn refuses_by_an_error_of_the_servers_own_making() {
     let mut peer = Peer::new(routes(Mirror::On(SyncMode::Sync), Unclassified::Refuse));
-    let sent = peer.client(&frame(b'Q', b"TRUNCATE public.orders\0"));
+    let sent = peer.client(&frame(b'Q', b"TRUNCATE public.orders_v2\0"));
     assert_eq!(sent, frame(b'Q', b"refused by pgsegue\0"));
     let seen = texts(&peer.server(&frames(&[(b'E', b"SERROR\0C42601\0\0"), READY])));
-    assert!(seen.contains("C0A000") && seen.contains("TRUNCATE") && !seen.contains("42601"));
+    assert!(
+        seen.contains("C0A000")
+            && seen.contains("a write on the shadow")
+            && !seen.contains("42601")
+    );
     assert!(peer.session.is_idle());
 }
 

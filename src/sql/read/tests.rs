@@ -29,6 +29,7 @@ fn targets() -> Vec<Arc<Target>> {
         ]),
         sync_function: "s".into(),
         follow_function: None,
+        truncate_function: None,
         mark_function: "m".into(),
     })]
 }

@@ -15,6 +15,7 @@ fn target(key: &[&str]) -> Target {
         old_shape: Err(String::new()),
         sync_function: "\"pgsegue\".\"sync_m\"".into(),
         follow_function: None,
+        truncate_function: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
     }
 }

@@ -174,6 +174,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         old_shape: Ok(shape.clone()),
         sync_function: format!("\"pgsegue\".\"sync_{migration}\""),
         follow_function: Some(format!("\"pgsegue\".\"follow_{migration}\"")),
+        truncate_function: Some(format!("\"pgsegue\".\"truncated_{migration}\"")),
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
     };
     vec![
@@ -247,7 +248,7 @@ fn written(text: &str, statement: &Statement) {
                 is_sql(text, statement, &form, statement.at.len() + most);
             }
         }
-        Class::Passthrough | Class::Ddl(_) | Class::Unclassified(_) => {}
+        Class::Passthrough | Class::Truncate(_) | Class::Ddl(_) | Class::Unclassified(_) => {}
     }
 }
 

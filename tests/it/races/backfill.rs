@@ -7,12 +7,12 @@ use tokio_postgres::Client;
 
 /// A backfill whose first chunk has copied all rows but 10, and waits: `holder` has written row 10
 /// in an open transaction.
-struct Held {
-    live: Live,
+pub struct Held {
+    pub live: Live,
     holder: Client,
 }
 
-async fn held() -> Held {
+pub async fn held() -> Held {
     let toml = orders_toml("", "");
     let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
     let (old, holder) = (live.direct().await, live.client().await);
@@ -31,7 +31,7 @@ async fn held() -> Held {
 }
 
 impl Held {
-    async fn release(self) -> Live {
+    pub async fn release(self) -> Live {
         run(&self.holder, "COMMIT").await;
         self.live.until_phase("orders_v2", "ready").await;
         self.live.orders_in_step().await;

@@ -4,6 +4,7 @@
 mod backfill;
 mod reading;
 mod shadow;
+mod truncate;
 
 use crate::live::{Live, outcome, text};
 use crate::support::rows;

@@ -6,6 +6,7 @@ mod keys;
 mod marked;
 mod names;
 mod protocol;
+mod truncate;
 mod unclassified;
 mod unreadable;
 

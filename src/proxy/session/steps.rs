@@ -1,0 +1,116 @@
+//! What the proxy runs behind a statement of the client's, in the same transaction: for TRUNCATE, the
+//! step that empties the shadow, of every migration that it may have reached.
+//!
+//! The statement is complete for the client when the steps are: should they be cancelled, it has
+//! failed, as it is without us.
+
+use super::decide::{Case, Decision};
+use super::expect::{Expect, Form, Reply, Rows};
+use super::server::Fate;
+use super::{Out, Session};
+use crate::manifest::Unclassified;
+use crate::routing::{Mirror, Route};
+use crate::sql::reason::Reason;
+use crate::sql::target::SyncMode;
+use crate::sql::truncate::{Extent, Reach, Truncate};
+use crate::wire::{backend, build};
+use std::sync::Arc;
+
+const STEPS: &str = "pgsegue steps";
+
+/// The steps behind one statement.
+#[derive(Debug)]
+pub(super) struct Steps {
+    calls: Vec<(Arc<Route>, SyncMode)>,
+    /// Of the statement before them.
+    tag: &'static str,
+}
+
+impl Steps {
+    /// One statement that gives a row with an outcome per step.
+    pub(super) fn sql(&self) -> String {
+        let calls = self.calls.iter().filter_map(|(route, mode)| {
+            let function = route.target.truncate_function.as_ref()?;
+            Some(format!("{function}({})", mode.as_sql()))
+        });
+        format!("SELECT {}", calls.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The migrations that they are for.
+    pub(super) fn routes(&self) -> Vec<Arc<Route>> {
+        self.calls.iter().map(|(route, _)| Arc::clone(route)).collect()
+    }
+}
+
+impl Session {
+    /// What is to be done about a TRUNCATE. Names need not be looked up: a step finds out whether
+    /// its source was emptied.
+    pub(super) fn decide_truncate(&mut self, case: &Case<'_>, truncate: &Truncate) -> Decision {
+        let reached =
+            |target: &usize| truncate.reach == Reach::Cascade || truncate.named.contains(target);
+        let routes = case.routes.routes.iter().enumerate();
+        let routes: Vec<_> = routes
+            .filter(|(target, route)| reached(target) && route.mirror != Mirror::Off)
+            .map(|(_, route)| Arc::clone(route))
+            .collect();
+        if routes.is_empty() {
+            return Decision::Original(None);
+        }
+        let old = routes.iter().any(|r| r.target.truncate_function.is_none());
+        let refused = |r: &Arc<Route>| r.unclassified == Unclassified::Refuse;
+        if old {
+            return super::decide::mark_or_refuse(routes, Reason::TruncateUnclear);
+        }
+        if truncate.extent == Extent::Part && routes.iter().any(refused) {
+            return super::decide::mark_or_refuse(routes, Reason::TruncatePart);
+        }
+        let calls = routes.into_iter().filter_map(|route| {
+            let Mirror::On(mode) = route.mirror else { return None };
+            let mode = self.mode_now(&route, mode);
+            Some((route, mode))
+        });
+        let steps = Steps { calls: calls.collect(), tag: "TRUNCATE TABLE" };
+        Decision::Followed(Arc::new(steps))
+    }
+
+    /// Sends the steps behind an Execute.
+    pub(super) fn inject_steps(&mut self, steps: &Arc<Steps>, out: &mut Out) {
+        build::run_once(&mut out.to_server, STEPS, &steps.sql());
+        let rows = Rows::Steps(Arc::clone(steps), None);
+        self.expect_run_once(Expect::Execute(Reply::Forward, rows));
+    }
+
+    /// A reply of the steps.
+    pub(super) fn steps_reply(
+        &mut self,
+        steps: &Steps,
+        tag: u8,
+        body: &[u8],
+        out: &mut Out,
+    ) -> Fate {
+        match tag {
+            b'D' => {
+                for ((route, _), value) in steps.calls.iter().zip(backend::Values::of(body)) {
+                    self.outcome(route, backend::outcome(value));
+                }
+                Fate::Swallow
+            }
+            b'C' => {
+                build::command_complete(&mut out.to_client, steps.tag.to_owned());
+                Fate::Written
+            }
+            _ => Fate::Swallow,
+        }
+    }
+}
+
+/// The steps as a statement of its own, for its place behind a statement of the client's.
+pub(super) fn behind(steps: &Steps) -> String {
+    format!("; {}", steps.sql())
+}
+
+/// What is done with the replies of both.
+pub(super) fn rows(steps: &Arc<Steps>, form: &Arc<Form>) -> [Rows; 2] {
+    let form = || Some(Arc::clone(form));
+    [Rows::Followed(form()), Rows::Steps(Arc::clone(steps), form())]
+}
