@@ -2,6 +2,7 @@
 
 use super::engine_support::*;
 use pgsegue::engine::check::{Finding, Severity, check};
+use pgsegue::sql::ident::Ident;
 use std::time::Duration;
 
 async fn blockers(db: &Db, migration: &pgsegue::manifest::Migration) -> Vec<String> {
@@ -86,6 +87,24 @@ async fn names_every_hazard_it_finds() {
         db.client.batch_execute(sql).await.unwrap();
         assert_eq!(blockers(&db, &migration).await, [*id], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn a_composite_of_nulls_is_not_null() {
+    let db = database().await;
+    let mut migration = orders(&db, 3).await;
+    db.client
+        .batch_execute(
+            "CREATE TYPE pair AS (a int, b text); ALTER TABLE orders ADD p pair; \
+             ALTER TABLE orders_v2 ADD q pair NOT NULL; UPDATE orders SET p = ROW(NULL, 'b')",
+        )
+        .await
+        .unwrap();
+    migration.columns.push((Ident::new("q"), "p".to_owned()));
+    migration.reverse.push((Ident::new("p"), "q".to_owned()));
+    assert!(blockers(&db, &migration).await.is_empty());
+    db.client.batch_execute("UPDATE orders SET p = NULL WHERE id = 2").await.unwrap();
+    assert_eq!(blockers(&db, &migration).await, ["rows public.orders_v2.NOT NULL q"]);
 }
 
 #[tokio::test]

@@ -107,7 +107,10 @@ async fn not_null(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             continue;
         }
         let (table, name) = (mapped(subject, "", ""), one.column.name.quoted());
-        let sql = format!("SELECT \"pgsegue k\" FROM {table} WHERE {name} IS NULL LIMIT 5");
+        // `IS NULL` is true of a composite value whose fields are all null; the constraint takes it.
+        let sql = format!(
+            "SELECT \"pgsegue k\" FROM {table} WHERE {name} IS NOT DISTINCT FROM NULL LIMIT 5"
+        );
         let object = format!("NOT NULL {}", one.column.name);
         findings.extend(refused(subject, &object, &sql).await?);
     }
@@ -139,7 +142,7 @@ async fn unique(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let indexes = subject
         .rows(
             "SELECT (SELECT relname::text FROM pg_class WHERE oid = i.indexrelid), string_agg(quote_ident(a.attname), ', '), \
-             string_agg(quote_ident(a.attname), ' IS NOT NULL AND ') FROM pg_index i \
+             string_agg(quote_ident(a.attname), ' IS DISTINCT FROM NULL AND ') FROM pg_index i \
              CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k \
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k \
              WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL \
@@ -155,7 +158,7 @@ async fn unique(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         let table = mapped(subject, "", "");
         let sql = format!(
             "SELECT min(\"pgsegue k\") || ') and (' || max(\"pgsegue k\") FROM {table} \
-             WHERE {present} IS NOT NULL GROUP BY {columns} HAVING count(*) > 1 LIMIT 5"
+             WHERE {present} IS DISTINCT FROM NULL GROUP BY {columns} HAVING count(*) > 1 LIMIT 5"
         );
         findings.extend(refused(subject, name, &sql).await?);
     }
