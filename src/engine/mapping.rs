@@ -62,7 +62,10 @@ fn strip_parentheses(text: &str) -> &str {
 
 fn whole_identifier(text: &str) -> Option<Ident> {
     if let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
-        return (!inner.is_empty() && !inner.contains('"')).then(|| Ident::new(inner));
+        // Two quotes are one; one alone ends the identifier, and more follows it.
+        let name = inner.replace("\"\"", "\0");
+        let whole = !name.is_empty() && !name.contains('"') && !inner.contains('\0');
+        return whole.then(|| Ident::new(name.replace('\0', "\"")));
     }
     let mut chars = text.chars();
     let first = chars.next()?;
@@ -141,6 +144,9 @@ mod tests {
             ("id", Form::Column(id())),
             (" (ID) ", Form::Column(id())),
             ("\"Id\"", Form::Column(Ident::new("Id"))),
+            ("\"a \"\"b\"\"\"", Form::Column(Ident::new("a \"b\""))),
+            ("\"a\" \"b\"", Form::Other),
+            ("\"a\"\"", Form::Other),
             ("id::bigint", Form::Cast(id(), "bigint".into())),
             ("(id)::numeric(10)", Form::Cast(id(), "numeric(10)".into())),
             ("CAST(id AS bigint)", Form::Cast(id(), "bigint".into())),
