@@ -180,6 +180,12 @@ impl Session {
         case.statement.names.iter().any(|n| n.target == target && self.facts_mean(*n))
     }
 
+    /// Whether a target is meant wherever a statement may name it. One text may name the migrated
+    /// table with its schema, and a temporary one without: its query is not the shadow's.
+    fn all_names_mean_it(&self, case: &Case<'_>, target: usize) -> bool {
+        case.statement.names.iter().all(|n| n.target != target || self.facts_mean(*n))
+    }
+
     fn decide_write(&mut self, case: &Case<'_>, target: usize) -> Decision {
         let Some(route) = case.route(target) else { return Decision::Original(None) };
         let Mirror::On(mode) = route.mirror else { return Decision::Original(None) };
@@ -237,7 +243,7 @@ impl Session {
                 return None;
             }
             let facts = self.facts.as_ref()?;
-            if !facts.may_read_shadow(target) || !self.names_mean_it(case, target) {
+            if !facts.may_read_shadow(target) || !self.all_names_mean_it(case, target) {
                 return None;
             }
         }
@@ -312,7 +318,7 @@ impl Session {
         let drawn = Self::draw((self.flight.session_id(), self.draws, "dark"));
         let alone =
             matches!(self.transaction.block, Block::None) && !self.transaction.has_written();
-        let known = self.facts.is_some() && self.names_mean_it(case, target);
+        let known = self.facts.is_some() && self.all_names_mean_it(case, target);
         if !route.dark_reads.covers(drawn) || !alone || !known {
             return None;
         }

@@ -116,6 +116,20 @@ async fn a_temporary_table_or_another_schema_takes_the_name() {
 }
 
 #[tokio::test]
+async fn a_query_of_the_migrated_and_of_a_temporary_table_of_its_name_stays_on_the_source() {
+    let shadow = crate::live::ORDERS_V2;
+    let toml = crate::live::orders_toml("", "reads = 100");
+    let live = Live::ready(&format!("{ORDERS};{shadow}"), &toml, &["orders_v2"]).await;
+    let sql = "SELECT x.total, y.note FROM orders x JOIN public.orders y USING (id)";
+    live.until_shadow_serves(&live.client().await, sql).await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple("CREATE TEMP TABLE orders (LIKE public.orders INCLUDING ALL)").await;
+    pair.simple("INSERT INTO orders VALUES (3, 5, 6, 'temporary')").await;
+    pair.every_way(sql).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn a_prepared_statement_follows_the_name_as_postgres_does() {
     use crate::live::raw::{bind, execute, parse, sync};
     let more = "CREATE SCHEMA elsewhere; \
