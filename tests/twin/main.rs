@@ -1,0 +1,165 @@
+//! The differential twin: schemas, mappings and statements out of a seed, run direct on a plain
+//! database and through the proxy on one that is migrated. Every reply has to be the same, message
+//! by message, and in the end every shadow what its mapping says.
+//!
+//! `cargo test` runs a fixed set of seeds. `PGSEGUE_TWIN_SECONDS=3600` goes on for an hour from
+//! `PGSEGUE_TWIN_FIRST` on (or from a number of its own); `PGSEGUE_TWIN_SEED=n` runs one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking with the cause"
+)]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    missing_docs,
+    reason = "the modules are this binary's own, or shared with other tests"
+)]
+
+mod case;
+mod compare;
+mod copy;
+mod frames;
+mod mapping;
+mod pen;
+mod random;
+#[path = "../it/live/raw.rs"]
+mod raw;
+mod reads;
+mod run;
+mod schema;
+mod sessions;
+mod shrink;
+mod sql;
+mod stand;
+mod values;
+mod writes;
+
+use case::Case;
+use run::{Counts, Failure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Mutex;
+
+/// The seeds that every `cargo test` runs.
+const SEEDS: u64 = 24;
+/// Cases at once: while one waits for the engine another one works.
+const AT_ONCE: usize = 4;
+/// Failures after which a long run ends.
+const FAILURES_MAX: usize = 20;
+
+#[derive(Default)]
+struct Totals {
+    cases: u64,
+    counts: Counts,
+    failures: Vec<String>,
+}
+
+impl Totals {
+    fn add(&mut self, counts: &Counts) {
+        self.cases += 1;
+        let sum = &mut self.counts;
+        sum.statements += counts.statements;
+        sum.errors += counts.errors;
+        sum.shadow_reads += counts.shadow_reads;
+        sum.source_reads += counts.source_reads;
+        sum.mirrored += counts.mirrored;
+        sum.recorded += counts.recorded;
+        sum.spent.databases += counts.spent.databases;
+        sum.spent.engine += counts.spent.engine;
+        sum.spent.ready += counts.spent.ready;
+        sum.spent.statements += counts.spent.statements;
+        sum.spent.settling += counts.spent.settling;
+        sum.spent.unsettled += counts.spent.unsettled;
+        sum.spent.ending += counts.spent.ending;
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// What `more` allows of the seeds from `first` on.
+async fn run_seeds(first: u64, more: impl Fn(u64) -> bool + Send + Sync + 'static) -> Totals {
+    let next = Arc::new(AtomicU64::new(first));
+    let totals = Arc::new(Mutex::new(Totals::default()));
+    let more = Arc::new(more);
+    let mut tasks = Vec::new();
+    for _ in 0..AT_ONCE {
+        let (next, totals, more) = (Arc::clone(&next), Arc::clone(&totals), Arc::clone(&more));
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if !more(seed) || totals.lock().await.failures.len() >= FAILURES_MAX {
+                    return;
+                }
+                let case = Case::of(seed);
+                match run::run(&case).await {
+                    Ok(counts) => totals.lock().await.add(&counts),
+                    Err(failure) => {
+                        let shown = explain(&case, failure).await;
+                        eprintln!("{shown}");
+                        totals.lock().await.failures.push(shown);
+                    }
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    Arc::into_inner(totals).unwrap().into_inner()
+}
+
+async fn explain(case: &Case, failure: Failure) -> String {
+    let first = format!("{:?} at step {:?}", failure.kind, failure.step);
+    eprintln!("seed {}: {first}\n{}", case.seed, failure.text);
+    let (case, failure) = shrink::shrink(case, failure).await;
+    format!(
+        "=== PGSEGUE_TWIN_SEED={} ({first})\n{}\n{:?} at step {:?}\n{}\n",
+        case.seed,
+        case.show(),
+        failure.kind,
+        failure.step,
+        failure.text
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn direct_and_through_the_proxy_are_the_same() {
+    let began = Instant::now();
+    if let Ok(filter) = std::env::var("PGSEGUE_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    let totals = match (number("PGSEGUE_TWIN_SEED"), number("PGSEGUE_TWIN_SECONDS")) {
+        (Some(seed), _) => run_seeds(seed, move |s| s == seed).await,
+        (None, Some(seconds)) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            let first = number("PGSEGUE_TWIN_FIRST").unwrap_or(now * 100_000);
+            let end = began + Duration::from_secs(seconds);
+            eprintln!("seeds from {first}");
+            run_seeds(first, move |_| Instant::now() < end).await
+        }
+        (None, None) => run_seeds(1, |seed| seed <= SEEDS).await,
+    };
+    let c = &totals.counts;
+    eprintln!(
+        "{} cases in {:?}: {} exchanges ({} with errors), {} writes mirrored, {} marked, \
+         {} reads by shadows, {} by sources; {:?}",
+        totals.cases,
+        began.elapsed(),
+        c.statements,
+        c.errors,
+        c.mirrored,
+        c.recorded,
+        c.shadow_reads,
+        c.source_reads,
+        c.spent
+    );
+    assert!(totals.failures.is_empty(), "{} cases failed", totals.failures.len());
+    assert!(totals.cases < 10 || c.shadow_reads > 0, "no shadow has served a read");
+}

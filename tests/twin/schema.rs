@@ -1,0 +1,408 @@
+//! What a case's database holds before anything is migrated: one to three tables of any types,
+//! keys, names, constraints, and rows.
+
+use crate::random::Random;
+use crate::values::{self, Kind};
+
+/// What fills a column that an INSERT leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fill {
+    Null,
+    Default(String),
+    Serial,
+    IdentityByDefault,
+    IdentityAlways,
+    Generated(String),
+    /// A default that a CHECK allows alone: what a shadow may leave out.
+    Constant(String),
+    /// A default that differs from run to run; never printed.
+    Volatile(&'static str),
+}
+
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: String,
+    pub kind: Kind,
+    pub not_null: bool,
+    pub unique: bool,
+    pub fill: Fill,
+}
+
+/// How a table is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    Whole,
+    Range,
+    Hash,
+    List,
+}
+
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub schema: String,
+    pub name: String,
+    pub columns: Vec<Column>,
+    /// How many of the first columns are the key.
+    pub key: usize,
+    /// The name of the key's constraint.
+    pub key_constraint: String,
+    pub cut: Cut,
+    /// A column that refers to the key of another table.
+    pub refers: Option<(usize, usize)>,
+    pub migrated: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Schema {
+    pub tables: Vec<Table>,
+    /// Every session's search_path.
+    pub search_path: String,
+    /// Schemas that the search_path has.
+    pub visible: Vec<String>,
+    rows: String,
+}
+
+const PLAIN: [&str; 16] = [
+    "id", "user_id", "total", "note", "email", "kind", "a", "b", "c", "state", "data", "tags",
+    "at", "k", "w", "mode",
+];
+const NASTY: [&str; 16] = [
+    "Sel\"ect",
+    "two words",
+    "dot.ted",
+    "per%cent",
+    "back\\slash",
+    "ünï 表",
+    "select",
+    "UPPER",
+    "it's",
+    "$1",
+    "/*c*/",
+    "--x",
+    "abcdefghijklmnopqrstuvwxyz_abcdefghijklmnopqrstuvwxyz_abcdefghi",
+    "excluded",
+    "returning",
+    "a;b",
+];
+const TABLES: [&str; 5] = ["orders", "items", "users", "t", "w"];
+const NASTY_TABLES: [&str; 8] = [
+    "Or\"ders",
+    "my table",
+    "a.b",
+    "table",
+    "ünï",
+    "%s",
+    "it's",
+    "abcdefghijklmnopqrstuvwxyz_abcdefghijklmnopqrstuvwxyz_abcdefg_t",
+];
+
+/// An identifier in double quotes.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Table {
+    /// `"schema"."name"`.
+    pub fn full(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    pub fn keys(&self) -> &[Column] {
+        &self.columns[..self.key]
+    }
+
+    /// The columns that a statement may print.
+    pub fn printable(&self) -> Vec<&Column> {
+        self.columns.iter().filter(|c| !matches!(c.fill, Fill::Volatile(_))).collect()
+    }
+
+    pub fn is_printable(&self) -> bool {
+        self.printable().len() == self.columns.len()
+    }
+
+    /// The columns that a statement may set.
+    pub fn settable(&self) -> Vec<&Column> {
+        let may = |c: &&Column| {
+            !matches!(c.fill, Fill::Generated(_) | Fill::IdentityAlways | Fill::Volatile(_))
+        };
+        self.columns.iter().filter(may).collect()
+    }
+}
+
+impl Schema {
+    pub fn random(random: &mut Random) -> Self {
+        let mut schemas = vec!["public".to_owned()];
+        if random.chance(30) {
+            schemas.push((*random.pick(&["app", "My Sch\"ema", "s.p"])).to_owned());
+        }
+        let count = *random.pick(&[1, 2, 2, 3]);
+        let mut names: Vec<&str> = TABLES.to_vec();
+        random.shuffle(&mut names);
+        let mut nasty_names = NASTY_TABLES.to_vec();
+        random.shuffle(&mut nasty_names);
+        let nasty = random.chance(35);
+        let mut tables: Vec<Table> = Vec::new();
+        for number in 0..count {
+            let name = if nasty { nasty_names[number] } else { names[number] };
+            let schema = random.pick(&schemas).clone();
+            let mut table = table(random, schema, name, nasty);
+            refer(random, &mut table, &tables);
+            tables.push(table);
+        }
+        tables[0].migrated = true;
+        if count > 1 && random.chance(40) {
+            tables[1].migrated = true;
+        }
+        let visible = if random.chance(85) { schemas } else { vec!["public".to_owned()] };
+        let path: Vec<String> = visible.iter().rev().map(|s| quoted(s)).collect();
+        let mut schema =
+            Self { tables, search_path: path.join(", "), visible, rows: String::new() };
+        schema.rows = schema.first_rows(random);
+        schema
+    }
+
+    /// Everything but shadows.
+    pub fn ddl(&self) -> String {
+        let mut sql = values::TYPES.to_owned();
+        for table in &self.tables {
+            if table.schema != "public" {
+                sql += &format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(&table.schema));
+            }
+            sql += &create(table, &self.tables);
+        }
+        sql += "CREATE TABLE public.plain (n int4 PRIMARY KEY, s text);\n\
+                INSERT INTO public.plain SELECT i, 'plain ' || i FROM generate_series(1, 6) AS i;\n";
+        let first = &self.tables[0];
+        sql += &format!(
+            "CREATE VIEW public.seen AS SELECT count(*) AS n, max({k}::text) AS last FROM {t};\n",
+            k = quoted(&first.columns[0].name),
+            t = first.full()
+        );
+        sql + &self.rows
+    }
+
+    fn first_rows(&self, random: &mut Random) -> String {
+        let mut sql = String::new();
+        for table in &self.tables {
+            let refers = table.refers.map(|(column, _)| column);
+            let settable: Vec<&Column> =
+                table.columns.iter().filter(|c| !matches!(c.fill, Fill::Generated(_))).collect();
+            let names: Vec<String> = settable.iter().map(|c| quoted(&c.name)).collect();
+            for _ in 0..random.below(16) {
+                let values: Vec<String> = settable
+                    .iter()
+                    .map(|column| match &column.fill {
+                        Fill::Serial | Fill::Constant(_) | Fill::Volatile(_) => "DEFAULT".into(),
+                        _ if refers.is_some_and(|at| table.columns[at].name == column.name) => {
+                            "NULL".into()
+                        }
+                        _ if !column.not_null && random.chance(20) => "NULL".into(),
+                        _ => safe_literal(random, column.kind),
+                    })
+                    .collect();
+                sql += &format!(
+                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}) \
+                     ON CONFLICT DO NOTHING;\n",
+                    table.full(),
+                    names.join(", "),
+                    values.join(", ")
+                );
+            }
+            sql += &format!("ANALYZE {};\n", table.full());
+        }
+        sql
+    }
+}
+
+/// A constant that fits its type.
+fn safe_literal(random: &mut Random, kind: Kind) -> String {
+    loop {
+        let literal = values::literal(random, kind);
+        let wide = ["32767", "2147483648", "9223372036854775807"].contains(&literal.as_str());
+        if !(wide || kind == Kind::Positive && literal == "0") {
+            return literal;
+        }
+    }
+}
+
+fn table(random: &mut Random, schema: String, name: &str, nasty: bool) -> Table {
+    let mut names = if nasty { NASTY.to_vec() } else { PLAIN.to_vec() };
+    if nasty && random.chance(50) {
+        names = [&NASTY[..8], &PLAIN[..8]].concat();
+    }
+    random.shuffle(&mut names);
+    let key = *random.pick(&[1, 1, 1, 2, 2, 3]);
+    let others = random.between(1, 7);
+    let cut = match random.below(12) {
+        0 => Cut::Range,
+        1 => Cut::Hash,
+        2 => Cut::List,
+        _ => Cut::Whole,
+    };
+    let mut columns: Vec<Column> = Vec::new();
+    for (at, name) in names.iter().take(key).enumerate() {
+        let mut kind = if random.chance(50) { Kind::Int4 } else { *random.pick(&values::KEYS) };
+        if at == 0 && cut != Cut::Whole {
+            kind = Kind::Int4;
+        }
+        let fill = key_fill(random, kind, key, cut);
+        columns.push(Column { name: (*name).into(), kind, not_null: true, unique: false, fill });
+    }
+    for name in names.iter().skip(key).take(others) {
+        columns.push(other_column(random, name, cut, &columns));
+    }
+    let key_constraint = match nasty {
+        true => format!("key of \"{}", name.chars().take(20).collect::<String>()),
+        false => format!("{name}_key"),
+    };
+    Table {
+        schema,
+        name: name.to_owned(),
+        columns,
+        key,
+        key_constraint,
+        cut,
+        refers: None,
+        migrated: false,
+    }
+}
+
+fn key_fill(random: &mut Random, kind: Kind, key: usize, cut: Cut) -> Fill {
+    if key > 1 || !kind.is_integer() || cut != Cut::Whole {
+        return Fill::Null;
+    }
+    match random.below(6) {
+        0 => Fill::Serial,
+        1 => Fill::IdentityByDefault,
+        2 => Fill::IdentityAlways,
+        _ => Fill::Null,
+    }
+}
+
+fn other_column(random: &mut Random, name: &str, cut: Cut, before: &[Column]) -> Column {
+    let kind = if random.chance(35) {
+        *random.pick(&[Kind::Int4, Kind::Text])
+    } else {
+        *random.pick(&values::ALL)
+    };
+    let mut fill = match random.below(14) {
+        0 | 1 => Fill::Default(safe_literal(random, kind)),
+        2 if kind.is_text() => Fill::Constant("'EUR'".to_owned()),
+        3 if kind.is_integer() => Fill::Constant("5".to_owned()),
+        4 if kind == Kind::Timestamptz => Fill::Volatile("clock_timestamp()"),
+        5 if kind == Kind::Uuid => Fill::Volatile("gen_random_uuid()"),
+        6 if kind == Kind::Int4 => Fill::Serial,
+        _ => Fill::Null,
+    };
+    let base = before.iter().find(|c| c.kind == kind && matches!(c.fill, Fill::Null));
+    if let Some(base) = base
+        && random.chance(15)
+    {
+        let from = quoted(&base.name);
+        match kind {
+            Kind::Int4 => fill = Fill::Generated(format!("{from} % 7")),
+            Kind::Text => fill = Fill::Generated(format!("left({from}, 3) || '!'")),
+            _ => {}
+        }
+    }
+    let plain = matches!(fill, Fill::Null | Fill::Default(_));
+    let filled = !matches!(fill, Fill::Null | Fill::Generated(_));
+    Column {
+        name: name.to_owned(),
+        kind,
+        not_null: filled && random.chance(50) || plain && random.chance(15),
+        unique: fill == Fill::Null && cut == Cut::Whole && unique_kind(kind) && random.chance(20),
+        fill,
+    }
+}
+
+fn unique_kind(kind: Kind) -> bool {
+    kind.is_integer() || kind.is_text() || matches!(kind, Kind::Uuid | Kind::Date)
+}
+
+/// Lets a column refer to an earlier table, where types allow.
+fn refer(random: &mut Random, table: &mut Table, earlier: &[Table]) {
+    if !random.chance(30) {
+        return;
+    }
+    for (number, to) in earlier.iter().enumerate() {
+        let fits = |c: &Column| {
+            to.key == 1
+                && c.kind == to.columns[0].kind
+                && c.fill == Fill::Null
+                && !c.not_null
+                && !c.unique
+        };
+        if let Some(at) = table.columns.iter().position(fits) {
+            table.refers = Some((at, number));
+            return;
+        }
+    }
+}
+
+fn create(table: &Table, all: &[Table]) -> String {
+    let mut lines: Vec<String> = table.columns.iter().map(definition).collect();
+    let key: Vec<String> = table.keys().iter().map(|c| quoted(&c.name)).collect();
+    lines.push(format!(
+        "CONSTRAINT {} PRIMARY KEY ({})",
+        quoted(&table.key_constraint),
+        key.join(", ")
+    ));
+    if let Some((column, to)) = table.refers {
+        lines.push(format!(
+            "FOREIGN KEY ({}) REFERENCES {}",
+            quoted(&table.columns[column].name),
+            all[to].full()
+        ));
+    }
+    let full = table.full();
+    let by = |how: &str| format!(" PARTITION BY {how} ({})", key[0]);
+    let part = |suffix: &str, bound: &str| {
+        format!(
+            "CREATE TABLE {}.{} PARTITION OF {full} {bound};\n",
+            quoted(&table.schema),
+            quoted(&format!("part {suffix} {}", &table.key_constraint))
+        )
+    };
+    let (how, parts) = match table.cut {
+        Cut::Whole => (String::new(), String::new()),
+        Cut::Range => (
+            by("RANGE"),
+            part("low", "FOR VALUES FROM (MINVALUE) TO (6)")
+                + &part("high", "FOR VALUES FROM (6) TO (1000)"),
+        ),
+        Cut::Hash => (
+            by("HASH"),
+            part("even", "FOR VALUES WITH (MODULUS 2, REMAINDER 0)")
+                + &part("odd", "FOR VALUES WITH (MODULUS 2, REMAINDER 1)"),
+        ),
+        Cut::List => {
+            (by("LIST"), part("some", "FOR VALUES IN (1, 2, 3, 4)") + &part("rest", "DEFAULT"))
+        }
+    };
+    format!("CREATE TABLE {full} (\n  {}\n){how};\n{parts}", lines.join(",\n  "))
+}
+
+fn definition(column: &Column) -> String {
+    let name = quoted(&column.name);
+    let kind = match (&column.fill, column.kind) {
+        (Fill::Serial, Kind::Int8) => "bigserial",
+        (Fill::Serial, Kind::Int2) => "smallserial",
+        (Fill::Serial, _) => "serial",
+        (_, kind) => kind.sql(),
+    };
+    let fill = match &column.fill {
+        Fill::Null | Fill::Serial => String::new(),
+        Fill::Default(value) => format!(" DEFAULT {value}"),
+        Fill::IdentityByDefault => " GENERATED BY DEFAULT AS IDENTITY".to_owned(),
+        Fill::IdentityAlways => " GENERATED ALWAYS AS IDENTITY".to_owned(),
+        Fill::Generated(from) => format!(" GENERATED ALWAYS AS ({from}) STORED"),
+        Fill::Constant(value) => {
+            format!(" NOT NULL DEFAULT {value} CHECK ({name} = {value})")
+        }
+        Fill::Volatile(value) => format!(" DEFAULT {value}"),
+    };
+    let not_null = if column.not_null { " NOT NULL" } else { "" };
+    let unique = if column.unique { " UNIQUE" } else { "" };
+    format!("{name} {kind}{fill}{not_null}{unique}")
+}
