@@ -1,36 +1,120 @@
 //! One statement, judged.
 
-use crate::ast::{self, Facts, TableName, items, kind};
+use crate::ast::{self, Facts, TableName, items, kind, node};
 use crate::corpus::File;
 use crate::read;
 use crate::report::{Report, Verdict};
 use crate::tables::{Catalog, PUBLIC};
+use pgsegue::sql::prefilter::{Prefilter, Verdict as Looked};
 use pgsegue::sql::read::Read;
 use pgsegue::sql::statement::{Class, Statement, understand};
 use pgsegue::sql::target::{Functions, Target};
+use pgsegue::sql::truncate::{Extent, Reach, Truncate};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Functions of the suite's statements that are volatile; the others count as stable here, so that
 /// what calls them has a shadow form to judge.
 const VOLATILE: [&str; 6] =
     ["random", "nextval", "setval", "pg_sleep", "clock_timestamp", "lo_create"];
 
+/// Trees are as deep as the suite's deepest statement.
+const STACK_BYTES: usize = 512 << 20;
+
+/// One statement, and the migrations that it is judged with.
+struct Case<'a> {
+    kind: &'static str,
+    file: &'a str,
+    sql: &'a str,
+    tree: Value,
+    facts: Facts,
+    /// Of every table that it names.
+    targets: Vec<Arc<Target>>,
+    /// Of one of them alone, or of a name that it gives to something else.
+    apart: Vec<Arc<Target>>,
+}
+
+/// Judges all statements of the files.
 pub fn all(files: &[File]) -> Report {
-    let mut report = Report::default();
+    let work = || {
+        let cases = cases(files);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = cases.chunks(cases.len().div_ceil(threads).max(1));
+        let report = Mutex::new(Report::default());
+        std::thread::scope(|scope| {
+            for part in parts {
+                let report = &report;
+                let judge = move || {
+                    for case in part {
+                        let verdict = case.judge();
+                        let mut report = report.lock().unwrap();
+                        report.add(case.kind, case.file, case.sql, verdict);
+                    }
+                };
+                let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+                drop(thread.spawn_scoped(scope, judge).unwrap());
+            }
+        });
+        report.into_inner().unwrap()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        thread.spawn_scoped(scope, work).unwrap().join().unwrap()
+    })
+}
+
+fn cases(files: &[File]) -> Vec<Case<'_>> {
     let mut catalog = Catalog::default();
+    let mut cases = Vec::new();
     for file in files {
         for sql in &file.statements {
             let Ok(tree) = ast::statement(sql) else { continue };
             catalog.learn(&tree);
-            if let Some(kind) = kind_of(&tree) {
-                let verdict = judge(sql, &tree, &catalog);
-                report.add(kind, &file.name, sql, verdict);
-            }
+            let Some(kind) = kind_of(&tree) else { continue };
+            let facts = ast::facts(&tree);
+            let targets = targets_of(facts.reads.iter().chain(&facts.writes), &catalog);
+            let mut apart = if targets.len() > 1 { targets.clone() } else { Vec::new() };
+            apart.extend(namesakes(&tree, &facts, &catalog));
+            cases.push(Case { kind, file: &file.name, sql, tree, facts, targets, apart });
         }
     }
-    report
+    cases
+}
+
+/// Of the names of columns so many are tried.
+const COLUMNS_TRIED: usize = 2;
+
+/// Migrations of tables whose names the statement gives to something else.
+fn namesakes(tree: &Value, facts: &Facts, catalog: &Catalog) -> Vec<Arc<Target>> {
+    let (mut aliases, mut columns) = (BTreeSet::new(), BTreeSet::new());
+    ast::each_node(tree, &mut |kind, fields| {
+        for field in ["aliasname", "ctename", "name"] {
+            aliases.insert(ast::string(fields, field));
+        }
+        if kind == "ColumnRef" {
+            let parts = items(&fields["fields"]).iter().filter_map(|p| node(p, "String"));
+            columns.extend(parts.map(|p| ast::string(p, "sval")));
+        }
+    });
+    aliases.extend(columns.into_iter().take(COLUMNS_TRIED));
+    let names = aliases.into_iter().map(|name| (String::new(), name.to_owned()));
+    let is_other = |name: &TableName| {
+        !name.1.is_empty() && !facts.reads.contains(name) && !facts.writes.contains(name)
+    };
+    targets_of(&names.filter(is_other).collect::<Vec<_>>(), catalog)
+}
+
+impl Case<'_> {
+    fn judge(&self) -> Verdict {
+        for target in &self.apart {
+            let alone = std::slice::from_ref(target);
+            if let Verdict::Wrong(why) = judge(self.sql, &self.tree, &self.facts, alone) {
+                return Verdict::Wrong(format!("with {} alone: {why}", target.source));
+            }
+        }
+        judge(self.sql, &self.tree, &self.facts, &self.targets)
+    }
 }
 
 fn kind_of(tree: &Value) -> Option<&'static str> {
@@ -47,9 +131,44 @@ fn kind_of(tree: &Value) -> Option<&'static str> {
     })
 }
 
-fn judge(sql: &str, tree: &Value, catalog: &Catalog) -> Verdict {
-    let facts = ast::facts(tree);
-    let names: BTreeSet<&TableName> = facts.reads.iter().chain(&facts.writes).collect();
+/// What is made of a statement if these tables are the migrated ones.
+fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Verdict {
+    let stable = facts.functions.iter().filter(|f| !VOLATILE.contains(&f.as_str())).cloned();
+    let functions = Functions { non_volatile: stable.collect(), ..Functions::default() };
+    let writes = |t: &Arc<Target>| facts.writes.iter().any(|name| is_name_of(name, t));
+    let written = targets.iter().filter(|t| writes(t)).count();
+    let read = targets.iter().any(|t| facts.reads.iter().any(|name| is_name_of(name, t)));
+    if (read || written > 0) && Prefilter::new(targets).look(sql.as_bytes()) == Looked::Plain {
+        return Verdict::Wrong("not looked at".to_owned());
+    }
+    let statements = understand(sql, targets, &functions).statements;
+    let [statement] = statements.as_slice() else {
+        return Verdict::Wrong(format!("{} statements", statements.len()));
+    };
+    let understood = |what: &str| Verdict::Understood(what.to_owned());
+    match &statement.class {
+        Class::Unclassified(why) => Verdict::NotUnderstood(why.text().to_owned()),
+        Class::Ddl(_) => Verdict::Wrong("a change of definition".to_owned()),
+        Class::Passthrough if targets.is_empty() => understood("no table"),
+        Class::Passthrough if written == 0 => understood("no write"),
+        Class::Passthrough => Verdict::Wrong("a write that passes".to_owned()),
+        Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
+        Class::Read(read) => judge_read(sql, tree, statement, read, targets),
+        Class::Truncate(truncate) => judge_truncate(tree, truncate, targets),
+        Class::Write(target, _) => judge_write(facts, targets, *target),
+    }
+}
+
+fn is_name_of((schema, name): &TableName, target: &Target) -> bool {
+    let schema = if schema.is_empty() { PUBLIC } else { schema };
+    target.source.schema.as_str() == schema && target.source.name.as_str() == name
+}
+
+/// One migration for each of the tables.
+fn targets_of<'n>(
+    names: impl IntoIterator<Item = &'n TableName>,
+    catalog: &Catalog,
+) -> Vec<Arc<Target>> {
     let mut targets: Vec<Arc<Target>> = Vec::new();
     for name in names {
         let target = catalog.target(name);
@@ -57,22 +176,7 @@ fn judge(sql: &str, tree: &Value, catalog: &Catalog) -> Verdict {
             targets.push(target);
         }
     }
-    let stable = facts.functions.iter().filter(|f| !VOLATILE.contains(&f.as_str())).cloned();
-    let functions = Functions { non_volatile: stable.collect(), ..Functions::default() };
-    let statements = understand(sql, &targets, &functions).statements;
-    let [statement] = statements.as_slice() else {
-        return Verdict::Wrong(format!("{} statements", statements.len()));
-    };
-    match &statement.class {
-        Class::Unclassified(why) => Verdict::NotUnderstood(why.text().to_owned()),
-        Class::Ddl(_) => Verdict::Wrong("a change of definition".to_owned()),
-        Class::Passthrough if targets.is_empty() => Verdict::Understood("no table".to_owned()),
-        Class::Passthrough if facts.writes.is_empty() => Verdict::Understood("no write".to_owned()),
-        Class::Passthrough => Verdict::Wrong("a write that passes".to_owned()),
-        Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
-        Class::Read(read) => judge_read(sql, tree, statement, read, &targets),
-        Class::Write(target, _) => judge_write(&facts, &targets, *target),
-    }
+    targets
 }
 
 fn judge_read(
@@ -87,7 +191,7 @@ fn judge_read(
         Err(why) => return Verdict::Understood(format!("stays on the source: {why}")),
         Ok(fit) => fit,
     };
-    if let Some(why) = read::unfit(tree, &VOLATILE) {
+    if let Some(why) = read::unfit(tree, targets, &VOLATILE) {
         return Verdict::Wrong(format!("fit, but has {why}"));
     }
     let Some(form) = fit.on_shadow(sql, statement.at.clone(), targets, |_| 0) else {
@@ -118,14 +222,35 @@ fn unread(why: &str) -> String {
 }
 
 fn judge_write(facts: &Facts, targets: &[Arc<Target>], target: usize) -> Verdict {
-    let Some(target) = targets.get(target) else { return Verdict::Wrong("no target".to_owned()) };
-    let written = facts.writes.iter().any(|(schema, name)| {
-        let schema = if schema.is_empty() { PUBLIC } else { schema };
-        target.source.schema.as_str() == schema && target.source.name.as_str() == name
-    });
-    match (written, facts.writes.len()) {
-        (true, 1) => Verdict::Understood("mirrored".to_owned()),
-        (false, _) => Verdict::Wrong("a write of another table".to_owned()),
-        (true, _) => Verdict::Wrong("a write of several tables as one".to_owned()),
+    let written = |t: &&Arc<Target>| facts.writes.iter().any(|name| is_name_of(name, t));
+    let tables = targets.iter().filter(&written).count();
+    match (targets.get(target).filter(&written), tables) {
+        (Some(_), 1) => Verdict::Understood("mirrored".to_owned()),
+        (None, _) => Verdict::Wrong("a write of another table".to_owned()),
+        (Some(_), _) => Verdict::Wrong("a write of several tables as one".to_owned()),
+    }
+}
+
+fn judge_truncate(tree: &Value, truncate: &Truncate, targets: &[Arc<Target>]) -> Verdict {
+    const CASCADE: i64 = pg_query::protobuf::DropBehavior::DropCascade as i64;
+    let ("TruncateStmt", fields) = kind(tree) else {
+        return Verdict::Wrong("a TRUNCATE of something else".to_owned());
+    };
+    let tables = items(&fields["relations"]).iter().filter_map(|r| node(r, "RangeVar"));
+    let emptied: Vec<_> =
+        tables.filter_map(|t| Some((read::target_of(t, targets)?, &t["inh"]))).collect();
+    let named: BTreeSet<_> = emptied.iter().map(|(target, _)| &target.migration).collect();
+    let said = truncate.named.iter().filter_map(|n| targets.get(*n));
+    let said: BTreeSet<_> = said.map(|t| &t.migration).collect();
+    let part = emptied.iter().any(|(_, inherited)| inherited.as_bool() != Some(true));
+    let cascades = fields["behavior"].as_i64() == Some(CASCADE);
+    if named != said {
+        Verdict::Wrong(format!("a TRUNCATE of {said:?}, not {named:?}"))
+    } else if part != (truncate.extent == Extent::Part) {
+        Verdict::Wrong("a TRUNCATE of another extent".to_owned())
+    } else if cascades != (truncate.reach == Reach::Cascade) {
+        Verdict::Wrong("a TRUNCATE of another reach".to_owned())
+    } else {
+        Verdict::Understood("found out behind it".to_owned())
     }
 }

@@ -15,20 +15,12 @@ mod tables;
 
 use std::path::Path;
 
-/// Trees are as deep as the suite's deepest statement.
-const STACK_BYTES: usize = 512 << 20;
-
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().expect("usage: oracle FOLDER_OF_SQL [--list WORDS]");
     let list = arguments.next().filter(|a| a == "--list").and_then(|_| arguments.next());
     let files = corpus::read(Path::new(&folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
-    let run = move || {
-        let report = judge::all(&files);
-        report.print(list.as_deref());
-        report.passes()
-    };
-    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).unwrap();
-    let passes = thread.join().unwrap_or(false);
-    std::process::exit(i32::from(!passes));
+    let report = judge::all(&files);
+    report.print(list.as_deref());
+    std::process::exit(i32::from(!report.passes()));
 }

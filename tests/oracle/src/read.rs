@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What a read must not have that the shadow is to answer.
-pub fn unfit(tree: &Value, volatile: &[&str]) -> Option<String> {
+pub fn unfit(tree: &Value, targets: &[Arc<Target>], volatile: &[&str]) -> Option<String> {
     const SYSTEM: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
     let mut found = None;
     let mut whole_rows = Vec::new();
     let mut references = Vec::new();
     each_reference(&mut tree.clone(), &Scope::default(), &mut |reference| {
         let range_var = &reference["node"]["RangeVar"];
+        if target_of(range_var, targets).is_none() {
+            return;
+        }
         if range_var["inh"].as_bool() != Some(true) {
             found = Some("ONLY".to_owned());
         }
@@ -91,23 +94,26 @@ fn refname(range_var: &Value) -> String {
 pub fn expected(tree: &Value, targets: &[Arc<Target>]) -> Result<Value, String> {
     let mut tree = tree.clone();
     let mut wrong = None;
-    each_reference(&mut tree, &Scope::default(), &mut |reference| match derived(
-        &reference["node"]["RangeVar"],
-        targets,
-    ) {
-        Ok(derived) => *reference = derived,
-        Err(why) => wrong = Some(why),
+    each_reference(&mut tree, &Scope::default(), &mut |reference| {
+        let Some(target) = target_of(&reference["node"]["RangeVar"], targets) else { return };
+        match derived(&reference["node"]["RangeVar"], target) {
+            Ok(derived) => *reference = derived,
+            Err(why) => wrong = Some(why),
+        }
     });
     wrong.map_or(Ok(tree), Err)
 }
 
-fn derived(range_var: &Value, targets: &[Arc<Target>]) -> Result<Value, String> {
+/// The migration of a table.
+pub fn target_of<'t>(range_var: &Value, targets: &'t [Arc<Target>]) -> Option<&'t Target> {
     let (schema, name) = table_name(range_var);
     let schema = if schema.is_empty() { PUBLIC.to_owned() } else { schema };
-    let target = targets
-        .iter()
-        .find(|t| t.source.schema.as_str() == schema && t.source.name.as_str() == name)
-        .ok_or_else(|| format!("{schema}.{name} is no target"))?;
+    let named =
+        |t: &&Arc<Target>| t.source.schema.as_str() == schema && t.source.name.as_str() == name;
+    targets.iter().find(named).map(Arc::as_ref)
+}
+
+fn derived(range_var: &Value, target: &Target) -> Result<Value, String> {
     let columns = target.old_shape.as_ref()?.iter().map(|c| {
         let shadow = Ident::new(shadow_name(c.name.as_str())).quoted();
         match c.widened_as {

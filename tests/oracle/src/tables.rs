@@ -77,6 +77,7 @@ impl Catalog {
             old_shape: Ok(table.columns.iter().map(|(n, t)| old_column(n, *t)).collect()),
             sync_function: "\"pgsegue\".\"sync_oracle\"".to_owned(),
             follow_function: Some("\"pgsegue\".\"follow_oracle\"".to_owned()),
+            truncate_function: Some("\"pgsegue\".\"truncated_oracle\"".to_owned()),
             mark_function: "\"pgsegue\".\"mark_oracle\"".to_owned(),
         })
     }
