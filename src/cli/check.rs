@@ -3,33 +3,69 @@
 use super::failure::Failure;
 use super::{connect, output};
 use crate::config;
-use crate::engine::check::{Finding, Severity, check};
+use crate::engine::check::{Effort, Extent, Finding, Progress, Severity, check_with};
+use crate::manifest::Migration;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
+
+/// What a line of text may take.
+const COLUMNS: usize = 100;
 
 /// Look for what is in the way of a migration, in the real database
 ///
-/// Reads the catalog, changes nothing, needs no running proxy. Exit code 0: nothing is in the way;
-/// 1: there is a blocker; 2: it could not be checked.
+/// Reads the catalog and the rows, changes nothing, holds up no write, needs no running proxy. Of a
+/// big table it reads a sample, within a minute or two. Exit code 0: nothing is in the way, warnings
+/// or not; 1: there is a blocker; 2: it could not be checked, and standard error says why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsegue check
+  pgsegue check orders_v2 --full
   pgsegue check orders_v2 --json | jq '.[].findings[].id'
-A warning that you have read and accept goes into `accepted` in the config file.")]
+A finding that you have read and accept goes into `accepted` in the config file, by its id.
+docs/check.md explains each, and the fields of --json.")]
 pub(super) struct Check {
     /// Only this migration [default: all of the config file]
     name: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Look at every row, however long it takes
+    #[arg(long)]
+    full: bool,
 }
 
 /// What was found about one migration.
 #[derive(Debug, Serialize)]
 struct Report {
     migration: String,
+    source: String,
+    shadow: String,
+    /// `blocked` or `clear`.
+    verdict: &'static str,
+    blockers: usize,
+    warnings: usize,
+    infos: usize,
     findings: Vec<Finding>,
+}
+
+impl Report {
+    fn new(migration: &Migration, findings: Vec<Finding>) -> Self {
+        let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+        let blockers = count(Severity::Blocker);
+        Self {
+            migration: migration.name.clone(),
+            source: migration.source.spelled(),
+            shadow: migration.shadow.spelled(),
+            verdict: if blockers > 0 { "blocked" } else { "clear" },
+            blockers,
+            warnings: count(Severity::Warning),
+            infos: count(Severity::Info),
+            findings,
+        }
+    }
 }
 
 impl Check {
@@ -62,40 +98,143 @@ impl Check {
             .client("pgsegue check")
             .await
             .map_err(|error| connect::unreachable(error, database))?;
+        let extent = if self.full { Extent::Full } else { Extent::Sampled };
+        let effort = Effort { extent, ..Effort::default() };
+        let bar = Bar::default();
         let mut reports = Vec::new();
         for migration in declared {
-            let findings = check(&client, migration).await?;
-            reports.push(Report { migration: migration.name.clone(), findings });
+            let findings =
+                check_with(&client, migration, &effort, &|at| bar.show(&migration.name, at)).await;
+            bar.clear();
+            reports.push(Report::new(migration, findings?));
         }
         if self.json {
             output::json(&reports)?;
         } else {
             reports.iter().for_each(print);
         }
-        let blocked = reports.iter().flat_map(|report| &report.findings).any(Finding::is_blocker);
-        Ok(ExitCode::from(u8::from(blocked)))
+        Ok(ExitCode::from(u8::from(reports.iter().any(|report| report.blockers > 0))))
+    }
+}
+
+/// Where a full look is, on a terminal.
+#[derive(Default)]
+struct Bar(Mutex<Option<(String, ProgressBar)>>);
+
+impl Bar {
+    fn show(&self, migration: &str, at: Progress<'_>) {
+        let Ok(mut shown) = self.0.lock() else { return };
+        let what = format!("{migration}: {}", at.what);
+        if shown.as_ref().is_none_or(|(of, _)| *of != what) {
+            let template = "{msg} {wide_bar} {human_pos} of about {human_len} rows, {eta} left";
+            let style = ProgressStyle::with_template(template);
+            let bar = ProgressBar::new(at.of).with_message(safe(&what));
+            let bar = if let Ok(style) = style { bar.with_style(style) } else { bar };
+            if let Some((_, old)) = shown.replace((what, bar)) {
+                old.finish_and_clear();
+            }
+        }
+        if let Some((_, bar)) = shown.as_ref() {
+            bar.set_position(at.rows);
+        }
+    }
+
+    fn clear(&self) {
+        if let Ok(mut shown) = self.0.lock()
+            && let Some((_, bar)) = shown.take()
+        {
+            bar.finish_and_clear();
+        }
     }
 }
 
 fn print(report: &Report) {
-    let blockers = report.findings.iter().filter(|finding| finding.is_blocker()).count();
-    let verdict = match (blockers, report.findings.len()) {
-        (0, 0) => "nothing is in the way".to_owned(),
-        (0, others) => format!("can be started, {others} to know"),
-        (blockers, all) => {
-            format!("cannot be started: {blockers} in the way, {} to know", all - blockers)
+    let name = &report.migration;
+    output::line(&safe(&format!("{name}: {} to {}", report.source, report.shadow)));
+    for (severity, title) in [
+        (Severity::Blocker, "BLOCKERS: the migration is not started"),
+        (Severity::Warning, "Warnings: it works, less well"),
+        (Severity::Info, "To know"),
+    ] {
+        let mut findings =
+            report.findings.iter().filter(|finding| finding.severity == severity).peekable();
+        if findings.peek().is_some() {
+            output::line(&format!("\n{title}"));
+            findings.for_each(print_one);
         }
+    }
+    let counted = |count: usize, one: &str| match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {one}s"),
     };
-    output::line(&format!("{}: {verdict}", report.migration));
-    for finding in &report.findings {
-        let word = match finding.severity {
-            Severity::Blocker => "BLOCKER",
-            Severity::Warning => "warning",
-            Severity::Info => "info",
-        };
-        output::line(&format!("  {word:7}  {}: {}", finding.id, finding.message));
-        if !finding.remedy.is_empty() {
-            output::line(&format!("           do: {}", finding.remedy));
+    let rest = format!("{}, {} to know", counted(report.warnings, "warning"), report.infos);
+    let verdict = match (report.blockers, report.findings.len()) {
+        (0, 0) => "nothing is in the way".to_owned(),
+        (0, _) => format!("can be started: {rest}"),
+        (blockers, _) => format!("cannot be started: {}, {rest}", counted(blockers, "blocker")),
+    };
+    output::line(&format!("\n{name}: {verdict}"));
+}
+
+fn print_one(finding: &Finding) {
+    let accepted = if finding.accepted { " (accepted)" } else { "" };
+    output::line(&format!("\n  {}{accepted}", safe(&finding.id)));
+    for (head, text) in
+        [("", finding.message.as_str()), ("why: ", finding.why), ("do: ", finding.remedy.as_str())]
+    {
+        for line in wrapped(&safe(&format!("{head}{text}")), COLUMNS - 4) {
+            output::line(&format!("    {line}"));
         }
+    }
+    for statement in &finding.sql {
+        output::line(&format!("    sql: {};", safe(statement)));
+    }
+    if let Some(line) = &finding.config {
+        output::line(&format!("    config: {}", safe(line)));
+    }
+}
+
+/// Without what moves a terminal's cursor: names and values may hold anything.
+fn safe(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let shown = c.is_control().then(|| c.escape_default());
+            let plain = (!c.is_control()).then_some(c);
+            shown.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+/// Lines of at most `width` characters where words allow; the second and later ones indented.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, "  ".to_owned()));
+        } else if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_wrapped_between_words_and_lose_nothing() {
+        let text = "one two three four five";
+        assert_eq!(wrapped(text, 9), ["one two", "  three", "  four", "  five"]);
+        assert_eq!(wrapped("averyverylongword", 5), ["averyverylongword"]);
+        assert_eq!(wrapped("", 5), [""]);
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(safe("a\u{1b}[2Jü\n"), "a\\u{1b}[2Jü\\n");
     }
 }

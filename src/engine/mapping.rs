@@ -18,34 +18,32 @@ pub(crate) enum Form {
 
 /// Reads the form of an expression. What is not certainly one of the two forms is `Other`.
 pub(crate) fn form(expression: &str) -> Form {
-    let text = strip_parentheses(expression.trim());
-    if let Some(column) = whole_identifier(text) {
+    let Ok(tokens) = lex::tokens(expression) else { return Form::Other };
+    let tokens = without_parentheses(expression, &tokens);
+    let spelled = |token: &Token| expression.get(token.at.clone()).unwrap_or_default();
+    if let Some(column) = column(expression, tokens) {
         return Form::Column(column);
     }
-    if let Some((column, kind)) = text.split_once("::") {
-        return cast(column, kind);
-    }
-    let inside = text
-        .get(..4)
-        .filter(|word| word.eq_ignore_ascii_case("cast"))
-        .and_then(|_| text.get(4..))
-        .map(str::trim)
-        .and_then(|rest| rest.strip_prefix('('))
-        .and_then(|rest| rest.strip_suffix(')'));
-    let lower = inside.map(str::to_ascii_lowercase);
-    match (inside, lower.as_ref().and_then(|l| l.find(" as "))) {
-        (Some(inside), Some(at)) => match (inside.get(..at), inside.get(at + 4..)) {
-            (Some(column), Some(kind)) => cast(column, kind),
-            _ => Form::Other,
-        },
-        _ => Form::Other,
-    }
-}
-
-fn cast(column: &str, kind: &str) -> Form {
-    let kind = kind.trim();
+    let (from, to) = match tokens {
+        [cast, open, inside @ .., close]
+            if lex::is_keyword(expression, cast, "cast")
+                && spelled(open) == "("
+                && spelled(close) == ")" =>
+        {
+            let at = inside.iter().position(|token| lex::is_keyword(expression, token, "as"));
+            (at.and_then(|at| inside.get(..at)), at.and_then(|at| inside.get(at + 1..)))
+        }
+        _ => {
+            let at = tokens.iter().position(|token| spelled(token) == "::");
+            (at.and_then(|at| tokens.get(..at)), at.and_then(|at| tokens.get(at + 1..)))
+        }
+    };
+    let from = from.and_then(|tokens| column(expression, without_parentheses(expression, tokens)));
+    let kind = to.filter(|tokens| is_type(expression, tokens));
+    let kind = kind.and_then(|tokens| Some(tokens.first()?.at.start..tokens.last()?.at.end));
+    let kind = kind.and_then(|at| expression.get(at)).unwrap_or_default();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '(' | ')' | '.');
-    match whole_identifier(strip_parentheses(column.trim())) {
+    match from {
         Some(column) if !kind.is_empty() && kind.chars().all(plain) => {
             Form::Cast(column, kind.to_owned())
         }
@@ -53,28 +51,55 @@ fn cast(column: &str, kind: &str) -> Form {
     }
 }
 
-fn strip_parentheses(text: &str) -> &str {
-    match text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
-        Some(inner) if !inner.contains(['(', ')']) => inner.trim(),
-        _ => text,
-    }
+/// Whether the words after a cast can be a type's: not those of an operator that follows it.
+fn is_type(text: &str, tokens: &[Token]) -> bool {
+    const OPERATORS: [&str; 13] = [
+        "and", "at", "between", "collate", "ilike", "in", "is", "isnull", "like", "not", "notnull",
+        "or", "similar",
+    ];
+    tokens.iter().all(|token| !OPERATORS.iter().any(|word| lex::is_keyword(text, token, word)))
 }
 
-fn whole_identifier(text: &str) -> Option<Ident> {
-    if let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
-        // Two quotes are one; one alone ends the identifier, and more follows it.
-        let name = inner.replace("\"\"", "\0");
-        let whole = !name.is_empty() && !name.contains('"') && !inner.contains('\0');
-        return whole.then(|| Ident::new(name.replace('\0', "\"")));
+/// The tokens inside of parentheses around all of them.
+fn without_parentheses<'t>(text: &str, mut tokens: &'t [Token]) -> &'t [Token] {
+    let spelled = |token: &Token| text.get(token.at.clone()).unwrap_or_default();
+    while let [open, inside @ .., close] = tokens
+        && spelled(open) == "("
+        && spelled(close) == ")"
+        && inside.iter().all(|token| token.depth > open.depth)
+    {
+        tokens = inside;
     }
-    let mut chars = text.chars();
-    let first = chars.next()?;
-    let starts = first == '_' || first.is_ascii_alphabetic();
-    let goes_on = chars.all(|c| c == '_' || c == '$' || c.is_ascii_alphanumeric());
+    tokens
+}
+
+/// The column that these tokens are, if they are nothing else.
+fn column(text: &str, tokens: &[Token]) -> Option<Ident> {
     // A few keywords are values, not columns.
-    let value = ["null", "true", "false", "default", "current_date", "current_user", "user"];
-    let lower = text.to_ascii_lowercase();
-    (starts && goes_on && !value.contains(&lower.as_str())).then(|| Ident::new(lower))
+    const VALUES: [&str; 15] = [
+        "null",
+        "true",
+        "false",
+        "default",
+        "user",
+        "current_date",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "current_role",
+        "current_catalog",
+        "current_schema",
+        "session_user",
+        "localtime",
+        "localtimestamp",
+    ];
+    let [token] = tokens else { return None };
+    let name = lex::identifier(text, token).filter(|name| !name.is_empty())?;
+    match token.kind {
+        Kind::Quoted => Some(Ident::new(name)),
+        Kind::Word => (!VALUES.contains(&name.as_str())).then(|| Ident::new(name)),
+        _ => None,
+    }
 }
 
 /// Which settings have to be pinned for an expression to mean the same in every session.
@@ -144,12 +169,24 @@ mod tests {
             ("id", Form::Column(id())),
             (" (ID) ", Form::Column(id())),
             ("\"Id\"", Form::Column(Ident::new("Id"))),
-            ("\"a \"\"b\"\"\"", Form::Column(Ident::new("a \"b\""))),
-            ("\"a\" \"b\"", Form::Other),
-            ("\"a\"\"", Form::Other),
             ("id::bigint", Form::Cast(id(), "bigint".into())),
             ("(id)::numeric(10)", Form::Cast(id(), "numeric(10)".into())),
             ("CAST(id AS bigint)", Form::Cast(id(), "bigint".into())),
+            ("cast ((id) as numeric(10, 2))", Form::Other),
+            ("((id))", Form::Column(id())),
+            ("\"a \"\"b\"\" as c::d\"", Form::Column(Ident::new("a \"b\" as c::d"))),
+            ("\"a::b\" :: bigint", Form::Cast(Ident::new("a::b"), "bigint".into())),
+            ("CAST(\"x as y\" AS bigint)", Form::Cast(Ident::new("x as y"), "bigint".into())),
+            ("(\"(\")::int8", Form::Cast(Ident::new("("), "int8".into())),
+            ("id -- the key", Form::Column(id())),
+            ("(id) + (id)", Form::Other),
+            ("f(id)::int", Form::Other),
+            ("id::int[]", Form::Other),
+            ("id::int AT TIME ZONE x", Form::Other),
+            ("id::int IS NULL", Form::Other),
+            ("\"\"", Form::Other),
+            ("\"a\" \"b\"", Form::Other),
+            ("\"a\"\"", Form::Other),
             ("id + 1", Form::Other),
             ("id::text::bigint", Form::Other),
             ("id::bigint * 100", Form::Other),

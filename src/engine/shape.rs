@@ -206,9 +206,10 @@ pub async fn read(
         })?;
         key.push(pair(client, column, &mapped).await?.ok_or_else(|| {
             Error::Shape(format!(
-                "no shadow column of {} holds the key column {name} as it is or in a wider type \
-                 (such as {name} or {name}::bigint); map one",
-                migration.name
+                "no shadow column of {} holds the key column {quoted} as it is or in a wider type \
+                 (such as {quoted} or {quoted}::bigint); map one",
+                migration.name,
+                quoted = name.spelled(),
             ))
         })?);
     }
@@ -287,7 +288,7 @@ impl Shape {
             source_oid: self.source.oid,
             shadow_oid: self.shadow.oid,
             key: self.key.iter().map(|pair| pair.source.name.clone()).collect(),
-            old_shape: self.source.columns.iter().map(|c| self.old_column(c)).collect(),
+            old_shape: self.source.columns.iter().map(|c| self.way_back(c)).collect(),
             sync_function: sync::sync_name(&self.migration.name),
             follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
             truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
@@ -295,7 +296,8 @@ impl Shape {
         }
     }
 
-    fn old_column(&self, column: &Column) -> Result<OldColumn, String> {
+    /// How a source column comes back from the shadow; the reason when it does not.
+    pub(crate) fn way_back(&self, column: &Column) -> Result<OldColumn, String> {
         let declared = self.migration.reverse.iter().find(|(name, _)| *name == column.name);
         let reverse = match declared {
             Some((_, expression)) => self.declared_reverse(column, expression),

@@ -32,6 +32,15 @@ impl Ident {
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0.replace('"', "\"\""))
     }
+
+    /// As somebody would write it in SQL: quoted where it has to be. For messages; keywords are
+    /// not known here.
+    pub fn spelled(&self) -> String {
+        let plain = |c: char| c == '_' || c.is_ascii_lowercase();
+        let first = self.0.starts_with(plain);
+        let rest = self.0.chars().all(|c| plain(c) || c.is_ascii_digit() || c == '$');
+        if first && rest { self.0.clone() } else { self.quoted() }
+    }
 }
 
 impl fmt::Display for Ident {
@@ -66,6 +75,11 @@ impl QualifiedName {
     /// `"schema"."name"`.
     pub fn quoted(&self) -> String {
         format!("{}.{}", self.schema.quoted(), self.name.quoted())
+    }
+
+    /// `schema.name`, each quoted where it has to be. For messages.
+    pub fn spelled(&self) -> String {
+        format!("{}.{}", self.schema.spelled(), self.name.spelled())
     }
 }
 
@@ -144,6 +158,19 @@ mod tests {
             assert_eq!((parsed.schema.as_str(), parsed.name.as_str()), (schema, name));
         }
         assert_eq!(QualifiedName::parse("\"a\".\"b\"\"\"").unwrap().quoted(), "\"a\".\"b\"\"\"");
+    }
+
+    #[test]
+    fn names_are_spelled_with_the_quotes_that_they_need() {
+        for (text, spelled) in [
+            ("public.orders", "public.orders"),
+            ("public.\"Orders\"", "public.\"Orders\""),
+            ("\"my.schema\".\"a\"\"b c\"", "\"my.schema\".\"a\"\"b c\""),
+            ("public.\"1st\"", "public.\"1st\""),
+            ("public.\"ü\"", "public.\"ü\""),
+        ] {
+            assert_eq!(QualifiedName::parse(text).unwrap().spelled(), spelled);
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ async fn what_does_not_fit_any_more_blocks_with_a_reason_and_resume_verifies_aga
             "unique public.orders_v2",
         ),
         (
-            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE $$SELECT 1$$; RETURN NULL; END'; \
              CREATE TRIGGER audit AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION f()",
             "DROP TRIGGER audit ON orders",
             "trigger public.orders.audit",

@@ -27,6 +27,12 @@ pub(crate) async fn database() -> Db {
 }
 
 impl Db {
+    /// The name of the database: for roles of one test, as all databases share them.
+    pub(crate) async fn name(&self) -> String {
+        let sql = "SELECT current_database()::text";
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
     pub(crate) async fn another(&self) -> Client {
         connect(&self.conninfo).await
     }

@@ -16,12 +16,12 @@
 
 mod admin;
 mod cancel;
+mod check;
 mod cli;
 mod config;
 mod crash;
 mod demo;
 mod drivers;
-mod engine_check;
 mod engine_drift;
 mod engine_repair;
 mod engine_reverse;

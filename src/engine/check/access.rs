@@ -1,41 +1,13 @@
-//! Roles, policies and settings.
+//! Roles and settings: what the control role may, what the apps' roles may, what they wait for.
 
-use super::{Finding, Subject};
+use super::{Finding, Kind, Subject};
 use crate::engine::Error;
 
-/// All of them.
+/// Everything but the control role.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut findings = policies(subject).await?;
-    findings.extend(blind_writers(subject).await?);
+    let mut findings = blind_writers(subject).await?;
     findings.extend(source_only_readers(subject).await?);
-    findings.extend(control_role(subject).await?);
     findings.extend(lock_budget(subject).await?);
-    Ok(findings)
-}
-
-async fn policies(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut findings = Vec::new();
-    for relation in [&subject.shape.source, &subject.shape.shadow] {
-        let id = format!("row security {}", relation.name);
-        let sql = "SELECT row_security_active($1::oid)";
-        // The pinned row_security = off does not count: this asks for the role's policies.
-        if subject.holds(sql, &[&relation.oid]).await? {
-            findings.push(Finding::blocker(
-                id,
-                format!("row level security hides rows of {} from the control role", relation.name),
-                "give the control role BYPASSRLS, or make it the owner of the table",
-            ));
-        } else if subject
-            .holds("SELECT relrowsecurity FROM pg_class WHERE oid = $1", &[&relation.oid])
-            .await?
-        {
-            findings.push(Finding::warning(
-                id,
-                format!("{} has row level security: a written row that its writer cannot read fails, and the other table needs the same policies", relation.name),
-                "compare the policies of both tables; accept when every writer may read what it writes",
-            ));
-        }
-    }
     Ok(findings)
 }
 
@@ -43,9 +15,10 @@ async fn policies(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 async fn blind_writers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let source = &subject.shape.source;
     let key: Vec<&str> = subject.shape.key.iter().map(|p| p.source.name.as_str()).collect();
+    let quoted: Vec<String> = subject.shape.key.iter().map(|p| p.source.name.quoted()).collect();
     let rows = subject
         .rows(
-            "SELECT coalesce(string_agg(r.rolname, ', ' ORDER BY r.rolname), '') FROM pg_roles r \
+            "SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) FROM pg_roles r \
              WHERE NOT r.rolsuper AND r.rolname NOT LIKE 'pg\\_%' \
              AND (has_table_privilege(r.oid, $1::oid, 'DELETE') \
                  OR has_any_column_privilege(r.oid, $1::oid, 'INSERT') \
@@ -55,99 +28,196 @@ async fn blind_writers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             &[&source.oid, &key],
         )
         .await?;
-    let roles = rows.concat().concat();
+    let (roles, table) = (rows.concat().concat(), subject.source());
     if roles.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Finding::blocker(
-        format!("privileges {}", source.name),
-        format!("these roles may write {} but not read its key: {roles}", source.name),
-        format!("GRANT SELECT ({}) ON {} to them", key.join(", "), source.name),
-    )])
+    Ok(vec![
+        Finding::blocker(
+            Kind::Privileges,
+            &table,
+            format!("these roles may write {table} but not read its key: {roles}"),
+            "let them read the key",
+        )
+        .run(format!("GRANT SELECT ({}) ON {} TO {roles}", quoted.join(", "), source.name.quoted()))
+        .or_accept(),
+    ])
 }
 
 async fn source_only_readers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let (source, shadow) = (&subject.shape.source, &subject.shape.shadow);
     let rows = subject
         .rows(
-            "SELECT coalesce(string_agg(rolname, ', ' ORDER BY rolname), '') FROM pg_roles r \
+            "SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname), \
+             bool_or(NOT has_schema_privilege(r.oid, $3::text, 'USAGE'))::text FROM pg_roles r \
              WHERE NOT rolsuper AND rolname NOT LIKE 'pg\\_%' \
              AND has_table_privilege(r.oid, $1::oid, 'SELECT') \
-             AND NOT has_table_privilege(r.oid, $2::oid, 'SELECT')",
-            &[&source.oid, &shadow.oid],
+             AND has_schema_privilege(r.oid, $4::text, 'USAGE') \
+             AND NOT (has_table_privilege(r.oid, $2::oid, 'SELECT') \
+                 AND has_schema_privilege(r.oid, $3::text, 'USAGE'))",
+            &[&source.oid, &shadow.oid, &shadow.name.schema.as_str(), &source.name.schema.as_str()],
         )
         .await?;
-    let roles = rows.concat().concat();
+    let [roles, schema] = rows.concat().try_into().unwrap_or_default();
     if roles.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Finding::warning(
-        format!("privileges {}", shadow.name),
+    let (from, to) = (subject.source(), subject.shadow());
+    let mut found = Finding::warning(
+        Kind::Privileges,
+        &to,
         format!(
-            "these roles may read {} but not {}: {roles}; their reads stay on the source",
-            source.name, shadow.name
+            "these roles may read {from} but not {to}: {roles}; their reads stay on the source"
         ),
-        format!("GRANT SELECT ON {} to them before the canary", shadow.name),
-    )])
+        "let them read the shadow before the canary",
+    );
+    if schema == "true" {
+        let schema = shadow.name.schema.quoted();
+        found = found.run(format!("GRANT USAGE ON SCHEMA {schema} TO {roles}"));
+    }
+    Ok(vec![found.run(format!("GRANT SELECT ON {} TO {roles}", shadow.name.quoted()))])
 }
 
-async fn control_role(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+/// Something that the control role needs.
+struct Need {
+    /// The end of the finding's id.
+    object: String,
+    /// A condition over `$1`, the source, and `$2`, the shadow.
+    sql: String,
+    /// What it is.
+    what: String,
+    /// What gives it.
+    grant: String,
+    /// Whether nothing works without.
+    vital: bool,
+}
+
+/// What the control role lacks, each with its GRANT.
+pub(super) async fn control_role(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let role = subject.role().await?;
+    let mut needs = of_tables(subject, &role);
+    needs.extend(of_database(subject, &role).await?);
     let (source, shadow) = (&subject.shape.source, &subject.shape.shadow);
-    let needs = [
-        (
-            "SELECT has_table_privilege($1::oid, 'SELECT') AND has_any_column_privilege($1::oid, 'UPDATE') AND $2::oid IS NOT NULL",
-            format!(
-                "SELECT on {0}, and UPDATE on one of its columns (to lock rows FOR SHARE)",
-                source.name
-            ),
-        ),
-        (
-            "SELECT $1::oid IS NOT NULL AND has_table_privilege($2::oid, 'SELECT') AND has_table_privilege($2::oid, 'INSERT') AND has_table_privilege($2::oid, 'UPDATE') AND has_table_privilege($2::oid, 'DELETE')",
-            format!("SELECT, INSERT, UPDATE and DELETE on {}", shadow.name),
-        ),
-        (
-            "SELECT $1::oid IS NOT NULL AND $2::oid IS NOT NULL AND CASE WHEN to_regnamespace('pgsegue') IS NULL \
-             THEN has_database_privilege(current_database(), 'CREATE') \
-             ELSE has_schema_privilege('pgsegue', 'CREATE') AND has_schema_privilege('pgsegue', 'USAGE') END",
-            "CREATE on the database (for schema pgsegue), or on that schema".to_owned(),
-        ),
-        (
-            "SELECT $1::oid IS NOT NULL AND $2::oid IS NOT NULL AND (pg_has_role('pg_read_all_stats', 'USAGE') \
-             OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))",
-            "membership in pg_read_all_stats (the barrier waits for other sessions' statements)"
-                .to_owned(),
-        ),
-    ];
     let mut findings = Vec::new();
-    for (n, (sql, need)) in needs.into_iter().enumerate() {
-        if !subject.holds(sql, &[&source.oid, &shadow.oid]).await? {
-            let what = ["source", "shadow", "schema", "statistics"].get(n).copied().unwrap_or("");
-            findings.push(Finding::blocker(
-                format!("control role {what}"),
-                format!("the control role lacks {need}"),
-                "GRANT it to the role of [control] url",
-            ));
+    for need in needs {
+        let sql = format!("SELECT ({}) AND $1::oid IS NOT NULL AND $2::oid IS NOT NULL", need.sql);
+        if subject.holds(&sql, &[&source.oid, &shadow.oid]).await? {
+            continue;
         }
+        let message = format!("the control role {role} lacks {}", need.what);
+        let remedy = "grant it, or make the role the owner of both tables";
+        let found = if need.vital {
+            Finding::blocker(Kind::ControlRole, need.object, message, remedy)
+        } else {
+            Finding::warning(Kind::ControlRole, need.object, message, remedy)
+        };
+        findings.push(found.run(need.grant));
     }
     Ok(findings)
 }
 
+fn of_tables(subject: &Subject<'_>, role: &str) -> Vec<Need> {
+    let shape = subject.shape;
+    let (source, shadow) = (&shape.source.name, &shape.shadow.name);
+    let mut needs = Vec::new();
+    for (side, parameter, table) in [("source", "$1", source), ("shadow", "$2", shadow)] {
+        needs.push(Need {
+            object: format!("{side} USAGE"),
+            sql: format!(
+                "SELECT has_schema_privilege(relnamespace, 'USAGE') FROM pg_class WHERE oid = {parameter}::oid"
+            ),
+            what: format!("USAGE on schema {}", table.schema.spelled()),
+            grant: format!("GRANT USAGE ON SCHEMA {} TO {role}", table.schema.quoted()),
+            vital: true,
+        });
+    }
+    let key = shape.key.first().map(|pair| pair.source.name.quoted()).unwrap_or_default();
+    needs.push(Need {
+        object: "source SELECT".to_owned(),
+        sql: "has_table_privilege($1::oid, 'SELECT')".to_owned(),
+        what: format!("SELECT on {}", source.spelled()),
+        grant: format!("GRANT SELECT ON {} TO {role}", source.quoted()),
+        vital: true,
+    });
+    needs.push(Need {
+        object: "source UPDATE".to_owned(),
+        sql: "has_any_column_privilege($1::oid, 'UPDATE')".to_owned(),
+        what: format!("UPDATE on a column of {} (to lock rows FOR SHARE)", source.spelled()),
+        grant: format!("GRANT UPDATE ({key}) ON {} TO {role}", source.quoted()),
+        vital: true,
+    });
+    for privilege in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
+        needs.push(Need {
+            object: format!("shadow {privilege}"),
+            sql: format!("has_table_privilege($2::oid, '{privilege}')"),
+            what: format!("{privilege} on {}", shadow.spelled()),
+            grant: format!("GRANT {privilege} ON {} TO {role}", shadow.quoted()),
+            vital: true,
+        });
+    }
+    needs
+}
+
+async fn of_database(subject: &Subject<'_>, role: &str) -> Result<Vec<Need>, Error> {
+    let row = subject.client.query_one("SELECT quote_ident(current_database())", &[]).await?;
+    let database: String = row.try_get(0)?;
+    let schema = "to_regnamespace('pgsegue')";
+    let there = subject.holds(&format!("SELECT {schema} IS NOT NULL"), &[]).await?;
+    let (sql, what, grant) = if there {
+        (
+            format!(
+                "has_schema_privilege({schema}, 'CREATE') AND has_schema_privilege({schema}, 'USAGE')"
+            ),
+            "CREATE and USAGE on schema pgsegue",
+            format!("GRANT CREATE, USAGE ON SCHEMA pgsegue TO {role}"),
+        )
+    } else {
+        (
+            "has_database_privilege(current_database(), 'CREATE')".to_owned(),
+            "CREATE on the database (for schema pgsegue)",
+            format!("GRANT CREATE ON DATABASE {database} TO {role}"),
+        )
+    };
+    Ok(vec![
+        Need { object: "schema".to_owned(), sql, what: what.to_owned(), grant, vital: true },
+        Need {
+            object: "statistics".to_owned(),
+            sql: "pg_has_role('pg_read_all_stats', 'USAGE') \
+                  OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
+                .to_owned(),
+            what:
+                "membership in pg_read_all_stats (the barrier waits for other sessions' statements)"
+                    .to_owned(),
+            grant: format!("GRANT pg_read_all_stats TO {role}"),
+            vital: true,
+        },
+        Need {
+            object: "TEMPORARY".to_owned(),
+            sql: "has_database_privilege(current_database(), 'TEMPORARY')".to_owned(),
+            what: "TEMPORARY on the database (to prove that mappings are deterministic)".to_owned(),
+            grant: format!("GRANT TEMPORARY ON DATABASE {database} TO {role}"),
+            vital: false,
+        },
+    ])
+}
+
 /// A wait of the sync that is longer than `deadlock_timeout` makes the client the victim.
 async fn lock_budget(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let row = subject
-        .client
-        .query_one("SELECT setting::int8 FROM pg_settings WHERE name = 'deadlock_timeout'", &[])
-        .await?;
-    let timeout_ms: i64 = row.try_get(0)?;
+    let sql = "SELECT setting::int8 FROM pg_settings WHERE name = 'deadlock_timeout'";
+    let timeout_ms: i64 = subject.client.query_one(sql, &[]).await?.try_get(0)?;
     let budget_ms = i64::try_from(subject.migration.lock_budget.as_millis()).unwrap_or(i64::MAX);
     if budget_ms < timeout_ms {
         return Ok(Vec::new());
     }
-    Ok(vec![Finding::blocker(
-        "lock budget",
-        format!(
-            "lock_budget is {budget_ms} ms, deadlock_timeout {timeout_ms} ms: a client could be the victim of a deadlock with pgsegue"
-        ),
-        "set lock_budget below deadlock_timeout",
-    )])
+    Ok(vec![
+        Finding::blocker(
+            Kind::LockBudget,
+            "",
+            format!(
+                "lock_budget is {budget_ms} ms, deadlock_timeout {timeout_ms} ms: a client could be the victim of a deadlock with pgsegue"
+            ),
+            "set it below deadlock_timeout",
+        )
+        .write(format!("lock_budget_ms = {}", (timeout_ms / 2).clamp(1, 100))),
+    ])
 }

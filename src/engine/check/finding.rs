@@ -1,6 +1,7 @@
-//! One finding of the preflight.
+//! One finding of the preflight: what, where, why it matters, and what to do about it.
 
-use serde::Serialize;
+use super::Kind;
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// Something in the database that an SRE has to know before a start.
@@ -8,16 +9,29 @@ use std::fmt;
 pub struct Finding {
     /// Stable: `kind object`, such as `trigger public.orders.audit`. Goes into `accepted`.
     pub id: String,
+    /// What sort of thing it is.
+    #[serde(serialize_with = "word")]
+    pub kind: Kind,
+    /// Where: the table, column, constraint, function, role; empty where it is the database.
+    pub object: String,
     /// How bad it is.
     pub severity: Severity,
+    /// Whether `accepted` in the config file names it; it is then for information only.
+    pub accepted: bool,
     /// What is there and what it would do.
     pub message: String,
+    /// Why it matters, in one sentence.
+    pub why: &'static str,
     /// What to do about it.
     pub remedy: String,
+    /// The statements that do it, where SQL does; names are quoted as they need to be.
+    pub sql: Vec<String>,
+    /// The line of the config file that does it, where one does.
+    pub config: Option<String>,
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The migration is not started.
@@ -28,37 +42,72 @@ pub enum Severity {
     Info,
 }
 
+fn word<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.word())
+}
+
 impl Finding {
     /// A finding that keeps the migration from starting.
     pub(super) fn blocker(
-        id: impl Into<String>,
+        kind: Kind,
+        object: impl Into<String>,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
+        let object = object.into();
         Self {
-            id: id.into(),
+            id: format!("{} {object}", kind.word()).trim_end().to_owned(),
+            kind,
+            object,
             severity: Severity::Blocker,
+            accepted: false,
             message: message.into(),
+            why: kind.why(),
             remedy: remedy.into(),
+            sql: Vec::new(),
+            config: None,
         }
     }
 
     /// A finding that does not.
     pub(super) fn warning(
-        id: impl Into<String>,
+        kind: Kind,
+        object: impl Into<String>,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { severity: Severity::Warning, ..Self::blocker(id, message, remedy) }
+        Self { severity: Severity::Warning, ..Self::blocker(kind, object, message, remedy) }
     }
 
     /// A finding that is only worth knowing.
     pub(super) fn info(
-        id: impl Into<String>,
+        kind: Kind,
+        object: impl Into<String>,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { severity: Severity::Info, ..Self::blocker(id, message, remedy) }
+        Self { severity: Severity::Info, ..Self::blocker(kind, object, message, remedy) }
+    }
+
+    /// With a statement that does what the remedy says.
+    #[must_use]
+    pub(super) fn run(mut self, statement: impl Into<String>) -> Self {
+        self.sql.push(statement.into());
+        self
+    }
+
+    /// With the line of the config file that does what the remedy says.
+    #[must_use]
+    pub(super) fn write(mut self, line: impl Into<String>) -> Self {
+        self.config = Some(line.into());
+        self
+    }
+
+    /// With the line of the config file that accepts it.
+    #[must_use]
+    pub(super) fn or_accept(self) -> Self {
+        let line = format!("accepted = [{}]", toml_string(&self.id));
+        self.write(line)
     }
 
     /// Whether it keeps the migration from starting.
@@ -69,6 +118,44 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.id, self.message, self.remedy)
+        write!(f, "{}: {}; {}", self.id, self.message, self.remedy)?;
+        for statement in &self.sql {
+            write!(f, "; {statement}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A string as TOML: in single quotes as it is, where it can be.
+pub(super) fn toml_string(text: &str) -> String {
+    if !text.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
+        return format!("\"{text}\"");
+    }
+    if !text.chars().any(|c| c.is_control() || c == '\'') {
+        return format!("'{text}'");
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_the_config_file_are_read_back_as_they_were() {
+        for text in ["plain", "with \"quotes\"", "it's", "'\"\\", "a\nb\u{1b}\"", "ü %s \\"] {
+            let line = format!("a = {}", toml_string(text));
+            let table: toml::Table = line.parse().unwrap();
+            assert_eq!(table["a"].as_str(), Some(text), "{line}");
+        }
     }
 }

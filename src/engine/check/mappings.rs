@@ -1,6 +1,6 @@
 //! The mappings: each runs, fits its column, and gives one answer for one row.
 
-use super::{Finding, Subject};
+use super::{Finding, Kind, Subject};
 use crate::engine::Error;
 use crate::engine::shape::Mapped;
 use crate::pg;
@@ -8,26 +8,30 @@ use crate::pg;
 /// Every mapping by itself, so that a finding names it.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     // Planning alone would fail for a role that is subject to policies; that is another finding.
-    subject.client.batch_execute("SET row_security = on").await?;
+    let set = format!(
+        "SET row_security = on; SET statement_timeout = {}",
+        subject.effort.catalog.as_millis()
+    );
+    subject.client.batch_execute(&set).await?;
     let mut findings = Vec::new();
     for mapped in &subject.shape.mapped {
         findings.extend(one(subject, mapped).await?);
     }
     findings.extend(reverses(subject).await?);
-    subject.client.batch_execute("SET row_security = off").await?;
     Ok(findings)
 }
 
 async fn one(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, Error> {
-    let (expression, column) = (&mapped.expression, &mapped.column.name);
-    let id = format!("mapping {}.{column}", subject.shape.shadow.name);
+    let (expression, column) = (&mapped.expression, mapped.column.name.spelled());
+    let object = format!("{}.{column}", subject.shadow());
     let source = subject.shape.source.name.quoted();
     let fitting =
         format!("SELECT ({expression})::{} FROM {source} LIMIT 0", mapped.column.type_sql);
     if let Err(error) = subject.client.prepare(&fitting).await {
         let reason = server_error(error)?;
         return Ok(Some(Finding::blocker(
-            id,
+            Kind::Mapping,
+            object,
             format!("the mapping of {column} does not work: {reason}"),
             "it is SQL over the source's columns; write functions of other schemas with their schema",
         )));
@@ -42,9 +46,10 @@ async fn one(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, 
         .map(|column| format!("{} {}", column.name.quoted(), column.type_sql))
         .collect();
     let probe = format!(
-        "CREATE TEMPORARY TABLE {} ({}, pgsegue_mapped {} GENERATED ALWAYS AS ({expression}) STORED)",
+        "CREATE TEMPORARY TABLE {} ({}, \"{}m\" {} GENERATED ALWAYS AS ({expression}) STORED)",
         subject.shape.source.name.name.quoted(),
         columns.join(", "),
+        subject.own,
         mapped.column.type_sql,
     );
     subject.client.batch_execute("BEGIN").await?;
@@ -55,13 +60,15 @@ async fn one(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, 
     let reason = server_error(error)?;
     if denied {
         return Ok(Some(Finding::warning(
-            id,
+            Kind::Mapping,
+            object,
             format!("it cannot be proved that the mapping of {column} is deterministic: {reason}"),
-            "GRANT TEMPORARY ON DATABASE to the control role",
+            "give the control role TEMPORARY on the database",
         )));
     }
     Ok(Some(Finding::blocker(
-        id,
+        Kind::Mapping,
+        object,
         format!("the mapping of {column} may give another result each time: {reason}"),
         "use immutable expressions over the row's own columns only",
     )))
@@ -72,11 +79,13 @@ async fn reverses(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     let shadow = subject.shape.shadow.name.quoted();
     for (name, expression) in &subject.migration.reverse {
-        let id = format!("reverse {}.{name}", subject.shape.source.name);
+        let spelled = name.spelled();
+        let object = format!("{}.{spelled}", subject.source());
         let Some(column) = subject.shape.source.column(name) else {
             findings.push(Finding::blocker(
-                id,
-                format!("[migration.reverse] has {name}, which is no column of the source"),
+                Kind::Reverse,
+                object,
+                format!("[migration.reverse] has {spelled}, which is no column of the source"),
                 "correct or remove the line",
             ));
             continue;
@@ -85,8 +94,9 @@ async fn reverses(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         if let Err(error) = subject.client.prepare(&sql).await {
             let reason = server_error(error)?;
             findings.push(Finding::blocker(
-                id,
-                format!("the way back for {name} does not work: {reason}"),
+                Kind::Reverse,
+                object,
+                format!("the way back for {spelled} does not work: {reason}"),
                 "it is SQL over the shadow's columns",
             ));
         }
@@ -95,6 +105,6 @@ async fn reverses(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 }
 
 /// What the server said of a statement; the error itself when the connection failed.
-fn server_error(error: tokio_postgres::Error) -> Result<String, Error> {
+pub(super) fn server_error(error: tokio_postgres::Error) -> Result<String, Error> {
     if error.as_db_error().is_some() { Ok(pg::reason(&error)) } else { Err(error.into()) }
 }

@@ -1,20 +1,32 @@
-//! Preflight against the real database: everything in the catalog that would let a write go by
-//! unseen, a sync fail, or a read differ. Changes nothing; what it creates to prove something is
-//! temporary and rolled back.
+//! Preflight against the real database: everything in the catalog and in the rows that would let a
+//! write go by unseen, a sync fail, or a read differ. Changes nothing and locks nothing against
+//! writers: the catalog is read in one read-only snapshot, rows in read-only statements that are
+//! bounded in time; what is created to prove something is temporary and rolled back.
 
 mod access;
+mod body;
+mod effort;
 mod finding;
+mod kind;
 mod mappings;
+mod policies;
 mod rows;
+mod scan;
+mod server;
+mod settings;
 mod tables;
+mod unique;
 mod writers;
 
+pub use effort::{Effort, Extent, Progress};
 pub use finding::{Finding, Severity};
+pub use kind::Kind;
 
 use super::Error;
 use super::shape::{self, Shape};
 use crate::manifest::Migration;
 use crate::pg;
+use std::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
@@ -23,43 +35,130 @@ struct Subject<'a> {
     client: &'a Client,
     migration: &'a Migration,
     shape: &'a Shape,
+    effort: &'a Effort,
+    progress: &'a (dyn Fn(Progress<'_>) + Sync),
+    started: Instant,
+    /// A prefix that no column of the two tables has.
+    own: String,
 }
 
-/// Checks one migration. Pins the session's settings as those of the engine.
+/// Checks one migration as the engine does before it starts one: bounded in time.
 ///
 /// # Errors
 /// When the database fails; what is wrong with the migration is a finding.
 pub async fn check(client: &Client, migration: &Migration) -> Result<Vec<Finding>, Error> {
+    check_with(client, migration, &Effort::default(), &|_| ()).await
+}
+
+/// The same with a chosen effort; `progress` is told where a full look is. Pins the session's
+/// settings as those of the engine.
+///
+/// # Errors
+/// When the database fails; what is wrong with the migration is a finding.
+pub async fn check_with(
+    client: &Client,
+    migration: &Migration,
+    effort: &Effort,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Vec<Finding>, Error> {
     client.batch_execute(&pg::pin_sql()).await?;
-    let mut findings = tables::existence(client, migration).await?;
-    if findings.is_empty() {
-        match shape::read(client, migration).await {
-            Ok(Some(shape)) => {
-                let subject = Subject { client, migration, shape: &shape };
-                findings.extend(tables::check(&subject).await?);
-                findings.extend(mappings::check(&subject).await?);
-                // With a mapping that does not work, no row can be looked at.
-                if !findings.iter().any(Finding::is_blocker) {
-                    findings.extend(rows::check(&subject).await?);
-                }
-                findings.extend(writers::check(&subject).await?);
-                findings.extend(access::check(&subject).await?);
-            }
-            Ok(None) => {}
-            Err(Error::Shape(reason)) => findings.push(Finding::blocker(
-                format!("declaration {}", migration.name),
-                reason,
-                "correct the declaration in the config file",
-            )),
-            Err(error) => return Err(error),
-        }
-    }
-    for finding in &mut findings {
+    let looked = Box::pin(all(client, migration, effort, progress)).await;
+    // However it ended, no transaction is left open, and the settings are the engine's again.
+    let restored = client.batch_execute(&format!("ROLLBACK; {}", pg::pin_sql())).await;
+    let mut findings = looked?;
+    restored?;
+    accept(migration, &mut findings);
+    findings.sort_by_key(|finding| finding.severity);
+    Ok(findings)
+}
+
+/// What the SRE accepts is for information only; what there is nothing of is said.
+fn accept(migration: &Migration, findings: &mut Vec<Finding>) {
+    for finding in findings.iter_mut() {
         if migration.accepted.contains(&finding.id) {
             finding.severity = Severity::Info;
+            finding.accepted = true;
         }
     }
+    let stale: Vec<Finding> = migration
+        .accepted
+        .iter()
+        .filter(|id| findings.iter().all(|finding| finding.id != **id))
+        .map(|id| {
+            let message = format!("accepted names {id}, and nothing of that id is found");
+            Finding::info(Kind::Accepted, id, message, "remove it from accepted")
+        })
+        .collect();
+    findings.extend(stale);
+}
+
+async fn all(
+    client: &Client,
+    migration: &Migration,
+    effort: &Effort,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Vec<Finding>, Error> {
+    let standby = server::standby(client).await?;
+    if !standby.is_empty() {
+        return Ok(standby);
+    }
+    let catalog = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = {}",
+        effort.catalog.as_millis()
+    );
+    client.batch_execute(&catalog).await?;
+    let mut findings = tables::existence(client, migration).await?;
+    if !findings.is_empty() {
+        return Ok(findings);
+    }
+    let shape = match shape::read(client, migration).await {
+        Ok(Some(shape)) => shape,
+        Ok(None) => return Ok(findings),
+        Err(Error::Shape(reason)) => {
+            let remedy = "correct the declaration in the config file";
+            findings.push(Finding::blocker(Kind::Declaration, &migration.name, reason, remedy));
+            return Ok(findings);
+        }
+        Err(error) => return Err(error),
+    };
+    let subject = Subject {
+        client,
+        migration,
+        shape: &shape,
+        effort,
+        progress,
+        started: Instant::now(),
+        own: own_prefix(&shape),
+    };
+    findings.extend(tables::check(&subject).await?);
+    findings.extend(unique::check(&subject).await?);
+    let lacks = access::control_role(&subject).await?;
+    findings.extend(writers::check(&subject).await?);
+    findings.extend(policies::check(&subject).await?);
+    findings.extend(access::check(&subject).await?);
+    findings.extend(server::check(&subject).await?);
+    client.batch_execute("COMMIT").await?;
+    // Rows can be looked at by a role that may, through mappings that work.
+    if !lacks.iter().any(Finding::is_blocker) {
+        let mapped = mappings::check(&subject).await?;
+        let works = !mapped.iter().any(Finding::is_blocker);
+        findings.extend(mapped);
+        if works {
+            findings.extend(rows::check(&subject).await?);
+        }
+    }
+    findings.extend(lacks);
     Ok(findings)
+}
+
+/// A prefix for columns of our own that no column of the two tables starts with.
+fn own_prefix(shape: &Shape) -> String {
+    let mut own = "pgsegue ".to_owned();
+    let columns = || shape.source.columns.iter().chain(&shape.shadow.columns);
+    while columns().any(|column| column.name.as_str().starts_with(&own)) {
+        own.insert(own.len() - 1, '_');
+    }
+    own
 }
 
 impl Subject<'_> {
@@ -70,7 +169,12 @@ impl Subject<'_> {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Vec<String>>, Error> {
         let rows = self.client.query(sql, parameters).await?;
-        rows.iter().map(|row| (0..row.len()).map(|i| Ok(row.try_get(i)?)).collect()).collect()
+        rows.iter()
+            .map(|row| {
+                let text = |i| Ok(row.try_get::<_, Option<String>>(i)?.unwrap_or_default());
+                (0..row.len()).map(text).collect()
+            })
+            .collect()
     }
 
     /// One finding per row of a query whose first column names the object.
@@ -87,5 +191,19 @@ impl Subject<'_> {
 
     async fn holds(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<bool, Error> {
         Ok(self.client.query_one(sql, parameters).await?.try_get(0)?)
+    }
+
+    fn source(&self) -> String {
+        self.shape.source.name.spelled()
+    }
+
+    fn shadow(&self) -> String {
+        self.shape.shadow.name.spelled()
+    }
+
+    /// The role of `[control]`, quoted where it has to be.
+    async fn role(&self) -> Result<String, Error> {
+        let row = self.client.query_one("SELECT quote_ident(current_user)", &[]).await?;
+        Ok(row.try_get(0)?)
     }
 }

@@ -1,43 +1,53 @@
-//! The rows that are there already: whether the shadow's constraints take them, and whether they
-//! come back as they are. Each look is bounded in time: what it does not get to is said.
+//! The rows that are there already: whether they can be mapped, whether the shadow's constraints
+//! take them, and whether they come back as they are.
 
-use super::{Finding, Subject};
+use super::scan::{Answer, Question, Scan};
+use super::{Finding, Kind, Subject, mappings, settings};
 use crate::engine::Error;
-use crate::engine::reverse::{self, Unproven};
-use crate::pg;
-use tokio_postgres::error::SqlState;
-
-/// What one look may take.
-const TIMEOUT: &str = "3s";
-/// Rows that are tried for the way back; the verify tries all of them.
-const SAMPLE: u32 = 10_000;
-/// Long enough that a barrier would be noticed to wait for it.
-const LONG_TRANSACTION: &str = "1 minute";
+use crate::engine::mapping::{Form, form};
+use crate::engine::reverse;
+use crate::engine::shape::{Column, Mapped};
+use std::time::Duration;
 
 /// All of them.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let set = format!("SET statement_timeout = '{TIMEOUT}'; SET row_security = on");
+    let limit = match subject.effort.extent {
+        super::Extent::Sampled => subject.effort.look.as_millis(),
+        super::Extent::Full => 0,
+    };
+    // The first rows of a table are then the same rows each time.
+    let set = format!(
+        "SET statement_timeout = {limit}; SET row_security = on; SET synchronize_seqscans = off; \
+         SET default_transaction_read_only = on"
+    );
     subject.client.batch_execute(&set).await?;
-    let looked = bounded(subject).await;
-    subject.client.batch_execute("SET statement_timeout = 0; SET row_security = off").await?;
-    let mut findings = looked?;
-    findings.extend(size(subject).await?);
-    findings.extend(transactions(subject).await?);
+    let looked = Box::pin(looks(subject)).await;
+    subject.client.batch_execute("RESET synchronize_seqscans").await?;
+    looked
+}
+
+async fn looks(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let mut scan = Scan::new(subject).await?;
+    let mut findings: Vec<Finding> = casts(&mut scan).await?.into_iter().collect();
+    findings.extend(not_null(&mut scan).await?);
+    findings.extend(lengths(&mut scan).await?);
+    findings.extend(constraints(&mut scan).await?);
+    findings.extend(unique(&mut scan).await?);
+    findings.extend(foreign_keys(&mut scan).await?);
+    findings.extend(partitions(&mut scan).await?);
+    findings.extend(lossy(&mut scan).await?);
+    findings.extend(way_back(&mut scan).await?);
+    let tried = settings::check(&scan).await?;
+    findings.extend(tried.findings);
+    findings.extend(size(&scan, tried.pace));
+    findings.extend(scan.left_out());
     Ok(findings)
 }
 
-/// Those that read the table itself.
-async fn bounded(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut findings = not_null(subject).await?;
-    findings.extend(constraints(subject).await?);
-    findings.extend(unique(subject).await?);
-    findings.extend(way_back(subject).await?);
-    Ok(findings)
-}
-
-/// The mapped source as a table expression: `"pgsegue k"`, and the shadow's columns by their names.
-fn mapped(subject: &Subject<'_>, more: &str, limit: &str) -> String {
-    let shape = subject.shape;
+/// The mapped source as a table expression under the shadow's name, for `FROM source <clause>`: the
+/// key as text, the shadow's columns by their names, and more.
+fn mapped(subject: &Subject<'_>, more: &str, clause: &str) -> String {
+    let (shape, own) = (subject.shape, &subject.own);
     let key: Vec<String> =
         shape.key.iter().map(|pair| format!("{}::text", pair.source.name.quoted())).collect();
     let columns: Vec<String> = shape
@@ -46,203 +56,403 @@ fn mapped(subject: &Subject<'_>, more: &str, limit: &str) -> String {
         .map(|m| format!("({})::{} AS {}", m.expression, m.column.type_sql, m.column.name.quoted()))
         .collect();
     format!(
-        "(SELECT concat_ws(', ', {}) AS \"pgsegue k\", {}{more} FROM {}{limit}) AS m",
+        "(SELECT '(' || concat_ws(', ', {}) || ')' AS \"{own}k\", {}{more} FROM {}{clause}) AS {}",
         key.join(", "),
         columns.join(", "),
-        shape.source.name.quoted()
+        shape.source.name.quoted(),
+        shape.shadow.name.name.quoted(),
     )
 }
 
-/// What a look at the rows came to.
-enum Looked {
-    /// The keys of rows that are in the way.
-    Keys(Vec<String>),
-    /// It could not be done, and why.
-    Not(String),
-}
-
-/// The first keys (one text column) that a query finds.
-async fn look(subject: &Subject<'_>, sql: &str) -> Result<Looked, Error> {
-    match subject.rows(sql, &[]).await {
-        Ok(rows) => Ok(Looked::Keys(rows.concat())),
-        Err(Error::Postgres(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-            Ok(Looked::Not(format!("not within {TIMEOUT}")))
-        }
-        Err(Error::Postgres(error)) if error.as_db_error().is_some() => {
-            Ok(Looked::Not(pg::reason(&error)))
-        }
-        Err(error) => Err(error),
+/// A question for the keys of rows that a predicate holds for; `shown` follows the key.
+fn holds(subject: &Subject<'_>, what: &str, more: &str, predicate: &str, shown: &str) -> Question {
+    let own = &subject.own;
+    let head = format!("SELECT \"{own}k\"{shown} FROM ");
+    let tail = format!(" WHERE {predicate}");
+    // Split once, so that the closure needs no reference to the subject.
+    let place = "\u{1}";
+    let table = mapped(subject, more, place);
+    let (before, after) = table.split_once(place).unwrap_or((&table, ""));
+    let (before, after) = (before.to_owned(), after.to_owned());
+    Question {
+        what: what.to_owned(),
+        sql: Box::new(move |clause| format!("{head}{before}{clause}{after}{tail}")),
+        by_row: true,
     }
 }
 
-/// Rows of the source that a constraint of the shadow refuses: each would stay dirty for ever.
-async fn refused(subject: &Subject<'_>, object: &str, sql: &str) -> Result<Option<Finding>, Error> {
-    let id = format!("rows {}.{object}", subject.shape.shadow.name);
-    Ok(match look(subject, sql).await? {
-        Looked::Keys(keys) if keys.is_empty() => None,
-        Looked::Keys(keys) => Some(Finding::blocker(
-            id,
-            format!("the shadow's {object} refuses rows of the source: ({})", keys.join("), (")),
-            "correct the rows or the mapping, or relax the shadow's constraint",
-        )),
-        Looked::Not(why) => Some(Finding::info(
-            id,
-            format!("whether the source's rows fit {object} was not checked: {why}"),
-            "the backfill names a row that does not",
-        )),
+/// Asks for rows of the source that something of the shadow refuses.
+async fn refused(
+    scan: &mut Scan<'_>,
+    question: Question,
+    relax: Option<String>,
+) -> Result<Option<Finding>, Error> {
+    let what = question.what.clone();
+    Ok(match scan.ask(&question).await? {
+        Answer::None => None,
+        Answer::Rows(keys, within) => {
+            let found = Finding::blocker(
+                Kind::Rows,
+                format!("{}.{what}", scan.subject.shadow()),
+                format!(
+                    "the shadow's {what} refuses rows of the source{within}: {}",
+                    keys.join(", ")
+                ),
+                "correct the rows or the mapping, or relax the shadow",
+            );
+            Some(relax.into_iter().fold(found, Finding::run))
+        }
+        Answer::Failed(_, error) => {
+            scan.skip(format!("{what} ({})", mappings::server_error(error)?));
+            None
+        }
     })
 }
 
-async fn not_null(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+/// Rows that a mapping cannot be worked out for: out of range, not a number, a zero divisor.
+async fn casts(scan: &mut Scan<'_>) -> Result<Option<Finding>, Error> {
+    let subject = scan.subject;
+    let row: Vec<String> = subject.shape.mapped.iter().map(|m| m.column.name.quoted()).collect();
+    let all = format!("ROW({})::text = ''", row.join(", "));
+    let question = holds(subject, "mappings", "", &all, "");
+    let Answer::Failed(part, error) = scan.ask(&question).await? else { return Ok(None) };
+    let Some((key, column, reason)) = scan.first_failure(&part).await? else {
+        scan.skip(format!("mappings ({})", mappings::server_error(error)?));
+        return Ok(None);
+    };
+    Ok(Some(Finding::blocker(
+        Kind::Rows,
+        format!("{}.{column}", subject.shadow()),
+        format!("the mapping of {column} fails for the row ({key}) and perhaps others: {reason}"),
+        "correct the rows or the mapping, or give the shadow's column a wider type",
+    )))
+}
+
+async fn not_null(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
     let mut findings = Vec::new();
     for one in subject.shape.mapped.iter().filter(|m| m.column.not_null) {
-        let known = subject.shape.key.iter().any(|pair| pair.shadow.name == one.column.name)
-            || subject
-                .shape
-                .source
-                .columns
-                .iter()
-                .any(|c| c.not_null && c.name.as_str() == one.expression);
-        if known {
+        let same = |c: &Column| c.not_null && form(&one.expression) == Form::Column(c.name.clone());
+        let in_key = subject.shape.key.iter().any(|pair| pair.shadow.name == one.column.name);
+        if in_key || subject.shape.source.columns.iter().any(same) {
             continue;
         }
-        let (table, name) = (mapped(subject, "", ""), one.column.name.quoted());
-        // `IS NULL` is true of a composite value whose fields are all null; the constraint takes it.
-        let sql = format!(
-            "SELECT \"pgsegue k\" FROM {table} WHERE {name} IS NOT DISTINCT FROM NULL LIMIT 5"
-        );
-        let object = format!("NOT NULL {}", one.column.name);
-        findings.extend(refused(subject, &object, &sql).await?);
+        let (table, name) = (subject.shape.shadow.name.quoted(), one.column.name.quoted());
+        let what = format!("NOT NULL {}", one.column.name.spelled());
+        let question = holds(subject, &what, "", &is_null(&name), "");
+        let relax = format!("ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL");
+        findings.extend(refused(scan, question, Some(relax)).await?);
     }
     Ok(findings)
 }
 
-async fn constraints(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+/// `IS NULL` is true of a composite value whose fields are all null; the constraint takes it.
+fn is_null(column: &str) -> String {
+    format!("{column} IS NOT DISTINCT FROM NULL")
+}
+
+/// Values that are too long for the column: a cast cuts them, an INSERT refuses them.
+async fn lengths(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    const BPCHAR: u32 = 1042;
+    const VARCHAR: u32 = 1043;
+    const BIT: u32 = 1560;
+    const VARBIT: u32 = 1562;
+    let subject = scan.subject;
+    let mut findings = Vec::new();
+    for one in &subject.shape.mapped {
+        let (column, typmod) = (&one.column, one.column.typmod);
+        let raw = format!("\"{}v\"", subject.own);
+        let too_long = match column.type_oid {
+            BPCHAR | VARCHAR if typmod > 4 => {
+                format!("char_length(rtrim({raw}::text, ' ')) > {}", typmod - 4)
+            }
+            BIT if typmod > 0 => format!("length({raw}::text) <> {typmod}"),
+            VARBIT if typmod > 0 => format!("length({raw}::text) > {typmod}"),
+            _ => continue,
+        };
+        let is_it = |c: &Column| form(&one.expression) == Form::Column(c.name.clone());
+        let same = |c: &Column| (c.type_oid, c.typmod) == (column.type_oid, typmod);
+        if subject.shape.source.columns.iter().any(|c| is_it(c) && same(c)) {
+            continue;
+        }
+        let more = format!(", ({}) AS {raw}", one.expression);
+        let question =
+            holds(subject, &format!("length {}", column.name.spelled()), &more, &too_long, "");
+        let wide = if matches!(column.type_oid, BIT | VARBIT) { "bit varying" } else { "text" };
+        let table = subject.shape.shadow.name.quoted();
+        let relax =
+            format!("ALTER TABLE {table} ALTER COLUMN {} TYPE {wide}", column.name.quoted());
+        findings.extend(refused(scan, question, Some(relax)).await?);
+    }
+    Ok(findings)
+}
+
+async fn constraints(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
     let checks = subject
         .rows(
-            "SELECT conname::text, pg_get_expr(conbin, conrelid) FROM pg_constraint \
-             WHERE conrelid = $1 AND contype = 'c' ORDER BY 1",
+            "SELECT quote_ident(conname), pg_get_expr(conbin, conrelid), contype::text FROM pg_constraint \
+             WHERE conrelid = $1 AND contype IN ('c', 'x') ORDER BY 1",
             &[&subject.shape.shadow.oid],
         )
         .await?;
     let mut findings = Vec::new();
     for row in checks {
-        let [name, expression] = row.as_slice() else { continue };
-        let table = mapped(subject, "", "");
-        let sql = format!("SELECT \"pgsegue k\" FROM {table} WHERE NOT ({expression}) LIMIT 5");
-        findings.extend(refused(subject, name, &sql).await?);
+        let [name, expression, kind] = row.as_slice() else { continue };
+        if kind == "x" {
+            scan.skip(format!("exclusion constraint {name}"));
+            continue;
+        }
+        let question = holds(subject, name, "", &format!("NOT ({expression})"), "");
+        findings.extend(refused(scan, question, Some(drop_constraint(subject, name))).await?);
     }
     Ok(findings)
 }
 
-async fn unique(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+fn drop_constraint(subject: &Subject<'_>, name: &str) -> String {
+    format!("ALTER TABLE {} DROP CONSTRAINT {name}", subject.shape.shadow.name.quoted())
+}
+
+/// Unique indexes but the key's own: partial ones and ones over expressions as well.
+async fn unique(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
     let mut key: Vec<&str> =
         subject.shape.key.iter().map(|pair| pair.shadow.name.as_str()).collect();
     key.sort_unstable();
     let indexes = subject
         .rows(
-            "SELECT (SELECT relname::text FROM pg_class WHERE oid = i.indexrelid), string_agg(quote_ident(a.attname), ', '), \
-             string_agg(quote_ident(a.attname), ' IS DISTINCT FROM NULL AND ') FROM pg_index i \
-             CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k \
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k \
-             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL \
-             AND i.indexprs IS NULL GROUP BY i.indexrelid \
-             HAVING array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") <> $2::text[] \
+            "SELECT (SELECT quote_ident(relname) FROM pg_class WHERE oid = i.indexrelid), e.columns, \
+             CASE WHEN coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) THEN 'true' ELSE e.present END, \
+             coalesce(pg_get_expr(i.indpred, i.indrelid), 'true'), \
+             (SELECT quote_ident(conname) FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('u', 'p')), \
+             i.indexrelid::regclass::text \
+             FROM pg_index i CROSS JOIN LATERAL (SELECT string_agg(x.value || x.collated, ', ' ORDER BY n) AS columns, \
+                 string_agg(x.value || ' IS DISTINCT FROM NULL', ' AND ' ORDER BY n) AS present \
+                 FROM generate_series(1, i.indnkeyatts) AS n CROSS JOIN LATERAL (SELECT \
+                     '(' || pg_get_indexdef(i.indexrelid, n, false) || ')' AS value, \
+                     coalesce((SELECT ' COLLATE ' || l.oid::regcollation FROM pg_collation l \
+                         WHERE l.oid = (i.indcollation::oid[])[n - 1] AND l.collname <> 'default'), '') AS collated) AS x) AS e \
+             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid \
+             AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL \
+                 OR (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") \
+                     FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k \
+                     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k) <> $2::text[]) \
              ORDER BY 1",
             &[&subject.shape.shadow.oid, &key],
         )
         .await?;
     let mut findings = Vec::new();
     for row in indexes {
-        let [name, columns, present] = row.as_slice() else { continue };
-        let table = mapped(subject, "", "");
+        let [name, columns, present, only, constraint, index] = row.as_slice() else { continue };
+        let (own, place) = (&subject.own, "\u{1}");
         let sql = format!(
-            "SELECT min(\"pgsegue k\") || ') and (' || max(\"pgsegue k\") FROM {table} \
-             WHERE {present} IS DISTINCT FROM NULL GROUP BY {columns} HAVING count(*) > 1 LIMIT 5"
+            "SELECT min(\"{own}k\") || ' and ' || max(\"{own}k\") FROM {} WHERE ({only}) AND {present} \
+             GROUP BY {columns} HAVING count(*) > 1",
+            mapped(subject, "", place)
         );
-        findings.extend(refused(subject, name, &sql).await?);
+        let question = Question {
+            what: name.clone(),
+            sql: Box::new(move |clause| sql.replacen(place, clause, 1)),
+            by_row: false,
+        };
+        let relax = if constraint.is_empty() {
+            format!("DROP INDEX {index}")
+        } else {
+            drop_constraint(subject, constraint)
+        };
+        findings.extend(refused(scan, question, Some(relax)).await?);
     }
     Ok(findings)
 }
 
-/// Rows of a sample that the shadow would not give back as they are.
-async fn way_back(subject: &Subject<'_>) -> Result<Option<Finding>, Error> {
-    let unproven: Vec<Unproven> = reverse::unproven(subject.shape);
-    if unproven.is_empty() {
+/// Rows whose mapped columns refer to nothing.
+async fn foreign_keys(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
+    let alias = subject.shape.shadow.name.name.quoted();
+    let keys = subject
+        .rows(
+            "SELECT quote_ident(c.conname), c.confrelid::regclass::text, \
+             string_agg(format('%1$s.%2$I IS NOT NULL', $2::text, a.attname), ' AND '), \
+             string_agg(format('\"pgsegue ref\".%2$I = %1$s.%3$I', $2::text, b.attname, a.attname), ' AND '), \
+             (c.confrelid = $1)::text \
+             FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k (here, there) \
+             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.here \
+             JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = k.there \
+             WHERE c.conrelid = $1 AND c.contype = 'f' AND c.conparentid = 0 \
+             GROUP BY c.oid, c.conname, c.confrelid ORDER BY 1",
+            &[&subject.shape.shadow.oid, &alias],
+        )
+        .await?;
+    let mut findings = Vec::new();
+    for row in keys {
+        let [name, table, present, same, to_itself] = row.as_slice() else { continue };
+        if to_itself == "true" {
+            // What it refers to is copied as well, later perhaps.
+            scan.skip(format!("{name} (it refers to the shadow itself)"));
+            continue;
+        }
+        let predicate = format!(
+            "{present} AND NOT EXISTS (SELECT FROM {table} AS \"pgsegue ref\" WHERE {same})"
+        );
+        let question = holds(subject, name, "", &predicate, "");
+        findings.extend(refused(scan, question, Some(drop_constraint(subject, name))).await?);
+    }
+    Ok(findings)
+}
+
+/// Rows that belong to no partition of the shadow.
+async fn partitions(scan: &mut Scan<'_>) -> Result<Option<Finding>, Error> {
+    let subject = scan.subject;
+    let shadow = &subject.shape.shadow;
+    if shadow.kind != "p" {
         return Ok(None);
     }
-    let numbered = || unproven.iter().enumerate();
-    let more: String =
-        numbered().map(|(i, one)| format!(", {} AS \"pgsegue o{i}\"", one.name.quoted())).collect();
-    let was: Vec<String> = numbered().map(|(i, _)| format!("\"pgsegue o{i}\"")).collect();
-    let back: Vec<&str> = unproven.iter().map(|one| one.back.as_str()).collect();
-    let sql = format!(
-        "SELECT \"pgsegue k\" FROM {} WHERE ROW({})::text <> ROW({})::text LIMIT 3",
-        mapped(subject, &more, &format!(" LIMIT {SAMPLE}")),
-        was.join(", "),
-        back.join(", ")
-    );
-    let id = format!("way back {}", subject.migration.name);
-    let remedy =
-        "correct [migration.reverse] or the mapping; until then the shadow serves no reads";
-    Ok(match look(subject, &sql).await? {
-        Looked::Keys(keys) if keys.is_empty() => None,
-        Looked::Keys(keys) => Some(Finding::warning(
-            id,
-            format!(
-                "rows do not come back from the shadow as they are in the source: ({})",
-                keys.join("), (")
+    let sql = "SELECT coalesce(string_agg('(' || coalesce(pg_get_partition_constraintdef(relid), 'true') || ')', ' OR '), 'false'), \
+               quote_ident($2::text) || '.' || quote_ident(left($3::text, 40) || '_default') \
+               FROM pg_partition_tree($1::oid) WHERE isleaf AND relid <> $1::oid";
+    let (schema, name) = (shadow.name.schema.as_str(), shadow.name.name.as_str());
+    let rows = subject.rows(sql, &[&shadow.oid, &schema, &name]).await?.concat();
+    let [fits, default] = rows.as_slice() else { return Ok(None) };
+    let question = holds(subject, "partitions", "", &format!("({fits}) IS NOT TRUE"), "");
+    let make = format!("CREATE TABLE {default} PARTITION OF {} DEFAULT", shadow.name.quoted());
+    refused(scan, question, Some(make)).await
+}
+
+/// A column and what it would be after the way there and back, for people.
+fn there_and_back(was: &str, is: &str) -> String {
+    let short = |value: &str| format!("quote_nullable(left(({value})::text, 40))");
+    format!(" || ': ' || {} || ' comes back as ' || {}", short(was), short(is))
+}
+
+/// Casts in the mapping that do not keep the value.
+async fn lossy(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
+    let mut findings = Vec::new();
+    for one in &subject.shape.mapped {
+        let Some(source) = cast_column(subject, one) else { continue };
+        let (was, column) = (format!("\"{}o\"", subject.own), one.column.name.quoted());
+        let back = format!("({column})::{}", source.type_sql);
+        let more = format!(", {} AS {was}", source.name.quoted());
+        let predicate = format!("{was}::text IS DISTINCT FROM ({back})::text");
+        let name = one.column.name.spelled();
+        let shown = there_and_back(&was, &back);
+        let question = holds(subject, &format!("cast of {name}"), &more, &predicate, &shown);
+        match scan.ask(&question).await? {
+            Answer::Rows(rows, within) => findings.push(
+                Finding::warning(
+                    Kind::Lossy,
+                    format!("{}.{name}", subject.shadow()),
+                    format!(
+                        "{} becomes {}, which does not keep rows of the source{within}: {}",
+                        source.type_sql, one.column.type_sql, rows.join(", ")
+                    ),
+                    "give the shadow's column a type that holds the source's values, or accept the loss",
+                )
+                .or_accept(),
             ),
-            remedy,
-        )),
-        Looked::Not(why) => {
-            Some(Finding::warning(id, format!("the way back could not be tried: {why}"), remedy))
+            // Without a cast back, the way back has to be declared, and is tried.
+            Answer::None | Answer::Failed(..) => {}
         }
-    })
+    }
+    Ok(findings)
 }
 
-/// How long the backfill may take.
-async fn size(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    /// What one worker copies on ordinary hardware, roughly.
-    const ROWS_PER_SECOND: u32 = 30_000;
-    /// Below that it is not worth a line.
-    const ROWS_MIN: u32 = 1_000_000;
-    let rate = subject.migration.backfill_rows_per_second.unwrap_or(ROWS_PER_SECOND);
-    subject
-        .each(
-            "SELECT r.rows::int8::text || ' rows, ' || pg_size_pretty(r.bytes), \
-             justify_interval(make_interval(secs => round(r.rows / greatest($2::int8, 1))))::text \
-             FROM (SELECT sum(greatest(c.reltuples, 0)) AS rows, sum(pg_table_size(c.oid)) AS bytes \
-                 FROM pg_class c WHERE c.relkind = 'r' AND c.oid IN (SELECT $1::oid UNION \
-                 SELECT relid FROM pg_partition_tree($1::oid))) AS r WHERE r.rows >= $3::int8",
-            &[&subject.shape.source.oid, &i64::from(rate), &i64::from(ROWS_MIN)],
-            |rows, time| {
-                Finding::info(
-                    format!("size {}", subject.shape.source.name),
-                    format!("about {rows}: the backfill takes some {time}"),
-                    "have room for the shadow, and bound it with backfill_rows_per_second",
-                )
-            },
-        )
-        .await
+/// The source column that a mapping only casts, into a type that may not hold it.
+fn cast_column<'s>(subject: &'s Subject<'_>, one: &Mapped) -> Option<&'s Column> {
+    let name = match form(&one.expression) {
+        Form::Column(name) | Form::Cast(name, _) => name,
+        Form::Other => return None,
+    };
+    let source = subject.shape.source.column(&name)?;
+    let same = source.type_oid == one.column.type_oid
+        && (one.column.typmod == -1 || one.column.typmod == source.typmod);
+    let in_key = subject.shape.key.iter().any(|pair| pair.shadow.name == one.column.name);
+    let cut = matches!(form(&one.expression), Form::Cast(_, kind) if kind.contains('('));
+    (!in_key && (cut || !same)).then_some(source)
 }
 
-/// The barrier waits for a transaction that has written the source.
-async fn transactions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    subject
-        .each(
-            "SELECT string_agg(format('pid %s of %s for %s', pid, usename, \
-                 date_trunc('second', clock_timestamp() - xact_start)), ', ' ORDER BY xact_start) \
-             FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
-             AND xact_start < clock_timestamp() - $1::text::interval HAVING count(*) > 0",
-            &[&LONG_TRANSACTION],
-            |who, _| {
-                Finding::info(
-                    "transactions",
-                    format!("transactions open for more than {LONG_TRANSACTION}: {who}"),
-                    "the start waits for those that have written the source; end them before",
-                )
-            },
-        )
-        .await
+/// Columns that the shadow would not give back as they are.
+async fn way_back(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
+    let mut findings = Vec::new();
+    for one in reverse::unproven(subject.shape) {
+        let (was, column) = (format!("\"{}o\"", subject.own), one.name.spelled());
+        let more = format!(", {} AS {was}", one.name.quoted());
+        let predicate = format!("{was}::text IS DISTINCT FROM ({})::text", one.back);
+        let shown = there_and_back(&was, &one.back);
+        let question = holds(subject, &format!("way back of {column}"), &more, &predicate, &shown);
+        let object = format!("{}.{column}", subject.source());
+        let remedy =
+            "correct [migration.reverse] or the mapping; until then the shadow serves no reads";
+        match scan.ask(&question).await? {
+            Answer::None => {}
+            Answer::Rows(rows, within) => findings.push(Finding::warning(
+                Kind::WayBack,
+                object,
+                format!("{column} does not come back from the shadow as it is in the source{within}: {}", rows.join(", ")),
+                remedy,
+            )),
+            Answer::Failed(_, error) => findings.push(Finding::warning(
+                Kind::WayBack,
+                object,
+                format!("the way back of {column} could not be tried: {}", mappings::server_error(error)?),
+                remedy,
+            )),
+        }
+    }
+    Ok(findings)
+}
+
+/// How long the backfill may take, and the room that it needs.
+fn size(scan: &Scan<'_>, pace: Option<(u64, Duration)>) -> Vec<Finding> {
+    /// Of what rows take that are only read and mapped, what a copy takes with its indexes and WAL.
+    const COPY_FACTOR: u64 = 4;
+    let subject = scan.subject;
+    let (rows, bytes) = (scan.rows, scan.bytes);
+    if rows < subject.effort.big_rows {
+        return Vec::new();
+    }
+    let Some((mapped, took)) = pace else { return Vec::new() };
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+    let possible = (mapped.saturating_mul(1_000_000) / micros / COPY_FACTOR).max(1);
+    let limit = subject.migration.backfill_rows_per_second.map(u64::from);
+    let (pace, from) = match limit {
+        Some(limit) if limit < possible => (limit, "backfill_rows_per_second".to_owned()),
+        _ => (
+            possible,
+            format!("a quarter of what {mapped} rows took to be mapped, {} ms", micros / 1000),
+        ),
+    };
+    let megabytes = bytes >> 20;
+    let needed = (bytes + bytes / 2) >> 20;
+    let found = Finding::info(
+        Kind::Size,
+        subject.source(),
+        format!(
+            "about {rows} rows, {megabytes} MB: the backfill takes some {} at {pace} rows/s ({from})",
+            lasting(rows / pace)
+        ),
+        "bound it if the disks have other work",
+    );
+    vec![
+        if limit.is_none() { found.write("backfill_rows_per_second = 20000") } else { found },
+        Finding::info(
+            Kind::Disk,
+            "",
+            format!(
+                "the shadow needs about {needed} MB with its indexes, and the backfill as much again for WAL; \
+                 Postgres does not say how much is free"
+            ),
+            "compare with df on the server, for its data_directory and pg_wal",
+        ),
+    ]
+}
+
+/// Seconds for people.
+fn lasting(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
 }

@@ -1,195 +1,351 @@
-//! Writes on the source that a proxy cannot see, and whatever changes or swallows a row on its way
-//! into the shadow.
+//! Writes on the source that a proxy cannot see, whatever changes or swallows a row on its way into
+//! the shadow, and reads that stay on the source.
 
-use super::{Finding, Subject};
+use super::body::{self, Does};
+use super::{Finding, Kind, Subject};
 use crate::engine::Error;
 
-const ACCEPT: &str = "change it, or add its id to accepted when it does not write the source";
+/// Names that one finding lists.
+const NAMES_MAX: usize = 10;
+
+/// The source and its partitions.
+const SOURCE_TREE: &str =
+    "(SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid))";
 
 /// All of them.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let mut findings = triggers(subject).await?;
     findings.extend(cascades(subject).await?);
     findings.extend(rules(subject).await?);
-    findings.extend(views(subject).await?);
-    findings.extend(functions(subject).await?);
+    let (views, mut readers) = views(subject).await?;
+    findings.extend(views);
+    let (functions, reading) = functions(subject).await?;
+    findings.extend(functions);
+    readers.extend(reading);
+    findings.extend(reads(subject, &readers));
     findings.extend(shadow_triggers(subject).await?);
     findings.extend(children(subject).await?);
-    findings.extend(subscriptions(subject).await?);
+    findings.extend(parents(subject).await?);
     Ok(findings)
 }
 
-/// `tgtype` bits: 1 row, 2 before, 64 instead. An AFTER trigger runs after the sync has read.
+/// `tgtype` bits: 1 row, 2 before, 64 instead. An AFTER trigger runs after the sync has read; a
+/// BEFORE trigger's own row is read as it has become, other rows that it writes are not.
 async fn triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    subject
-        .each(
-            "SELECT t.tgrelid::regclass || '.' || t.tgname, p.oid::regprocedure::text \
-             FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid \
-             WHERE t.tgrelid IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid)) \
-             AND NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled <> 'D' \
-             AND t.tgtype & 2 = 0 AND p.provolatile = 'v' ORDER BY 1",
-            &[&subject.shape.source.oid],
-            |trigger, function| {
-                Finding::blocker(
-                    format!("trigger {trigger}"),
-                    format!("the AFTER trigger {trigger} calls {function}, which may write the source unseen"),
-                    ACCEPT,
+    let sql = format!(
+        "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, p.oid::regprocedure::text, l.lanname::text, \
+         coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), (t.tgtype & 2 = 0)::text \
+         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang \
+         WHERE t.tgrelid IN {SOURCE_TREE} AND NOT t.tgisinternal AND t.tgparentid = 0 \
+         AND t.tgenabled <> 'D' AND p.provolatile = 'v' ORDER BY 2, 1"
+    );
+    let mut findings = Vec::new();
+    for row in subject.rows(&sql, &[&subject.shape.source.oid]).await? {
+        let [name, table, function, language, text, after] = row.as_slice() else { continue };
+        let (does, after) = (body::does(language, text), after == "true");
+        let named = names_a_table(subject, text);
+        let object = format!("{table}.{name}");
+        let calls = format!(
+            "the {} trigger {name} calls {function}",
+            if after { "AFTER" } else { "BEFORE" }
+        );
+        let accept = "change it, disable it, or accept it when it writes neither table";
+        let disable = format!("ALTER TABLE {table} DISABLE TRIGGER {name}");
+        let blocker = |what: &str| {
+            Finding::blocker(Kind::Trigger, &object, format!("{calls}, which {what}"), accept)
+                .run(disable.clone())
+                .or_accept()
+        };
+        findings.extend(match (does, named) {
+            (Does::Anything, _) => {
+                Some(blocker("builds statements or cannot be read: it may write the source unseen"))
+            }
+            (Does::Writes, true) => {
+                Some(blocker("writes and names the source or the shadow: it may write them unseen"))
+            }
+            (Does::Writes, false) if after => Some(
+                Finding::warning(
+                    Kind::Trigger,
+                    &object,
+                    format!("{calls}, which writes other tables"),
+                    "make sure that nothing there writes the source in turn, and accept it",
                 )
-            },
-        )
-        .await
+                .or_accept(),
+            ),
+            (Does::Reads, _) if after => Some(Finding::info(
+                Kind::Trigger,
+                &object,
+                format!("{calls}, which calls or reads something"),
+                "make sure that nothing that it calls writes the source",
+            )),
+            (Does::Writes | Does::Reads | Does::Nothing, _) => None,
+        });
+    }
+    Ok(findings)
+}
+
+fn names_a_table(subject: &Subject<'_>, text: &str) -> bool {
+    [&subject.shape.source, &subject.shape.shadow].iter().any(|t| body::names(text, &t.name))
 }
 
 async fn cascades(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let source = &subject.shape.source;
-    subject
-        .each(
-            "SELECT conname, confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' \
-             AND conrelid = $1 AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd')) \
-             ORDER BY 1",
-            &[&source.oid],
-            |name, parent| {
-                Finding::blocker(
-                    format!("foreign key {}.{name}", source.name),
-                    format!("deletes or updates in {parent} reach the source through {name}, unseen"),
-                    "make it NO ACTION for the time of the migration, or accept it when nobody deletes there",
-                )
-            },
-        )
-        .await
+    let sql = format!(
+        "SELECT quote_ident(conname), conrelid::regclass::text, confrelid::regclass::text, \
+         regexp_replace(pg_get_constraintdef(oid), ' ON (DELETE|UPDATE) (CASCADE|SET NULL|SET DEFAULT)( \\([^)]*\\))?', '', 'g') \
+         FROM pg_constraint WHERE contype = 'f' AND conrelid IN {SOURCE_TREE} AND conparentid = 0 \
+         AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd')) ORDER BY 2, 1"
+    );
+    let mut findings = Vec::new();
+    for row in subject.rows(&sql, &[&subject.shape.source.oid]).await? {
+        let [name, table, parent, definition] = row.as_slice() else { continue };
+        findings.push(
+            Finding::blocker(
+                Kind::ForeignKey,
+                format!("{table}.{name}"),
+                format!("deletes or updates in {parent} reach {table} through {name}, unseen"),
+                "make it NO ACTION for the time of the migration, or accept it when nobody deletes or updates there",
+            )
+            .run(format!("ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {definition}"))
+            .or_accept(),
+        );
+    }
+    Ok(findings)
 }
 
 async fn rules(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     subject
         .each(
-            "SELECT rulename, ev_class::regclass::text FROM pg_rewrite \
-             WHERE ev_class IN ($1, $2) AND rulename <> '_RETURN' ORDER BY 2, 1",
+            "SELECT quote_ident(rulename), ev_class::regclass::text FROM pg_rewrite \
+             WHERE ev_class IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid) \
+             UNION SELECT $2::oid) AND rulename <> '_RETURN' AND ev_enabled <> 'D' ORDER BY 2, 1",
             &[&subject.shape.source.oid, &subject.shape.shadow.oid],
             |rule, table| {
                 Finding::blocker(
-                    format!("rule {table}.{rule}"),
+                    Kind::Rule,
+                    format!("{table}.{rule}"),
                     format!("the rule {rule} on {table} changes what a write does"),
                     "drop the rule",
                 )
+                .run(format!("DROP RULE {rule} ON {table}"))
             },
         )
         .await
 }
 
+/// Views over the source, over several steps: those that can be written, and the names of all.
 /// `pg_relation_is_updatable` bits: 4 update, 8 insert, 16 delete.
-async fn views(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    subject
-        .each(
-            "SELECT DISTINCT c.oid::regclass::text FROM pg_depend d \
-             JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class \
-             WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass \
-             AND d.refobjid = $1 AND c.relkind = 'v' \
-             AND pg_relation_is_updatable(c.oid, false) & 28 <> 0 ORDER BY 1",
+async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Error> {
+    let rows = subject
+        .rows(
+            "WITH RECURSIVE over (oid) AS (SELECT $1::oid UNION SELECT r.ev_class FROM over \
+                 JOIN pg_depend d ON d.refobjid = over.oid AND d.classid = 'pg_rewrite'::regclass \
+                     AND d.refclassid = 'pg_class'::regclass \
+                 JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN') \
+             SELECT c.oid::regclass::text, (c.relkind = 'v' AND \
+                 pg_relation_is_updatable(c.oid, false) & 28 <> 0)::text \
+             FROM over JOIN pg_class c USING (oid) WHERE c.relkind IN ('v', 'm') ORDER BY 1",
             &[&subject.shape.source.oid],
-            |view, _| {
-                Finding::blocker(
-                    format!("view {view}"),
-                    format!("the source can be written through the view {view}, unseen"),
-                    "revoke writes on the view, or accept it when nobody writes through it",
-                )
-            },
         )
-        .await
+        .await?;
+    let (mut findings, mut all) = (Vec::new(), Vec::new());
+    for row in rows {
+        let [view, writable] = row.as_slice() else { continue };
+        all.push(format!("view {view}"));
+        if writable == "true" {
+            findings.push(
+                Finding::blocker(
+                    Kind::View,
+                    view,
+                    format!("the source can be written through the view {view}, unseen"),
+                    "make writes name the table, and accept it when nobody writes through the view",
+                )
+                .or_accept(),
+            );
+        }
+    }
+    Ok((findings, all))
 }
 
-async fn functions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let source = &subject.shape.source.name;
-    subject
-        .each(
-            "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n \
-             ON n.oid = p.pronamespace WHERE p.provolatile = 'v' AND n.nspname NOT IN \
-             ('pg_catalog', 'information_schema', 'pgsegue') AND (p.prosrc ~* \
-             ('(^|[^a-z0-9_])' || regexp_replace($1::text, '([^a-zA-Z0-9_])', '\\\\\\1', 'g') \
-              || '([^a-z0-9_]|$)') OR EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid \
-                 AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_class'::regclass \
-                 AND d.refobjid = $2)) ORDER BY 1",
-            &[&source.name.as_str(), &subject.shape.source.oid],
-            |function, _| {
+/// Functions that name the source or the shadow: those that may write it, and the names of those
+/// that read the source. Trigger functions of the source have been looked at as triggers.
+async fn functions(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Error> {
+    let (source, shadow) = (&subject.shape.source, &subject.shape.shadow);
+    let names: Vec<String> = [source, shadow]
+        .iter()
+        .map(|table| table.name.name.as_str())
+        .flat_map(|name| [name.to_owned(), name.replace('"', "\"\"")])
+        .collect();
+    let sql = format!(
+        "SELECT p.oid::regprocedure::text, l.lanname::text, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), \
+         (p.provolatile = 'v')::text, \
+         EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass \
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN {SOURCE_TREE})::text, \
+         EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass \
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $2)::text \
+         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
+         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') AND p.prokind <> 'a' \
+         AND EXISTS (SELECT FROM unnest($3::text[]) AS name WHERE \
+             strpos(lower(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)), lower(name)) > 0) \
+         AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal \
+             AND t.tgenabled <> 'D' AND t.tgrelid IN {SOURCE_TREE}) ORDER BY 1"
+    );
+    let rows = subject.rows(&sql, &[&source.oid, &shadow.oid, &names]).await?;
+    let (mut findings, mut reading) = (Vec::new(), Vec::new());
+    for row in rows {
+        let [function, language, text, volatile, on_source, on_shadow] = row.as_slice() else {
+            continue;
+        };
+        let on_source = on_source == "true" || body::names(text, &source.name);
+        let on_shadow = on_shadow == "true" || body::names(text, &shadow.name);
+        let writes = volatile == "true"
+            && matches!(body::does(language, text), Does::Writes | Does::Anything);
+        if writes && on_source {
+            findings.push(
                 Finding::blocker(
-                    format!("function {function}"),
-                    format!("the function {function} names {source} and is VOLATILE: it may write it unseen"),
-                    "declare it STABLE if it only reads, or add its id to accepted",
+                    Kind::Function,
+                    function,
+                    format!("the function {function} names {} and may write it unseen", subject.source()),
+                    "declare it STABLE if it only reads, or accept it when it does not write the source",
                 )
-            },
-        )
-        .await
+                .or_accept(),
+            );
+        } else if writes && on_shadow {
+            findings.push(
+                Finding::warning(
+                    Kind::Function,
+                    function,
+                    format!(
+                        "the function {function} names {} and may write it: only pgsegue should",
+                        subject.shadow()
+                    ),
+                    "keep it from being called until the cutover, and accept it",
+                )
+                .or_accept(),
+            );
+        } else if on_source {
+            reading.push(format!("function {function}"));
+        }
+    }
+    Ok((findings, reading))
+}
+
+/// What reads the source without its name in the statement.
+fn reads(subject: &Subject<'_>, readers: &[String]) -> Option<Finding> {
+    if readers.is_empty() {
+        return None;
+    }
+    let mut list = readers.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if readers.len() > NAMES_MAX {
+        list.push_str(&format!(" and {} more", readers.len() - NAMES_MAX));
+    }
+    Some(Finding::info(
+        Kind::Reads,
+        subject.source(),
+        format!("read the source by themselves: {list}"),
+        "nothing, until the cutover: point them at the shadow then",
+    ))
 }
 
 async fn shadow_triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let shadow = &subject.shape.shadow;
-    let mut findings = subject
-        .each(
-            "SELECT tgname, CASE WHEN tgconstraint <> 0 THEN 'constraint' ELSE 'BEFORE' END \
-             FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' \
-             AND (tgtype & 3 = 3 OR tgconstraint <> 0) ORDER BY 1",
-            &[&shadow.oid],
-            |name, kind| {
-                Finding::blocker(
-                    format!("trigger {}.{name}", shadow.name),
-                    format!(
-                        "the shadow's {kind} trigger {name} can change, swallow or refuse a row"
-                    ),
-                    "disable it until the cutover; the source's rows have been through theirs",
-                )
-            },
+    let rows = subject
+        .rows(
+            "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, \
+             CASE WHEN t.tgconstraint <> 0 THEN 'constraint' WHEN t.tgtype & 3 = 3 THEN 'BEFORE' ELSE '' END \
+             FROM pg_trigger t WHERE t.tgrelid IN (SELECT $1::oid UNION \
+                 SELECT relid::oid FROM pg_partition_tree($1::oid)) AND t.tgparentid = 0 \
+             AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 2, 1",
+            &[&subject.shape.shadow.oid],
         )
         .await?;
-    findings.extend(
-        subject
-            .each(
-                "SELECT tgname FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal \
-                 AND tgenabled <> 'D' AND tgtype & 3 <> 3 AND tgconstraint = 0 ORDER BY 1",
-                &[&shadow.oid],
-                |name, _| {
-                    Finding::warning(
-                        format!("trigger {}.{name}", shadow.name),
-                        format!("the shadow's trigger {name} runs within the clients' writes"),
-                        "disable it until the cutover",
-                    )
-                },
+    let mut findings = Vec::new();
+    for row in rows {
+        let [name, table, kind] = row.as_slice() else { continue };
+        let object = format!("{table}.{name}");
+        let found = if kind.is_empty() {
+            let message = format!("the shadow's trigger {name} runs within the clients' writes");
+            Finding::warning(Kind::Trigger, object, message, "disable it until the cutover")
+        } else {
+            Finding::blocker(
+                Kind::Trigger,
+                object,
+                format!("the shadow's {kind} trigger {name} can change, swallow or refuse a row"),
+                "disable it until the cutover; the source's rows have been through theirs",
             )
-            .await?,
-    );
+        };
+        findings.push(found.run(format!("ALTER TABLE {table} DISABLE TRIGGER {name}")));
+    }
     Ok(findings)
 }
 
+/// Partitions and inheritance children that somebody beside their owner may write by name.
 async fn children(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    subject
-        .each(
-            "SELECT i.inhrelid::regclass::text, CASE WHEN c.relispartition THEN 'a partition' \
-             ELSE 'an inheritance child' END FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
-             WHERE i.inhparent = $1 ORDER BY 1",
+    let rows = subject
+        .rows(
+            "WITH RECURSIVE tree (oid) AS (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 \
+                 UNION SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid) \
+             SELECT c.oid::regclass::text, c.relispartition::text, \
+             (SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) FROM pg_roles r \
+                 WHERE NOT r.rolsuper AND r.oid <> c.relowner AND r.rolname NOT LIKE 'pg\\_%' \
+                 AND NOT pg_has_role(r.oid, c.relowner, 'USAGE') \
+                 AND has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')) \
+             FROM tree JOIN pg_class c USING (oid) ORDER BY 1",
             &[&subject.shape.source.oid],
-            |child, kind| {
-                Finding::warning(
-                    format!("child {child}"),
-                    format!("{child} is {kind} of the source: a write by its own name is unseen"),
-                    "revoke writes on it from the app's roles; they need none to write the parent",
-                )
-            },
         )
-        .await
+        .await?;
+    let mut findings = Vec::new();
+    let mut owned = Vec::new();
+    for row in &rows {
+        let [child, partition, roles] = row.as_slice() else { continue };
+        if partition != "true" {
+            let message = format!(
+                "{child} is an inheritance child of the source: a write by its own name is unseen, and its keys are not unique with the source's"
+            );
+            let remedy = "let nobody write it, or end the inheritance";
+            let end =
+                format!("ALTER TABLE {child} NO INHERIT {}", subject.shape.source.name.quoted());
+            findings.push(Finding::warning(Kind::Child, child, message, remedy).run(end));
+        } else if roles.is_empty() {
+            owned.push(child.as_str());
+        } else {
+            let message = format!(
+                "these roles may write the partition {child} by its own name, unseen: {roles}"
+            );
+            let remedy = "revoke it; they need nothing on a partition to write the parent";
+            let revoke = format!("REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {child} FROM {roles}");
+            findings.push(Finding::warning(Kind::Child, child, message, remedy).run(revoke));
+        }
+    }
+    if !owned.is_empty() {
+        let names = owned.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the source has {} partitions ({names}…): a write by their own name is unseen",
+            owned.len()
+        );
+        let remedy = "let their owner write the parent only";
+        findings.push(Finding::info(Kind::Child, subject.source(), message, remedy));
+    }
+    Ok(findings)
 }
 
-async fn subscriptions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let source = &subject.shape.source;
+/// What the source is a partition or an inheritance child of.
+async fn parents(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let source = subject.source();
     subject
         .each(
-            "SELECT srsubid::text FROM pg_subscription_rel WHERE srrelid = $1 ORDER BY 1",
-            &[&source.oid],
-            |subscription, _| {
+            "WITH RECURSIVE up (oid) AS (SELECT inhparent FROM pg_inherits WHERE inhrelid = $1 \
+                 UNION SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid) \
+             SELECT oid::regclass::text FROM up ORDER BY 1",
+            &[&subject.shape.source.oid],
+            |parent, _| {
                 Finding::blocker(
-                    format!("subscription {}", source.name),
+                    Kind::Parent,
+                    parent,
                     format!(
-                        "a logical subscription (oid {subscription}) writes the source, unseen"
+                        "{source} is a part of {parent}: a write by that name reaches it unseen"
                     ),
-                    "run the migration where the rows are written first",
+                    "migrate the parent, or accept it when nobody writes by its name",
                 )
+                .or_accept()
             },
         )
         .await

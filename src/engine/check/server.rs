@@ -1,0 +1,225 @@
+//! The database around the two tables: replication, room, and what runs already.
+
+use super::{Finding, Kind, Subject};
+use crate::engine::Error;
+use crate::sql::ident::literal;
+use tokio_postgres::Client;
+
+/// Whether this is a server that takes no writes.
+pub(super) async fn standby(client: &Client) -> Result<Vec<Finding>, Error> {
+    let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+    if !row.try_get::<_, bool>(0)? {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Finding::blocker(
+        Kind::Standby,
+        "",
+        "[control] leads to a standby",
+        "name the primary in [control] and in [server]",
+    )])
+}
+
+/// All of them.
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let mut findings = subscriptions(subject).await?;
+    findings.extend(publications(subject).await?);
+    findings.extend(slots(subject).await?);
+    findings.extend(replicas(subject).await?);
+    findings.extend(transactions(subject).await?);
+    findings.extend(prepared(subject).await?);
+    Ok(findings)
+}
+
+async fn subscriptions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let source = subject.source();
+    // The name is for superusers and the like; the oid is for everybody.
+    subject
+        .each(
+            "SELECT DISTINCT r.srsubid::text FROM pg_subscription_rel r WHERE r.srrelid IN \
+             (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid)) ORDER BY 1",
+            &[&subject.shape.source.oid],
+            |subscription, _| {
+                Finding::blocker(
+                    Kind::Subscription,
+                    &source,
+                    format!(
+                        "a logical subscription (oid {subscription}) writes the source, unseen"
+                    ),
+                    "run the migration where the rows are written first",
+                )
+            },
+        )
+        .await
+}
+
+/// Publications of the two tables; `pg_publication_tables` has those of whole schemas, too.
+async fn publications(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let sql = "SELECT quote_ident(p.pubname), (p.puballtables)::text, (p.pubupdate OR p.pubdelete)::text, \
+               bool_or(c.oid IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid)))::text, \
+               bool_or(c.oid IN (SELECT $2::oid UNION SELECT relid::oid FROM pg_partition_tree($2::oid)))::text \
+               FROM pg_publication_tables t JOIN pg_publication p USING (pubname) \
+               JOIN pg_namespace n ON n.nspname = t.schemaname \
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
+               GROUP BY 1, 2, 3 HAVING bool_or(c.oid IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid) \
+                   UNION SELECT $2::oid UNION SELECT relid::oid FROM pg_partition_tree($2::oid))) ORDER BY 1";
+    let shape = subject.shape;
+    let (source, shadow) = (subject.source(), subject.shadow());
+    let mut findings = Vec::new();
+    let mut changes_published = false;
+    for row in subject.rows(sql, &[&shape.source.oid, &shape.shadow.oid]).await? {
+        let [name, all, changes, of_source, of_shadow] = row.as_slice() else { continue };
+        changes_published |= changes == "true" && of_shadow == "true";
+        let message = match (of_source.as_str(), of_shadow.as_str()) {
+            ("true", "true") => {
+                format!("{name} publishes both tables: its subscribers get every write twice")
+            }
+            ("true", _) => format!(
+                "{name} publishes {source} but not {shadow}: after the cutover its subscribers get nothing"
+            ),
+            _ => format!("{name} publishes {shadow}: its subscribers get the backfill as well"),
+        };
+        let remedy = "decide what its subscribers shall get, before the cutover";
+        let found = Finding::info(Kind::Publication, name, message, remedy);
+        findings.push(if of_shadow != "true" && all != "true" {
+            found.run(format!("ALTER PUBLICATION {name} ADD TABLE {}", shape.shadow.name.quoted()))
+        } else {
+            found
+        });
+    }
+    if changes_published {
+        findings.extend(identity(subject).await?);
+    }
+    Ok(findings)
+}
+
+/// A published table whose updates Postgres would refuse.
+async fn identity(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    subject
+        .each(
+            "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'r' AND c.oid IN \
+             (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid)) AND CASE c.relreplident \
+             WHEN 'f' THEN false WHEN 'n' THEN true \
+             WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) \
+             ELSE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) END ORDER BY 1",
+            &[&subject.shape.shadow.oid],
+            |table, _| {
+                Finding::blocker(
+                    Kind::ReplicaIdentity,
+                    table,
+                    format!("{table} is published and has no replica identity: its updates and deletes are refused"),
+                    "give it a primary key over the key, or a replica identity",
+                )
+                .run(format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))
+            },
+        )
+        .await
+}
+
+/// Slots that nobody reads.
+async fn slots(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let rows = subject
+        .rows(
+            "SELECT slot_name::text, slot_type, pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) \
+             FROM pg_replication_slots WHERE NOT active AND NOT temporary AND restart_lsn IS NOT NULL ORDER BY 1",
+            &[],
+        )
+        .await?;
+    let mut findings = Vec::new();
+    for row in rows {
+        let [name, kind, kept] = row.as_slice() else { continue };
+        findings.push(
+            Finding::warning(
+                Kind::Slot,
+                name,
+                format!("nobody reads the {kind} replication slot {name}, for which {kept} of WAL are kept"),
+                "start its reader, or drop the slot if it is left over",
+            )
+            .run(format!("SELECT pg_drop_replication_slot({})", literal(name))),
+        );
+    }
+    Ok(findings)
+}
+
+async fn replicas(subject: &Subject<'_>) -> Result<Option<Finding>, Error> {
+    let row = subject
+        .client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_stat_replication), \
+             (SELECT count(*) FROM pg_replication_slots WHERE active AND slot_type = 'logical' \
+                 AND database = current_database()), \
+             current_setting('synchronous_standby_names') <> ''",
+            &[],
+        )
+        .await?;
+    let (receivers, logical): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if receivers == 0 && logical == 0 {
+        return Ok(None);
+    }
+    let waits =
+        if row.try_get(2)? { "; commits of clients wait for a synchronous one" } else { "" };
+    let bound = subject.migration.backfill_rows_per_second;
+    let found = Finding::info(
+        Kind::Replicas,
+        "",
+        format!(
+            "{receivers} receivers of WAL are connected, {logical} of them decode this database{waits}"
+        ),
+        "bound the backfill, and watch their lag in pg_stat_replication",
+    );
+    Ok(Some(if bound.is_none() { found.write("backfill_rows_per_second = 20000") } else { found }))
+}
+
+/// The barrier waits for transactions that have written the source.
+async fn transactions(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let seconds = subject.effort.long_transaction.as_secs_f64();
+    let rows = subject
+        .rows(
+            "SELECT a.pid::text, coalesce(quote_ident(a.usename), '?'), \
+             date_trunc('second', clock_timestamp() - a.xact_start)::text, \
+             EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' \
+                 AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND l.relation IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid)))::text \
+             FROM pg_stat_activity a WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() \
+             AND a.xact_start < clock_timestamp() - make_interval(secs => $2) ORDER BY a.xact_start, a.pid LIMIT 20",
+            &[&subject.shape.source.oid, &seconds],
+        )
+        .await?;
+    let mut findings = Vec::new();
+    for row in rows {
+        let [pid, user, age, writes] = row.as_slice() else { continue };
+        let object = format!("pid {pid}");
+        let remedy = "wait for its end, or end it";
+        let found = if writes == "true" {
+            let message = format!(
+                "a transaction of {user} has written the source and is open for {age}: the start waits for it"
+            );
+            Finding::warning(Kind::Transactions, object, message, remedy)
+        } else {
+            let message = format!("a transaction of {user} is open for {age}");
+            Finding::info(Kind::Transactions, object, message, remedy)
+        };
+        findings.push(found.run(format!("SELECT pg_terminate_backend({pid})")));
+    }
+    Ok(findings)
+}
+
+/// Prepared transactions, of any age: nobody may be there to end them.
+async fn prepared(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    subject
+        .each(
+            "SELECT gid, date_trunc('second', clock_timestamp() - prepared)::text FROM pg_prepared_xacts \
+             WHERE database = current_database() ORDER BY prepared LIMIT 20",
+            &[],
+            |gid, age| {
+                Finding::warning(
+                    Kind::Transactions,
+                    format!("prepared {gid}"),
+                    format!("the prepared transaction {gid} is open for {age}: the start waits for it if it has written the source"),
+                    "end it: COMMIT PREPARED, or",
+                )
+                .run(format!("ROLLBACK PREPARED {}", literal(gid)))
+            },
+        )
+        .await
+}

@@ -1,0 +1,140 @@
+//! The indexes over the key: one that makes it unique, on both sides, and one in its order.
+
+use super::{Finding, Kind, Subject, finding};
+use crate::engine::Error;
+use crate::engine::shape::{Column, Relation};
+
+/// Both tables.
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let shape = subject.shape;
+    let source_key: Vec<&Column> = shape.key.iter().map(|pair| &pair.source).collect();
+    let shadow_key: Vec<&Column> = shape.key.iter().map(|pair| &pair.shadow).collect();
+    let mut findings = Vec::new();
+    for (relation, key) in [(&shape.source, source_key), (&shape.shadow, shadow_key)] {
+        let indexes = indexes(subject, relation).await?;
+        let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
+        if !indexes.iter().any(|index| index.is_over(&names) && index.flaws.is_empty()) {
+            findings.push(not_unique(relation, &key, &indexes));
+        } else if !indexes.iter().any(|index| index.in_order && index.starts_with(&names)) {
+            findings.push(no_order(relation, &key));
+        }
+    }
+    Ok(findings)
+}
+
+/// An index, as far as it could serve a key.
+struct Index {
+    name: String,
+    /// The key columns of the index in their order; empty for an expression.
+    columns: Vec<String>,
+    /// What keeps it from making its columns unique for ON CONFLICT.
+    flaws: Vec<String>,
+    /// A valid B-tree in the columns' own order, whole.
+    in_order: bool,
+    /// Whether all of its columns are NOT NULL.
+    not_null: bool,
+}
+
+impl Index {
+    fn is_over(&self, key: &[&str]) -> bool {
+        self.columns.len() == key.len() && key.iter().all(|k| self.columns.iter().any(|c| c == k))
+    }
+
+    fn starts_with(&self, key: &[&str]) -> bool {
+        self.columns.len() >= key.len() && self.columns.iter().zip(key).all(|(c, k)| c == k)
+    }
+}
+
+async fn indexes(subject: &Subject<'_>, relation: &Relation) -> Result<Vec<Index>, Error> {
+    let rows = subject
+        .client
+        .query(
+            "SELECT i.indexrelid::regclass::text, \
+             array(SELECT coalesce(a.attname::text, '') FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
+                 WITH ORDINALITY AS k (n, o) LEFT JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k.n \
+                 ORDER BY k.o), \
+             array_remove(ARRAY[CASE WHEN NOT i.indisunique THEN 'not unique' END, \
+                 CASE WHEN NOT i.indisvalid OR NOT i.indisready THEN 'invalid' END, \
+                 CASE WHEN NOT i.indimmediate THEN 'deferrable' END, \
+                 CASE WHEN i.indpred IS NOT NULL THEN 'partial' END, \
+                 CASE WHEN i.indexprs IS NOT NULL THEN 'over expressions' END], NULL), \
+             am.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL \
+             AND (SELECT count(DISTINCT o & 1) = 1 FROM unnest(i.indoption::int2[]) AS o) \
+             AND (SELECT bool_and(opc.opcdefault) FROM unnest(i.indclass::oid[]) AS c \
+                 JOIN pg_opclass opc ON opc.oid = c), \
+             (SELECT bool_and(a.attnotnull) FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k \
+                 JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k) IS TRUE \
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam \
+             WHERE i.indrelid = $1 ORDER BY 1",
+            &[&relation.oid],
+        )
+        .await?;
+    let index = |row: &tokio_postgres::Row| {
+        Ok(Index {
+            name: row.try_get(0)?,
+            columns: row.try_get(1)?,
+            flaws: row.try_get(2)?,
+            in_order: row.try_get(3)?,
+            not_null: row.try_get(4)?,
+        })
+    };
+    rows.iter().map(index).collect()
+}
+
+fn spelled(key: &[&Column]) -> String {
+    let names: Vec<String> = key.iter().map(|column| column.name.spelled()).collect();
+    names.join(", ")
+}
+
+fn not_unique(relation: &Relation, key: &[&Column], indexes: &[Index]) -> Finding {
+    let table = relation.name.spelled();
+    let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
+    let near: Vec<String> = indexes
+        .iter()
+        .filter(|index| index.is_over(&names) || index.columns.iter().any(String::is_empty))
+        .take(3)
+        .map(|index| format!("{} is {}", index.name, index.flaws.join(" and ")))
+        .collect();
+    let mut message = format!("{table} has no unique index over exactly ({})", spelled(key));
+    if !near.is_empty() {
+        message = format!("{message} ({})", near.join("; "));
+    }
+    let others: Vec<&Index> = indexes
+        .iter()
+        .filter(|index| index.flaws.is_empty() && index.not_null && !index.is_over(&names))
+        .collect();
+    let mut found = Finding::blocker(
+        Kind::Unique,
+        &table,
+        message,
+        "create one: valid, not partial, not deferrable, over columns only",
+    );
+    for index in indexes.iter().filter(|i| i.is_over(&names) && i.flaws == ["invalid"]) {
+        found = found.run(format!("DROP INDEX {}", index.name));
+    }
+    found = found.run(create("UNIQUE INDEX", relation, key));
+    if let Some(other) = others.first() {
+        let columns: Vec<String> = other.columns.iter().map(|c| finding::toml_string(c)).collect();
+        found.remedy.push_str("; or take another key that is unique already");
+        found = found.write(format!("key = [{}]", columns.join(", ")));
+    }
+    found
+}
+
+fn no_order(relation: &Relation, key: &[&Column]) -> Finding {
+    let table = relation.name.spelled();
+    Finding::warning(
+        Kind::KeyOrder,
+        &table,
+        format!("{table} has no B-tree index that starts with ({}) in this order", spelled(key)),
+        "create one, or order `key` in the config file as the unique index is",
+    )
+    .run(create("INDEX", relation, key))
+}
+
+/// Concurrently where that can be: writers are not held up.
+fn create(what: &str, relation: &Relation, key: &[&Column]) -> String {
+    let columns: Vec<String> = key.iter().map(|column| column.name.quoted()).collect();
+    let concurrently = if relation.kind == "p" { "" } else { " CONCURRENTLY" };
+    format!("CREATE {what}{concurrently} ON {} ({})", relation.name.quoted(), columns.join(", "))
+}

@@ -1,0 +1,159 @@
+//! `pgsegue check` as an operator runs it: text, JSON, exit codes.
+
+use crate::live::{ORDERS, ORDERS_V2, orders_toml};
+use crate::support::{Proxy, database};
+use serde_json::{Value, json};
+use std::process::Output;
+
+/// Exit code, standard output and standard error.
+fn ran(proxy: &Proxy, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = proxy.pgsegue(arguments);
+    (
+        status.code(),
+        String::from_utf8_lossy(&stdout).into_owned(),
+        String::from_utf8_lossy(&stderr).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn a_clean_pair_of_tables_is_said_to_be_clean() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let proxy = Proxy::prepare(&db, &orders_toml("", ""));
+    let text = "orders_v2: public.orders to public.orders_v2\n\norders_v2: nothing is in the way\n";
+    for arguments in [["check"].as_slice(), &["check", "orders_v2"], &["check", "--full"]] {
+        assert_eq!(ran(&proxy, arguments), (Some(0), text.to_owned(), String::new()));
+    }
+    let (code, out, _) = ran(&proxy, &["check", "--json"]);
+    let expected = json!([{
+        "migration": "orders_v2", "source": "public.orders", "shadow": "public.orders_v2",
+        "verdict": "clear", "blockers": 0, "warnings": 0, "infos": 0, "findings": [],
+    }]);
+    assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()), (Some(0), expected));
+}
+
+#[tokio::test]
+async fn findings_are_grouped_by_severity_with_the_remedy_to_copy() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let proxy = Proxy::prepare(&db, &orders_toml("", ""));
+    // A warning alone is no reason to fail.
+    db.client.batch_execute("CREATE TABLE items (o bigint REFERENCES orders_v2)").await.unwrap();
+    let (code, out, error) = ran(&proxy, &["check"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.ends_with("\n\norders_v2: can be started: 1 warning, 0 to know\n"), "{out}");
+    db.client
+        .batch_execute(
+            "CREATE VIEW \"o\u{1b}[2Jv\" AS TABLE orders; ALTER TABLE orders_v2 ADD x int NOT NULL",
+        )
+        .await
+        .unwrap();
+    let (code, out, _) = ran(&proxy, &["check"]);
+    assert_eq!(code, Some(1));
+    let end = "\n\norders_v2: cannot be started: 2 blockers, 1 warning, 1 to know\n";
+    assert!(out.ends_with(end), "{out}");
+    let heads: Vec<&str> = out.lines().filter(|l| !l.is_empty() && !l.starts_with(' ')).collect();
+    assert_eq!(
+        heads[1..4],
+        ["BLOCKERS: the migration is not started", "Warnings: it works, less well", "To know"]
+    );
+    for part in [
+        "\n  column public.orders_v2.x\n    the shadow column x is NOT NULL, not mapped, without default\n    why: ",
+        "\n    sql: ALTER TABLE \"public\".\"orders_v2\" ALTER COLUMN \"x\" DROP NOT NULL;\n",
+        "\n  view public.\"o\\u{1b}[2Jv\"\n",
+        "\n    config: accepted = [",
+    ] {
+        assert!(out.contains(part), "{part}\n{out}");
+    }
+    assert!(!out.contains('\u{1b}'), "{out}");
+    let long: Vec<&str> = out
+        .lines()
+        .filter(|line| {
+            line.chars().count() > 100 && !line.contains("sql: ") && !line.contains("config: ")
+        })
+        .collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
+#[tokio::test]
+async fn the_fields_of_json_are_these() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    db.client
+        .batch_execute("ALTER TABLE orders_v2 ADD x int NOT NULL; CREATE VIEW ov AS TABLE orders")
+        .await
+        .unwrap();
+    let keys = "accepted = [\"view public.ov\"]";
+    let proxy = Proxy::prepare(&db, &orders_toml(keys, ""));
+    let (code, out, _) = ran(&proxy, &["check", "--json"]);
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, Some(1));
+    let expected = json!({
+        "id": "column public.orders_v2.x",
+        "kind": "column",
+        "object": "public.orders_v2.x",
+        "severity": "blocker",
+        "accepted": false,
+        "message": "the shadow column x is NOT NULL, not mapped, without default",
+        "why": "A mirrored write cannot fill the column, so every key would stay dirty.",
+        "remedy": "map it in [migration.columns], give it a default, or let it be null",
+        "sql": ["ALTER TABLE \"public\".\"orders_v2\" ALTER COLUMN \"x\" DROP NOT NULL"],
+        "config": null,
+    });
+    assert_eq!(said[0]["findings"][0], expected);
+    let view = &said[0]["findings"][1];
+    assert_eq!(
+        (&view["id"], &view["severity"], &view["accepted"], &view["config"]),
+        (
+            &json!("view public.ov"),
+            &json!("info"),
+            &json!(true),
+            &json!("accepted = [\"view public.ov\"]")
+        )
+    );
+    assert_eq!((&said[0]["verdict"], &said[0]["blockers"]), (&json!("blocked"), &json!(1)));
+}
+
+#[tokio::test]
+async fn what_cannot_be_checked_is_exit_code_2_with_the_cause() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let proxy = Proxy::prepare(&db, &orders_toml("", ""));
+    let (code, out, error) = ran(&proxy, &["check", "other"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(
+        error.starts_with("error: the config file declares no migration \"other\"\n"),
+        "{error}"
+    );
+    proxy.rewrite_config(&format!(
+        "control.url = \"postgres://postgres@127.0.0.1:{}/nowhere\"\n{}",
+        db.port,
+        orders_toml("", "")
+    ));
+    let (code, out, error) = ran(&proxy, &["check"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(error.contains("database \"nowhere\" does not exist"), "{error}");
+    proxy.rewrite_config(&orders_toml("lock_budget_ms = 0", ""));
+    let (code, out, error) = ran(&proxy, &["check", "--json"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(error.starts_with("error: "), "{error}");
+}
+
+#[tokio::test]
+async fn every_declared_migration_is_checked() {
+    let db = database().await;
+    let more = "CREATE TABLE other_v2 (id int PRIMARY KEY)";
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2};{more}")).await.unwrap();
+    let second = "[[migration]]\nname = \"other_v2\"\nsource = \"public.other\"\n\
+                  shadow = \"public.other_v2\"\nkey = [\"id\"]\n[migration.columns]\nid = \"id\"\n";
+    let proxy = Proxy::prepare(&db, &format!("{}\n{second}", orders_toml("", "")));
+    let (code, out, _) = ran(&proxy, &["check", "--json"]);
+    let said: Value = serde_json::from_str(&out).unwrap();
+    let seen: Vec<(&str, u64)> = said
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| (m["migration"].as_str().unwrap(), m["warnings"].as_u64().unwrap()))
+        .collect();
+    assert_eq!((code, seen), (Some(0), vec![("orders_v2", 0), ("other_v2", 2)]), "{out}");
+}

@@ -1,0 +1,320 @@
+//! What the rows say: refused by the shadow, not restored, lost; and how much of them is looked at.
+
+use super::{case, found, ids, remedy};
+use crate::engine_support::*;
+use pgsegue::engine::check::{Effort, Extent, Finding, check_with};
+use pgsegue::manifest::Migration;
+use pgsegue::sql::ident::Ident;
+use std::sync::Mutex;
+
+#[tokio::test]
+async fn rows_that_a_constraint_of_the_shadow_refuses() {
+    case(
+        "ALTER TABLE orders_v2 ALTER note SET NOT NULL; UPDATE orders SET note = NULL WHERE id = 2",
+        &["B rows public.orders_v2.NOT NULL note"],
+        &[],
+    )
+    .await;
+    case(
+        "ALTER TABLE orders_v2 ADD CONSTRAINT small CHECK (total_minor < 250)",
+        &["B rows public.orders_v2.small"],
+        &[],
+    )
+    .await;
+    let alone = ["B rows public.orders_v2.alone"];
+    let twice = "UPDATE orders SET user_id = 7 WHERE id < 3";
+    for index in ["(customer_id, currency)", "((customer_id + 1))", "(customer_id) WHERE id < 3"] {
+        case(&format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice}"), &alone, &[])
+            .await;
+    }
+    for index in ["(customer_id) WHERE id > 2", "(customer_id, note)"] {
+        case(&format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice}"), &[], &[]).await;
+    }
+    let loose = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+                 ALTER TABLE orders_v2 ALTER note TYPE text COLLATE loose; \
+                 ALTER TABLE orders_v2 ADD CONSTRAINT alone UNIQUE (note); \
+                 UPDATE orders SET note = 'a' WHERE id = 1; UPDATE orders SET note = 'A' WHERE id = 2";
+    case(loose, &alone, &[]).await;
+    case(
+        "CREATE TABLE users (id int4 PRIMARY KEY); INSERT INTO users VALUES (1), (2); \
+         ALTER TABLE orders_v2 ADD CONSTRAINT to_user FOREIGN KEY (customer_id) REFERENCES users",
+        &["B rows public.orders_v2.to_user"],
+        &[],
+    )
+    .await;
+    case(
+        "ALTER TABLE orders_v2 ALTER note TYPE varchar(5)",
+        &[
+            "B rows public.orders_v2.length note",
+            "W lossy public.orders_v2.note",
+            "W way back public.orders.note",
+        ],
+        &[],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_composite_of_nulls_is_not_null() {
+    let db = database().await;
+    let mut migration = orders(&db, 3).await;
+    db.client
+        .batch_execute(
+            "CREATE TYPE pair AS (a int, b text); ALTER TABLE orders ADD p pair; \
+             ALTER TABLE orders_v2 ADD q pair NOT NULL; UPDATE orders SET p = ROW(NULL, 'b')",
+        )
+        .await
+        .unwrap();
+    migration.columns.push((Ident::new("q"), "p".to_owned()));
+    migration.reverse.push((Ident::new("p"), "q".to_owned()));
+    assert_eq!(found(&db, &migration).await, []);
+    db.client.batch_execute("UPDATE orders SET p = NULL WHERE id = 2").await.unwrap();
+    assert_eq!(ids(&found(&db, &migration).await), ["B rows public.orders_v2.NOT NULL q"]);
+}
+
+#[tokio::test]
+async fn the_offending_keys_are_named_a_few_of_them() {
+    let db = database().await;
+    let mut migration = orders(&db, 2_000).await;
+    migration.columns[4].1 = "btrim(note)".to_owned();
+    migration.reverse.push((Ident::new("note"), "note".to_owned()));
+    db.client
+        .batch_execute(
+            "UPDATE orders SET note = ' x' WHERE id IN (7, 9); \
+             CREATE UNIQUE INDEX alone ON orders_v2 (note); ALTER TABLE orders_v2 \
+             ADD CONSTRAINT small CHECK (total_minor < 199900), \
+             ADD CONSTRAINT more CHECK (currency = 'USD' OR note IS NULL), \
+             ADD CONSTRAINT none CHECK (id < 0)",
+        )
+        .await
+        .unwrap();
+    let findings = found(&db, &migration).await;
+    let expected = [
+        "B rows public.orders_v2.\"none\"",
+        "B rows public.orders_v2.small",
+        "B rows public.orders_v2.alone",
+        "W way back public.orders.note",
+    ];
+    assert_eq!(ids(&findings), expected, "{findings:?}");
+    assert!(findings[0].message.ends_with("(1), (2), (3), (4), (5)"), "{findings:?}");
+    assert!(findings[1].message.ends_with("(1999), (2000)"), "{findings:?}");
+    assert!(findings[2].message.ends_with("(7) and (9)"), "{findings:?}");
+    let rows = "(7): ' x' comes back as 'x', (9): ' x' comes back as 'x'";
+    assert!(findings[3].message.ends_with(rows), "{findings:?}");
+}
+
+/// `orders(id, v)` of one type and its shadow of another, with these values.
+async fn pair(
+    db: &Db,
+    types: [&str; 2],
+    mapping: &str,
+    reverse: Option<&str>,
+    rows: &str,
+) -> Migration {
+    db.client
+        .batch_execute(&format!(
+            "CREATE TABLE orders (id int PRIMARY KEY, v {}); CREATE TABLE orders_v2 (id int PRIMARY KEY, v {}); \
+             INSERT INTO orders SELECT i, v FROM unnest(ARRAY[{rows}]) WITH ORDINALITY AS t (v, i)",
+            types[0], types[1]
+        ))
+        .await
+        .unwrap();
+    let mut migration = migration(&[("id", "id"), ("v", mapping)]);
+    migration.reverse = reverse.map(|sql| (Ident::new("v"), sql.to_owned())).into_iter().collect();
+    migration
+}
+
+#[tokio::test]
+async fn casts_that_lose_something_show_rows() {
+    let lossy = "W lossy public.orders_v2.v";
+    let back = "W way back public.orders.v";
+    for (types, mapping, rows, expected) in [
+        (["numeric", "int"], "v::int", "1, 2.5::numeric", vec![lossy, back]),
+        (["numeric", "numeric(10, 1)"], "v", "1.25, 1.5::numeric", vec![lossy, back]),
+        (["timestamp", "date"], "v::date", "'2020-01-01 10:00'::timestamp", vec![lossy, back]),
+        (["text", "varchar(3)"], "v::varchar(3)", "'abcd'", vec![lossy, back]),
+        (["float8", "float4"], "v::float4", "0.1::float8", vec![lossy, back]),
+        (["int", "bigint"], "v", "1, 2", vec![]),
+        (["numeric", "int"], "v::int", "1, 2::numeric", vec![back]),
+        (["text", "varchar(3)"], "v", "'abc'", vec![]),
+    ] {
+        let db = database().await;
+        let migration = pair(&db, types, mapping, None, rows).await;
+        let findings = found(&db, &migration).await;
+        // A numeric with one decimal comes back as it is only where it has none.
+        let seen = ids(&findings);
+        if rows == "1, 2::numeric" {
+            assert!(seen.is_empty() || seen == expected, "{seen:?}");
+        } else {
+            assert_eq!(seen, expected, "{types:?} {rows}: {findings:?}");
+        }
+        for finding in &findings {
+            assert!(finding.message.contains(" comes back as "), "{finding:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_mapped_is_named_with_its_column() {
+    for (types, mapping, rows, key) in [
+        (["int8", "int4"], "v::int4", "1, 5, 9999999999, 6, 8888888888", "(3)"),
+        (["int4", "int4"], "100 / v", "1, 2, 3, 0", "(4)"),
+        (["text", "date"], "v::date", "'2020-01-01', 'never'", "(2)"),
+    ] {
+        // A cast of text to a date is no mapping at all: it depends on DateStyle.
+        let expected = if types[0] == "text" { "mapping" } else { "rows" };
+        let db = database().await;
+        let migration = pair(&db, types, mapping, Some("v"), rows).await;
+        let findings = found(&db, &migration).await;
+        assert_eq!(findings[0].id, format!("{expected} public.orders_v2.v"), "{findings:?}");
+        assert!(findings[0].is_blocker(), "{findings:?}");
+        assert!(expected == "mapping" || findings[0].message.contains(key), "{findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_a_cast_cuts_and_an_insert_refuses() {
+    let db = database().await;
+    let migration = pair(&db, ["text", "varchar(3)"], "v", None, "'abc', 'abc  ', 'abcd'").await;
+    let findings = found(&db, &migration).await;
+    assert_eq!(findings[0].id, "rows public.orders_v2.length v");
+    assert!(findings[0].message.ends_with(": (3)"), "{findings:?}");
+    remedy(&db, &findings).await;
+    assert_eq!(found(&db, &migration).await, []);
+}
+
+#[tokio::test]
+async fn expressions_that_depend_on_the_session() {
+    for (types, mapping, reverse, rows, expected, setting) in [
+        (
+            ["float8", "text"],
+            "v::text",
+            "v::float8",
+            "0.1 + 0.2::float8",
+            "I settings public.orders_v2.v",
+            "extra_float_digits",
+        ),
+        (
+            ["bytea", "text"],
+            "v::text",
+            "v::bytea",
+            "'\\x00ff'::bytea",
+            "I settings public.orders_v2.v",
+            "bytea_output",
+        ),
+        (["xml", "text"], "v::text", "v::xml", "'<a/>'::xml", "", ""),
+        (
+            ["timestamptz", "timestamp"],
+            "v AT TIME ZONE 'UTC'",
+            "v::timestamptz",
+            "'2020-01-01 10:00+00'::timestamptz",
+            "W settings public.orders.v",
+            "TimeZone",
+        ),
+        (
+            ["timestamptz", "timestamp"],
+            "v AT TIME ZONE 'UTC'",
+            "v AT TIME ZONE 'UTC'",
+            "'2020-01-01 10:00+00'::timestamptz",
+            "",
+            "",
+        ),
+    ] {
+        let db = database().await;
+        let migration = pair(&db, types, mapping, Some(reverse), rows).await;
+        let findings = found(&db, &migration).await;
+        let seen = ids(&findings);
+        assert_eq!(seen.concat(), expected, "{types:?} {mapping}: {findings:?}");
+        assert!(findings.iter().all(|f| f.message.contains(setting)), "{findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mapping_that_reads_a_setting_that_nobody_pins_is_refused() {
+    let db = database().await;
+    let mapping = "xmlelement(name a, v)::text";
+    let migration = pair(&db, ["bytea", "text"], mapping, Some("'x'"), "'x'::bytea").await;
+    let findings = found(&db, &migration).await;
+    assert_eq!(findings[0].id, "settings public.orders_v2.v", "{findings:?}");
+    assert!(findings[0].is_blocker() && findings[0].message.ends_with("xmlbinary"), "{findings:?}");
+}
+
+/// A check with little patience: everything is a big table.
+async fn sampled(db: &Db, migration: &Migration, extent: Extent) -> Vec<Finding> {
+    let effort = Effort {
+        extent,
+        whole_rows: 100,
+        sample_rows: 50,
+        step_rows: 300,
+        big_rows: 100,
+        ..Effort::default()
+    };
+    let seen = Mutex::new(Vec::new());
+    let progress = |at: pgsegue::engine::check::Progress<'_>| {
+        seen.lock().unwrap().push((at.what.to_owned(), at.rows, at.of));
+    };
+    let client = db.engine_client().await;
+    let findings = check_with(&client, migration, &effort, &progress).await.unwrap();
+    let seen = seen.into_inner().unwrap();
+    match extent {
+        Extent::Sampled => assert_eq!(seen, []),
+        Extent::Full => {
+            let last = seen.iter().rfind(|(what, ..)| what == "small").unwrap();
+            assert_eq!((last.1, last.2), (1_000, 1_000), "{seen:?}");
+            assert!(seen.iter().any(|(what, rows, _)| what == "small" && *rows == 600), "{seen:?}");
+        }
+    }
+    findings
+}
+
+#[tokio::test]
+async fn big_tables_are_sampled_and_looked_at_whole_when_asked() {
+    let db = database().await;
+    let mut migration = orders(&db, 1_000).await;
+    migration.backfill_rows_per_second = Some(1);
+    db.client
+        .batch_execute(
+            "ANALYZE orders; ALTER TABLE orders_v2 ADD CONSTRAINT small CHECK (total_minor < 99950); \
+             CREATE UNIQUE INDEX alone ON orders_v2 (note); \
+             UPDATE orders SET note = 'twice' WHERE id IN (1, 1000)",
+        )
+        .await
+        .unwrap();
+    let findings = sampled(&db, &migration, Extent::Sampled).await;
+    let size = ["I size public.orders", "I disk"];
+    assert_eq!(ids(&findings), [size[0], size[1], "I sampled public.orders"], "{findings:?}");
+    let said = &findings[2].message;
+    assert!(said.starts_with("sampled 50 of about 1000 rows only: "), "{said}");
+    for what in ["mappings", "small", "alone", "way back of total"] {
+        assert!(said.contains(what), "{said}");
+    }
+    assert!(findings[0].message.contains("some 16 min at 1 rows/s"), "{findings:?}");
+    let findings = sampled(&db, &migration, Extent::Full).await;
+    let rows = ["B rows public.orders_v2.small", "B rows public.orders_v2.alone"];
+    assert_eq!(ids(&findings), [rows[0], rows[1], size[0], size[1]], "{findings:?}");
+    assert!(findings[0].message.ends_with("of the source: (1000)"), "{findings:?}");
+    assert!(findings[1].message.ends_with("(1) and (1000)"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_fails_is_found_in_a_sample_and_in_a_full_look() {
+    let db = database().await;
+    let mut migration = orders(&db, 1_000).await;
+    migration.columns[2].1 = "(100 / (total - 777))::bigint".to_owned();
+    migration.reverse = vec![(Ident::new("total"), "total_minor::int".to_owned())];
+    db.client.batch_execute("ANALYZE orders").await.unwrap();
+    db.client
+        .batch_execute("ALTER TABLE orders_v2 ADD CONSTRAINT small CHECK (id < 999999)")
+        .await
+        .unwrap();
+    let findings = sampled_without_progress(&db, &migration, Extent::Full).await;
+    let failing = findings.iter().find(|f| f.is_blocker()).unwrap();
+    assert_eq!(failing.id, "rows public.orders_v2.total_minor");
+    assert!(failing.message.contains("(777)"), "{findings:?}");
+    assert!(failing.message.ends_with("22012 division by zero"), "{findings:?}");
+}
+
+async fn sampled_without_progress(db: &Db, migration: &Migration, extent: Extent) -> Vec<Finding> {
+    let effort = Effort { extent, step_rows: 300, ..Effort::default() };
+    check_with(&db.engine_client().await, migration, &effort, &|_| ()).await.unwrap()
+}
