@@ -17,5 +17,6 @@ pub mod truncate;
 pub mod write;
 
 mod cursor;
+mod read_hidden;
 mod read_visit;
 mod twin;

@@ -7,6 +7,7 @@
 use super::ident::{Ident, literal};
 use super::lex::{Kind, Token, identifier, is_keyword};
 use super::mention::{Mention, Spelling, Table, mention_at, mentions};
+use super::read_hidden::Edit;
 use super::read_visit::{Factor, Found};
 use super::splice::Spliced;
 use super::target::{Functions, Reverse, Target};
@@ -38,9 +39,26 @@ pub struct Read {
 /// A query that the shadow can answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    replaced: Vec<Replaced>,
+    /// What changes in the text, in its order.
+    pieces: Vec<Piece>,
     /// Whether its rows, as a multiset, are one right answer; else why a dark read is no test.
     pub comparable: Result<(), &'static str>,
+}
+
+/// A change of the text.
+#[derive(Debug, Clone, PartialEq)]
+enum Piece {
+    Table(Replaced),
+    Ours(Range<usize>, String),
+}
+
+impl Piece {
+    fn at(&self) -> &Range<usize> {
+        match self {
+            Self::Table(replaced) => &replaced.at,
+            Self::Ours(at, _) => at,
+        }
+    }
 }
 
 /// One reference to a source, to be replaced by a derived table of the old shape.
@@ -56,12 +74,17 @@ struct Replaced {
     alias: Option<Ident>,
     /// Conditions over the shadow's columns that follow from the client's own.
     twins: Vec<Twin>,
+    /// Columns of the shadow that it has, too, under hidden names.
+    hidden: Vec<(Ident, Ident)>,
 }
 
 impl Fit {
     /// The targets whose shadow it reads.
     pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
-        self.replaced.iter().map(|r| r.target)
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Table(replaced) => Some(replaced.target),
+            Piece::Ours(..) => None,
+        })
     }
 
     /// The query on the shadow, for parameters declared with these types (object ids by number
@@ -75,9 +98,17 @@ impl Fit {
     ) -> Option<Spliced> {
         let mut out = Spliced::default();
         let mut done = at.start;
-        for replaced in &self.replaced {
+        for piece in &self.pieces {
+            out.client(text, done..piece.at().start);
+            done = piece.at().end;
+            let replaced = match piece {
+                Piece::Table(replaced) => replaced,
+                Piece::Ours(_, sql) => {
+                    out.ours(sql);
+                    continue;
+                }
+            };
             let target = targets.get(replaced.target)?;
-            out.client(text, done..replaced.at.start);
             let mut conditions =
                 replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
             if replaced.spelling == Spelling::Unqualified {
@@ -86,11 +117,10 @@ impl Fit {
             if replaced.is_command {
                 out.ours("SELECT * FROM ");
             }
-            out.ours(&old_shape(target, &conditions)?);
+            out.ours(&old_shape(target, &replaced.hidden, &conditions)?);
             if let Some(alias) = &replaced.alias {
                 out.ours(" AS ").ours(&alias.quoted());
             }
-            done = replaced.at.end;
         }
         out.client(text, done..at.end);
         Some(out)
@@ -98,7 +128,7 @@ impl Fit {
 }
 
 /// `(SELECT … FROM shadow)`: every column of the source, in its order, of its exact type.
-fn old_shape(target: &Target, conditions: &[String]) -> Option<String> {
+fn old_shape(target: &Target, hidden: &[(Ident, Ident)], conditions: &[String]) -> Option<String> {
     let columns = target.old_shape.as_ref().ok()?.iter().map(|c| match &c.reverse {
         Reverse::Bare(column) if *column == c.name => column.quoted(),
         Reverse::Bare(column) => format!("{} AS {}", column.quoted(), c.name.quoted()),
@@ -109,7 +139,8 @@ fn old_shape(target: &Target, conditions: &[String]) -> Option<String> {
             format!("CAST(({sql}) AS {}){collate} AS {}", c.type_sql, c.name.quoted())
         }
     });
-    let columns = columns.collect::<Vec<_>>().join(", ");
+    let hidden = hidden.iter().map(|(c, name)| format!("{} AS {}", c.quoted(), name.quoted()));
+    let columns = columns.chain(hidden).collect::<Vec<_>>().join(", ");
     let condition = match conditions {
         [] => String::new(),
         conditions => format!(" WHERE {}", conditions.join(" AND ")),
@@ -205,13 +236,16 @@ fn fit(
     if let std::ops::ControlFlow::Break(unfit) = query.visit(&mut found) {
         return Err(unfit);
     }
+    let comparable = found.comparable(&query, targets);
+    let given = std::mem::take(&mut found.given);
+    let (factors, edits) = found.into_edits();
     let found_mentions = mentions(text, tokens, targets);
-    let mut replaced = Vec::with_capacity(found.factors.len());
-    for factor in &found.factors {
+    let mut replaced = Vec::with_capacity(factors.len());
+    for factor in &factors {
         replaced.push(place(text, tokens, &parsable, &found_mentions, factor)?);
     }
     replaced.sort_by_key(|r| r.at.start);
-    let mut given: Vec<_> = found.given.iter().filter_map(|at| parsable.token(*at)).collect();
+    let mut given: Vec<_> = given.iter().filter_map(|at| parsable.token(*at)).collect();
     given.sort_unstable();
     audit(&found_mentions, &replaced, &given, tokens)?;
     for r in &replaced {
@@ -219,7 +253,37 @@ fn fit(
             return Err(why.clone());
         }
     }
-    Ok(Fit { replaced, comparable: found.comparable(&query, targets) })
+    let mut pieces: Vec<Piece> = replaced.into_iter().map(Piece::Table).collect();
+    for edit in &edits {
+        pieces.extend(edited(tokens, &parsable, edit).ok_or("a change that cannot be placed")?);
+    }
+    pieces.sort_by_key(|piece| piece.at().start);
+    Ok(Fit { pieces, comparable })
+}
+
+/// The places of a change in the text.
+fn edited(tokens: &[Token], places: &Parsable, edit: &Edit) -> Option<Vec<Piece>> {
+    match edit {
+        Edit::Replace(first, last, sql) => {
+            let first = tokens.get(places.token(*first)?)?;
+            let last = tokens.get(places.token(*last)?)?;
+            Some(vec![Piece::Ours(first.at.start..last.at.end, sql.clone())])
+        }
+        Edit::CastCall(name, type_sql) => {
+            let index = places.token(*name)?;
+            let name = tokens.get(index)?;
+            let open = tokens.get(index + 1).filter(|t| t.kind == Kind::Open)?;
+            let close = tokens
+                .get(index + 2..)?
+                .iter()
+                .find(|t| t.kind == Kind::Close && t.depth == open.depth)?;
+            let (start, end) = (name.at.start, close.at.end);
+            Some(vec![
+                Piece::Ours(start..start, "CAST(".to_owned()),
+                Piece::Ours(end..end, format!(" AS {type_sql})")),
+            ])
+        }
+    }
 }
 
 /// Why the source answers whatever the tree says, as far as tokens tell. Some of it the parser
@@ -382,6 +446,7 @@ fn place(
         spelling: mention.spelling,
         alias: factor.alias.is_none().then(|| Ident::new(name)),
         twins: factor.twins.clone(),
+        hidden: factor.hidden.clone(),
     })
 }
 

@@ -2,6 +2,7 @@
 //! answer, and predicates that have an exact twin on the shadow.
 
 use super::ident::Ident;
+use super::read_hidden::{Edit, Hidden};
 use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
 use sqlparser::ast::{
@@ -40,8 +41,8 @@ const SYNTAX: [&str; 18] = [
     "current_schema",
 ];
 /// Those of `SYNTAX` whose value does not hang on when and where they run.
-const SYNTAX_FIXED: [&str; 7] =
-    ["coalesce", "nullif", "greatest", "least", "row", "array", "grouping"];
+/// Not ARRAY(SELECT …): it is in the order of its rows.
+const SYNTAX_FIXED: [&str; 6] = ["coalesce", "nullif", "greatest", "least", "row", "grouping"];
 
 /// One reference to a migrated source.
 #[derive(Debug)]
@@ -49,10 +50,14 @@ pub(super) struct Factor {
     pub(super) target: usize,
     pub(super) qualified: bool,
     pub(super) alias: Option<String>,
+    /// What the query calls it.
+    pub(super) refname: String,
     /// Line and column of the first part of the name, and of the last.
     pub(super) start: (u64, u64),
     pub(super) last_part: (u64, u64),
     pub(super) twins: Vec<Twin>,
+    /// Columns of the shadow that the derived table has, too, under hidden names.
+    pub(super) hidden: Vec<(Ident, Ident)>,
 }
 
 /// What the walk has found.
@@ -63,6 +68,7 @@ pub(super) struct Found<'a> {
     /// Where something is given the name of a migrated source, as line and column.
     pub(super) given: Vec<(u64, u64)>,
     aliases: HashSet<String>,
+    hidden: Hidden,
     selects: usize,
     incomparable: Option<&'static str>,
 }
@@ -93,9 +99,16 @@ impl<'a> Found<'a> {
             factors: Vec::new(),
             given: Vec::new(),
             aliases: HashSet::new(),
+            hidden: Hidden::default(),
             selects: 0,
             incomparable: None,
         }
+    }
+
+    /// The references, and what else has to change in the text for them.
+    pub(super) fn into_edits(self) -> (Vec<Factor>, Vec<Edit>) {
+        let edits = self.hidden.edits(&self.factors, self.targets);
+        (self.factors, edits)
     }
 
     /// Whether the multiset of rows is one right answer.
@@ -172,6 +185,8 @@ impl<'a> Found<'a> {
             start: position(first),
             last_part: position(last),
             twins,
+            refname,
+            hidden: Vec::new(),
         });
         ControlFlow::Continue(())
     }
@@ -229,6 +244,7 @@ impl Visitor for Found<'_> {
         if self.selects > 0 && (query.limit_clause.is_some() || query.fetch.is_some()) {
             self.incomparable = Some("LIMIT in a subquery");
         }
+        self.hidden.enter_query(query);
         match query.body.as_ref() {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 unfit("a data-modifying WITH")
@@ -252,9 +268,22 @@ impl Visitor for Found<'_> {
         }
         let mut tables = Vec::new();
         select.from.iter().for_each(|from| flatten(from, &mut tables));
+        let first = self.factors.len();
         for table in &tables {
             self.factor(table, select, tables.len())?;
         }
+        let known = (self.targets, self.functions);
+        self.hidden.enter_select(select, (&mut self.factors, first), known);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, _: &Select) -> Unfit {
+        self.hidden.leave_select();
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> Unfit {
+        self.hidden.leave_query();
         ControlFlow::Continue(())
     }
 
@@ -301,7 +330,7 @@ impl Visitor for Found<'_> {
 }
 
 /// All tables of an item of FROM, those within parentheses, too.
-fn flatten<'a>(from: &'a TableWithJoins, tables: &mut Vec<&'a TableFactor>) {
+pub(super) fn flatten<'a>(from: &'a TableWithJoins, tables: &mut Vec<&'a TableFactor>) {
     let relations = std::iter::once(&from.relation).chain(from.joins.iter().map(|j| &j.relation));
     for relation in relations {
         match relation {

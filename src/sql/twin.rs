@@ -4,7 +4,7 @@
 use super::ident::{Ident, literal};
 use super::read_visit::folded;
 use super::target::Target;
-use sqlparser::ast::{BinaryOperator, DataType, Expr, Value};
+use sqlparser::ast::{ArrayElemTypeDef, BinaryOperator, DataType, Expr, Value};
 
 /// `column op constant` on the shadow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,20 +155,40 @@ fn turned(operator: &'static str) -> &'static str {
 fn constant(expr: &Expr, column_type: &str) -> Option<Constant> {
     match expr {
         Expr::Value(value) => value_of(&value.value, column_type),
+        Expr::Array(list) => {
+            let element = column_type.strip_suffix("[]")?;
+            let all = list.elem.iter().map(|e| match constant(e, element)? {
+                Constant::Sql(sql) => Some(sql),
+                // Its type would be that of the elements beside it.
+                Constant::Param(..) => None,
+            });
+            let all = all.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty())?.join(", ");
+            Some(Constant::Sql(format!("ARRAY[{all}]")))
+        }
+        Expr::Nested(inner) => constant(inner, column_type),
         Expr::Cast { expr, data_type, format: None, .. } => {
             let type_sql = match data_type {
-                DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => "integer",
-                DataType::BigInt(None) | DataType::Int8(None) => "bigint",
-                DataType::SmallInt(None) | DataType::Int2(None) => "smallint",
-                _ => return None,
+                DataType::Array(ArrayElemTypeDef::SquareBracket(element, None)) => {
+                    format!("{}[]", integer(element)?)
+                }
+                other => integer(other)?.to_owned(),
             };
-            match constant(expr, type_sql)? {
+            match constant(expr, &type_sql)? {
                 Constant::Sql(sql) => Some(Constant::Sql(format!("CAST({sql} AS {type_sql})"))),
                 Constant::Param(n, _) => Some(Constant::Sql(format!("CAST(${n} AS {type_sql})"))),
             }
         }
         _ => None,
     }
+}
+
+fn integer(data_type: &DataType) -> Option<&'static str> {
+    Some(match data_type {
+        DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => "integer",
+        DataType::BigInt(None) | DataType::Int8(None) => "bigint",
+        DataType::SmallInt(None) | DataType::Int2(None) => "smallint",
+        _ => return None,
+    })
 }
 
 fn value_of(value: &Value, column_type: &str) -> Option<Constant> {

@@ -93,6 +93,10 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
         ("id = $1::bigint", "\"id\" = CAST($1 AS bigint)"),
         ("id = ANY($1)", "\"id\" = ANY (CAST($1 AS integer[]))"),
         ("id = ANY('{1,2}')", "\"id\" = ANY ('{1,2}')"),
+        ("id = ANY('{1,2}'::int[])", "\"id\" = ANY (CAST('{1,2}' AS integer[]))"),
+        ("id = ANY(ARRAY[1, 2])", "\"id\" = ANY (ARRAY[1, 2])"),
+        ("id = ANY(ARRAY['1', '2']::int8[])", "\"id\" = ANY (CAST(ARRAY['1', '2'] AS bigint[]))"),
+        ("id = ANY($1::int[])", "\"id\" = ANY (CAST($1 AS integer[]))"),
     ] {
         let sql = format!("SELECT user_id FROM public.orders WHERE {condition}");
         assert_eq!(
@@ -153,6 +157,61 @@ fn what_the_parser_does_not_read_is_fit_all_the_same() {
     ] {
         let text = shadow(sql);
         assert_eq!(text.matches("orders_v2").count(), 1, "{sql}: {text}");
+    }
+}
+
+#[test]
+fn joins_order_and_extremes_of_a_widened_column_speak_of_the_shadows_own() {
+    const HIDING: &str = "(SELECT CAST((\"id\") AS integer) AS \"id\", \"customer_id\" AS \
+                          \"user_id\", \"id\" AS \"pgsegue_id\" FROM \"public\".\"orders_v2\")";
+    const K: &str = "\"o\".\"pgsegue_id\"";
+    const ALL: &str = "\"o\".\"id\", \"o\".\"user_id\"";
+    for (sql, expected) in [
+        (
+            "SELECT o.id FROM x JOIN public.orders o ON x.o = o.id AND x.y",
+            format!("SELECT o.id FROM x JOIN {HIDING} o ON x.o = {K} AND x.y"),
+        ),
+        (
+            "SELECT * FROM public.orders o ORDER BY id, user_id LIMIT 1",
+            format!("SELECT {ALL} FROM {HIDING} o ORDER BY {K}, user_id LIMIT 1"),
+        ),
+        (
+            "SELECT x.*, o.* FROM public.orders o, x WHERE (o.id = x.a) ORDER BY o.user_id",
+            format!("SELECT x.*, {ALL} FROM {HIDING} o, x WHERE ({K} = x.a) ORDER BY o.user_id"),
+        ),
+        (
+            "SELECT * FROM x y LEFT JOIN public.orders o ON o.id = 5",
+            format!("SELECT \"y\".*, {ALL} FROM x y LEFT JOIN {HIDING} o ON {K} = 5"),
+        ),
+        (
+            "SELECT max( id ), count(*) FROM public.orders o",
+            format!("SELECT CAST(max( {K} ) AS integer), count(*) FROM {HIDING} o"),
+        ),
+        (
+            "SELECT 1 FROM public.orders o WHERE EXISTS (SELECT FROM x WHERE x.a = o.id)",
+            format!("SELECT 1 FROM {HIDING} o WHERE EXISTS (SELECT FROM x WHERE x.a = {K})"),
+        ),
+        (
+            "SELECT 1 FROM public.orders o WHERE o.id IN (SELECT a FROM x)",
+            format!("SELECT 1 FROM {HIDING} o WHERE {K} IN (SELECT a FROM x)"),
+        ),
+    ] {
+        assert_eq!(shadow(sql), expected);
+    }
+    for without in [
+        "SELECT user_id AS id FROM public.orders o ORDER BY id",
+        "SELECT id::text FROM public.orders o ORDER BY id",
+        "SELECT DISTINCT id FROM public.orders o ORDER BY id",
+        "SELECT id FROM public.orders o GROUP BY id ORDER BY id",
+        "SELECT * FROM public.orders o NATURAL JOIN x WHERE o.id = x.a",
+        "SELECT * FROM public.orders o JOIN x USING (user_id) WHERE o.id = x.a",
+        "SELECT id FROM public.orders o UNION SELECT 1 ORDER BY id",
+        "SELECT max(DISTINCT id), max(id) FILTER (WHERE user_id = 1) FROM public.orders o",
+        "SELECT o.id, (SELECT 1 FROM x WHERE x.a = o.id) FROM public.orders o GROUP BY o.id",
+        "SELECT 1 FROM public.orders o, x WHERE o.id = x.a OR x.b",
+        "SELECT 1 FROM public.orders o, x WHERE o.user_id = x.a",
+    ] {
+        assert!(!shadow(without).contains("pgsegue_id"), "{without}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reads that the shadow serves, and those that stay on the source: the client cannot tell.
 
 mod collations;
+mod music;
 mod names;
+mod proof;
 
 use crate::live::raw::{bind, describe, execute, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Raw, text};

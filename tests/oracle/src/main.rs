@@ -8,6 +8,7 @@
 
 mod ast;
 mod corpus;
+mod hidden;
 mod judge;
 mod read;
 mod report;
