@@ -7,6 +7,7 @@ use crate::engine::{Control, Phase, functions, shape};
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Statement, understand};
 use crate::sql::target::{SyncMode, Target};
+use crate::sql::write::Modes;
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -133,11 +134,12 @@ impl Known {
                 let way_out = format!("way out: {}", why.way_out());
                 ("unclassified", "source".to_owned(), None, vec![note, way_out, policy.to_owned()])
             }
-            Class::Write(target, write) => {
-                let sql =
-                    self.targets.get(*target).map(|t| write.mirrored(text, t, SyncMode::Sync));
+            Class::Write(write) => {
+                let modes = Modes::all(SyncMode::Sync);
+                let sql = Some(write.mirrored(text, &self.targets, modes));
                 let note = "the client sees the tag, rows and errors of its own statement";
-                let route = format!("source, mirrored to the shadow{}", self.at(*target));
+                let shadows: Vec<_> = write.feeds().map(|f| self.at(f.name.target)).collect();
+                let route = format!("source, mirrored to the shadow{}", shadows.join(","));
                 ("write", route, sql, vec![note.to_owned()])
             }
             Class::Read(read) => match &read.fit {

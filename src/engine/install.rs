@@ -18,7 +18,7 @@ pub(crate) const SERVING_LOCK: (i32, i32) = (0x7067_7365, 3);
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 
 /// Of the tables, and of how processes share them.
-const VERSION: i32 = 4;
+const VERSION: i32 = 5;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -81,8 +81,24 @@ CREATE TABLE IF NOT EXISTS pgsegue.events (
     why text NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_migration ON pgsegue.events (migration, id);
+-- Stores nothing: a mirrored write within a WITH list calls its sync function in an INSERT into it,
+-- which the server runs to its end whoever refers to it.
+CREATE TABLE IF NOT EXISTS pgsegue.sink (n int4 CHECK (false));
+-- Says the outcome of such a call to the proxy, which keeps it from the client.
+CREATE OR REPLACE FUNCTION pgsegue.tell(migration text, outcome int4) RETURNS bool
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = notice
+AS $$
+BEGIN
+    RAISE NOTICE '% %', migration, outcome USING ERRCODE = 'PGSG1';
+    RETURN false;
+END
+$$;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgsegue FROM PUBLIC;
 GRANT USAGE ON SCHEMA pgsegue TO PUBLIC;
+GRANT INSERT ON pgsegue.sink TO PUBLIC;
+GRANT EXECUTE ON FUNCTION pgsegue.tell(text, int4) TO PUBLIC;
 "#;
 
 /// The statements that bring schema `pgsegue` up to date.

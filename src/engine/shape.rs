@@ -105,6 +105,8 @@ pub struct Shape {
     pub mapped: Vec<Mapped>,
     /// Whether `follow_…` and `truncated_…` are there: not before the functions are installed.
     pub follows: bool,
+    /// The server's major version.
+    pub server_version: u32,
 }
 
 impl Relation {
@@ -215,9 +217,13 @@ pub async fn read(
     }
     let name = &migration.name;
     let (follow, truncated) = (sync::follow_name(name), truncate::truncated_name(name));
-    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL";
-    let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
-    Ok(Some(Shape { migration: migration.clone(), source, shadow, key, mapped, follows }))
+    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL, \
+               current_setting('server_version_num')::int4 / 10000";
+    let row = client.query_one(sql, &[&follow, &truncated]).await?;
+    let (follows, version): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
+    let server_version = u32::try_from(version).unwrap_or_default();
+    let migration = migration.clone();
+    Ok(Some(Shape { migration, source, shadow, key, mapped, follows, server_version }))
 }
 
 /// The shadow column that holds a key column: the column itself, or under a cast that keeps its
@@ -288,11 +294,13 @@ impl Shape {
             source_oid: self.source.oid,
             shadow_oid: self.shadow.oid,
             key: self.key.iter().map(|pair| pair.source.name.clone()).collect(),
+            columns: self.source.columns.iter().map(|c| c.name.clone()).collect(),
             old_shape: self.source.columns.iter().map(|c| self.way_back(c)).collect(),
             sync_function: sync::sync_name(&self.migration.name),
             follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
             truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
             mark_function: sync::mark_name(&self.migration.name),
+            server_version: self.server_version,
         }
     }
 

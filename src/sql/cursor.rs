@@ -2,18 +2,24 @@
 
 use super::lex::{Kind, Token, identifier, is_keyword};
 
-/// A position among the tokens of one statement.
+/// A position among the tokens of one statement, or of what stands between two brackets of it.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {
     text: &'a str,
     tokens: &'a [Token],
+    /// The depth of the tokens that are in no bracket opened here.
+    top: u32,
     /// Index of the next token.
     pub(super) at: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str, tokens: &'a [Token]) -> Self {
-        Self { text, tokens, at: 0 }
+        Self { text, tokens, top: tokens.first().map_or(0, |t| t.depth), at: 0 }
+    }
+
+    pub(super) fn text(&self) -> &'a str {
+        self.text
     }
 
     pub(super) fn peek(&self) -> Option<&'a Token> {
@@ -85,10 +91,15 @@ impl<'a> Cursor<'a> {
         self.peek().is_some_and(|t| self.text.get(t.at.clone()) == Some(spelling))
     }
 
-    /// Index of the first token at depth 0, from here on, that is this keyword.
+    /// Whether a token is in no bracket opened here.
+    pub(super) fn is_top(&self, token: &Token) -> bool {
+        token.depth == self.top
+    }
+
+    /// Index of the first token in no bracket, from here on, that is this keyword.
     pub(super) fn find_top(&self, keyword: &str) -> Option<usize> {
         (self.at..self.tokens.len()).find(|i| {
-            self.tokens.get(*i).is_some_and(|t| t.depth == 0 && is_keyword(self.text, t, keyword))
+            self.tokens.get(*i).is_some_and(|t| self.is_top(t) && is_keyword(self.text, t, keyword))
         })
     }
 }

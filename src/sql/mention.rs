@@ -68,6 +68,13 @@ pub fn mention_at(found: &[Mention], token: usize) -> Option<&Mention> {
     found.get(first).filter(|m| m.token == token)
 }
 
+/// All mentions at a token: tables of one name in several schemas, or of several migrations.
+pub fn mentions_at(found: &[Mention], token: usize) -> &[Mention] {
+    let first = found.partition_point(|m| m.token < token);
+    let end = found.partition_point(|m| m.token <= token);
+    found.get(first..end).unwrap_or_default()
+}
+
 /// Whether an identifier is spelled with Unicode escapes: it may mean any table.
 pub fn has_unicode_identifier(tokens: &[Token]) -> bool {
     tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted)

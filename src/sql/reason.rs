@@ -62,8 +62,14 @@ reasons! {
         "drop SEARCH and CYCLE from the WITH list, or compute it in a statement before";
     DataModifyingWith: "a data-modifying WITH",
         "make the inner INSERT, UPDATE or DELETE a statement of its own in the same transaction";
-    Merge: "MERGE",
+    MergeBefore17: "MERGE before Postgres 17, which does not return what it did",
         "write INSERT … ON CONFLICT DO UPDATE, or UPDATE, INSERT and DELETE of their own";
+    ReturningNames: "a column returned by WITH or COPY whose name is not plain",
+        "write AS name behind it; name the columns instead of * where tables are joined";
+    WithoutReturning: "a WITH item without RETURNING whose name occurs again",
+        "give the item another name, or a RETURNING";
+    WithItself: "a write in WITH RECURSIVE that says its own name",
+        "give the item another name, or leave out RECURSIVE";
     CopyOfWrite: "COPY of a data-modifying query",
         "run the write as a statement of its own; RETURNING gives its rows";
     CopyUnclear: "a COPY that is not understood",
@@ -93,6 +99,14 @@ reasons! {
         "put the column or table of that name in double quotes";
     ConflictChangesKey: "ON CONFLICT DO UPDATE of a key column",
         "leave the key columns out of DO UPDATE SET";
+    MergeChangesKey: "MERGE that changes a key column",
+        "leave the key columns out of UPDATE SET; from Postgres 18 on it is understood";
+    KeyInOwnWith: "a change of the key behind a WITH list within WITH",
+        "move the inner WITH items to the list of the statement";
+    OldUnnamed: "a change of the key whose RETURNING says old or new",
+        "write RETURNING WITH (OLD AS …), and name the old row by that";
+    ManyMigrations: "writes on more than 32 migrations",
+        "write fewer tables by one statement";
     UpdateWithoutSet: "UPDATE without SET",
         "write UPDATE table SET …";
     KeyAtCursor: "a change of the key WHERE CURRENT OF",

@@ -8,7 +8,8 @@ use super::read::{Read, read};
 use super::reason::Reason;
 use super::target::{Functions, Target};
 use super::truncate::{self, Truncate};
-use super::write::Write;
+use super::write::with::with_list;
+use super::write::{Around, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -50,8 +51,8 @@ pub enum Class {
     Passthrough,
     /// A query on a migrated source.
     Read(Box<Read>),
-    /// A write on the source of this target.
-    Write(usize, Box<Write>),
+    /// A write on sources.
+    Write(Box<Write>),
     /// It may empty migrated tables: what it has emptied is to be found out behind it.
     Truncate(Truncate),
     /// A change of the definition of a migrated table.
@@ -192,34 +193,16 @@ fn statement(
 
 /// Index of the token of the main verb: the first, or the one behind a WITH list.
 pub(super) fn main_verb(text: &str, tokens: &[Token]) -> Option<usize> {
-    let mut c = Cursor::new(text, tokens);
-    if !c.eat("with") {
-        return Some(0);
-    }
-    c.eat("recursive");
-    loop {
-        c.name()?;
-        c.eat_group();
-        if !c.eat("as") {
-            return None;
-        }
-        c.eat("not");
-        c.eat("materialized");
-        if !c.eat_group() || c.is("search") || c.is("cycle") {
-            return None;
-        }
-        if !c.eat_kind(Kind::Comma) {
-            return Some(c.at);
-        }
-    }
+    with_list(text, tokens).map(|list| list.end)
 }
 
-struct Reader<'a> {
-    text: &'a str,
-    tokens: &'a [Token],
-    targets: &'a [Arc<Target>],
-    functions: &'a Functions,
-    found: &'a [Mention],
+/// One statement in its surroundings.
+pub(super) struct Reader<'a> {
+    pub(super) text: &'a str,
+    pub(super) tokens: &'a [Token],
+    pub(super) targets: &'a [Arc<Target>],
+    pub(super) functions: &'a Functions,
+    pub(super) found: &'a [Mention],
 }
 
 impl<'a> Reader<'a> {
@@ -240,9 +223,10 @@ impl<'a> Reader<'a> {
             "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
             "truncate" => self.truncate(),
             _ if self.found.is_empty() => Class::Passthrough,
-            "create" if self.writes_migrated(0) => Class::Unclassified(Reason::DataModifyingWith),
-            "select" | "with" | "values" | "table" | "insert" | "update" | "delete" => self.dml(),
-            "merge" => self.merge(),
+            "create" if self.writes_migrated(0) => self.create_as(),
+            "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => {
+                self.dml()
+            }
             "copy" => self.copy(),
             "explain" => self.explain(),
             "alter" | "drop" | "create" => self.ddl(),
@@ -272,58 +256,55 @@ impl<'a> Reader<'a> {
     }
 
     fn dml(&self) -> Class {
-        let Some(verb) = main_verb(self.text, self.tokens) else {
-            return self.unless_nested_write(0, Reason::WithList);
-        };
-        let mut c = self.cursor();
-        c.at = verb;
-        if c.is("select") || c.is("values") || c.is("table") || c.is_kind(Kind::Open) {
-            if self.writes_migrated(0) {
-                return Class::Unclassified(Reason::DataModifyingWith);
+        match self.write(0..self.tokens.len(), Around::Nothing) {
+            Some(class) => class,
+            None if self.nested_write(0).is_some() || self.writes() => Class::Passthrough,
+            None if self.found.iter().any(|m| m.table == Table::Source) => {
+                let (text, tokens) = (self.text, self.tokens);
+                Class::Read(Box::new(read(text, tokens, self.targets, self.functions)))
             }
-            if self.nested_write(0).is_some() {
-                return Class::Passthrough;
-            }
-            return match self.found.iter().any(|m| m.table == Table::Source) {
-                true => Class::Read(Box::new(read(
-                    self.text,
-                    self.tokens,
-                    self.targets,
-                    self.functions,
-                ))),
-                false => Class::Passthrough,
-            };
+            None => Class::Passthrough,
         }
-        if c.is("merge") {
-            return self.merge();
-        }
-        self.write(verb)
     }
 
-    fn write(&self, verb: usize) -> Class {
-        if let Some(nested) = self.nested_write(0)
-            && (nested > verb || self.writes_migrated(0))
-        {
-            return Class::Unclassified(Reason::DataModifyingWith);
-        }
-        let Some(mention) = self.write_target(verb) else {
-            return Class::Passthrough;
-        };
-        if mention.table == Table::Shadow {
-            return Class::Unclassified(Reason::ShadowWrite);
-        }
-        let Some(target) = self.targets.get(mention.target) else { return Class::Passthrough };
-        if self.is_incomplete() {
+    /// Whether the main verb is that of a write.
+    fn writes(&self) -> bool {
+        let verb = main_verb(self.text, self.tokens).and_then(|verb| self.tokens.get(verb));
+        verb.is_some_and(|t| self.is_write_verb(t))
+    }
+
+    /// The class of a statement by what a query in it writes; `None`: nothing of a migrated table.
+    fn write(&self, query: Range<usize>, around: Around) -> Option<Class> {
+        match Write::read(self, query.clone(), around) {
             // The server refuses it, in words that ours must not change.
-            return Class::Passthrough;
-        }
-        match Write::read(self.text, self.tokens, verb, target, self.functions) {
-            Ok(write) if write.table_token == mention.token => {
-                Class::Write(mention.target, Box::new(write))
+            Ok(Some(_)) if self.is_incomplete() => Some(Class::Passthrough),
+            Ok(Some(write)) => Some(match self.is_hidden(&write, &query) {
+                true => Class::Unclassified(Reason::DataModifyingWith),
+                false => Class::Write(Box::new(write)),
+            }),
+            Ok(None) => {
+                self.writes_migrated(0).then_some(Class::Unclassified(Reason::DataModifyingWith))
             }
-            Ok(_) => Class::Unclassified(Reason::TableElsewhere),
-            Err(why) => Class::Unclassified(why),
+            Err(Reason::WithList) => Some(self.unless_nested_write(0, Reason::WithList)),
+            Err(why) => Some(Class::Unclassified(why)),
         }
+    }
+
+    /// Whether a write on a migrated table is none of those that were read.
+    fn is_hidden(&self, write: &Write, query: &Range<usize>) -> bool {
+        let known: Vec<_> = write.verb_tokens().collect();
+        let main = main_verb(self.text, self.tokens.get(query.clone()).unwrap_or_default());
+        let main = main.map(|verb| query.start + verb);
+        let own = main.filter(|verb| known.contains(verb));
+        let mut from = 0;
+        while let Some(verb) = self.nested_write(from) {
+            let within = own.is_some_and(|own| verb > own);
+            if !known.contains(&verb) && (within || self.write_target(verb).is_some()) {
+                return true;
+            }
+            from = verb + 1;
+        }
+        false
     }
 
     /// Whether the last token cannot be the last of any statement.
@@ -412,12 +393,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn merge(&self) -> Class {
-        let verb = main_verb(self.text, self.tokens).unwrap_or(0);
-        match self.write_target(verb) {
-            None if !self.writes_migrated(0) => Class::Passthrough,
-            _ => Class::Unclassified(Reason::Merge),
-        }
+    /// CREATE TABLE … AS a query that writes.
+    fn create_as(&self) -> Class {
+        let c = self.cursor();
+        let query = c.find_top("as").map_or(self.tokens.len(), |found| found + 1);
+        let class = self.write(query..self.tokens.len(), Around::Nothing);
+        class.unwrap_or(Class::Unclassified(Reason::DataModifyingWith))
     }
 
     fn truncate(&self) -> Class {
@@ -435,8 +416,12 @@ impl<'a> Reader<'a> {
         c.skip();
         // COPY BINARY t, the syntax of before 9.0, is still understood.
         c.eat("binary");
+        let open = c.at;
         if c.eat_group() {
-            return self.unless_nested_write(0, Reason::CopyOfWrite);
+            return match self.write(open + 1..c.at - 1, Around::Copy) {
+                Some(class) => class,
+                None => Class::Passthrough,
+            };
         }
         let Some((_, token)) = c.qualified_name() else {
             return Class::Unclassified(Reason::CopyUnclear);

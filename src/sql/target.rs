@@ -19,7 +19,9 @@ pub struct Target {
     pub shadow_oid: u32,
     /// Key columns of the source, in the order of the sync function's array arguments.
     pub key: Vec<Ident>,
-    /// All live columns of the source in attnum order, each with the way back from the shadow.
+    /// All live columns of the source in attnum order.
+    pub columns: Vec<Ident>,
+    /// The same, each with the way back from the shadow.
     /// `Err` holds why the migration cannot serve reads (a column without a reverse mapping).
     pub old_shape: Result<Vec<OldColumn>, String>,
     /// `"pgsegue"."sync_…"`: `(key arrays…, mode int4) → int4`.
@@ -32,6 +34,8 @@ pub struct Target {
     pub truncate_function: Option<String>,
     /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
     pub mark_function: String,
+    /// The server's major version: what its SQL can say.
+    pub server_version: u32,
 }
 
 /// One column of the source, expressed over the shadow.

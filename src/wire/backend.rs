@@ -177,10 +177,15 @@ pub fn push_error(
 
 /// The SQLSTATE of an `E` body.
 pub fn sqlstate(body: &[u8]) -> Option<&[u8]> {
+    field(body, b'C')
+}
+
+/// A field of an `E` or `N` body.
+pub fn field(body: &[u8], wanted: u8) -> Option<&[u8]> {
     let mut r = Reader::new(body);
     while let Some(code) = r.u8().filter(|c| *c != 0) {
         let value = r.cstr()?;
-        if code == b'C' {
+        if code == wanted {
             return Some(value);
         }
     }

@@ -4,6 +4,7 @@
 use super::targets::{run, sql_targets};
 use pgsegue::sql::statement::{Class, understand};
 use pgsegue::sql::target::{Functions, SyncMode};
+use pgsegue::sql::write::Modes;
 
 /// What a thread gets that asks for nothing, as those of sessions do.
 const STACK_BYTES: usize = 2 << 20;
@@ -123,8 +124,8 @@ fn many_statements_in_one_text() {
             let understood = understand(&text, &targets, &Functions::default());
             let mut bytes = 0;
             for statement in &understood.statements {
-                if let Class::Write(target, write) = &statement.class {
-                    let form = write.mirrored(&text, &targets[*target], SyncMode::Sync);
+                if let Class::Write(write) = &statement.class {
+                    let form = write.mirrored(&text, &targets, Modes::all(SyncMode::Sync));
                     bytes += form.text().len();
                 }
             }

@@ -265,7 +265,8 @@ async fn pause_resume_verify_abort_and_start_again_do_what_they_say() {
     control.abort("orders_v2", "a test", "no more").await.unwrap();
     until_phase(&control, "aborted").await;
     until("off", async || running.mirror() == Mirror::Off && !running.is_open()).await;
-    let functions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgsegue'::regnamespace";
+    let functions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgsegue'::regnamespace \
+                     AND proname LIKE '%orders_v2'";
     until("the functions are gone", async || db.count(functions).await == 0).await;
     db.client.batch_execute("UPDATE orders SET total = 5").await.unwrap();
     control.start("orders_v2", "a test").await.unwrap();

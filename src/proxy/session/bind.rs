@@ -8,7 +8,7 @@ use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::Routes;
 use crate::sql::reason::Reason;
-use crate::sql::statement::Understanding;
+use crate::sql::statement::{Class, Understanding};
 use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
 use std::sync::Arc;
@@ -161,12 +161,14 @@ impl Session {
                 portal.rows = self.count_original(&case, route);
                 FormKey::Original
             }
-            Decision::Mirrored(route, mode) => {
-                let key = FormKey::Mirrored(routes.generation, mode);
+            Decision::Mirrored(mirrors, modes) => {
+                let key = FormKey::Mirrored(routes.generation, modes);
                 let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
                     return self.pass_bind(frame, bind.portal, portal, out);
                 };
-                portal.rows = self.mirrored_rows(&case, route, form);
+                if let Class::Write(write) = &statement.class {
+                    portal.rows = Self::mirrored_rows(write, mirrors, (form.layout, form));
+                }
                 key
             }
             Decision::Shadow(route, native) => {
@@ -228,7 +230,7 @@ impl Session {
             }
         };
         let original = std::str::from_utf8(&statement.sql).map(Arc::from).ok()?;
-        let layout = case.and_then(Case::layout);
+        let layout = case.and_then(|case| case.layout(key));
         let form = Arc::new(Form { spliced, original, layout });
         let id = statement.id;
         let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
@@ -280,7 +282,7 @@ impl Session {
         match self.names.portal(portal).map(|p| &p.rows) {
             Some(Rows::Mirrored(m)) => match (m.layout, formats) {
                 (Layout::Counted | Layout::Outcome, _) => Vec::new(),
-                (Layout::Leading(_), [] | [_]) => formats.to_vec(),
+                (Layout::Own, _) | (Layout::Leading(_), [] | [_]) => formats.to_vec(),
                 (Layout::Leading(n), _) => {
                     std::iter::repeat_n(0, n).chain(formats.iter().copied()).collect()
                 }

@@ -1,6 +1,7 @@
 //! Class × route × session → what is sent. One place, no I/O.
 
 use super::Session;
+use super::expect::Mirrors;
 use super::prepared::{FormKey, Marks};
 use super::steps::Steps;
 use super::transaction::Block;
@@ -13,7 +14,7 @@ use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Isolation, Statement};
 use crate::sql::target::SyncMode;
-use crate::sql::write::Layout;
+use crate::sql::write::{Layout, Modes, Told, Write};
 use crate::wire::build::{Report, Severity};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub(super) enum Decision {
     /// The client's text; for a query on a migrated table, which one.
     Original(Option<Arc<Route>>),
     /// The mirrored form.
-    Mirrored(Arc<Route>, SyncMode),
+    Mirrored(Arc<Mirrors>, Modes),
     /// The client's text, and these behind it.
     Followed(Arc<Steps>),
     /// The form on the shadow.
@@ -67,17 +68,35 @@ impl Case<'_> {
     }
 
     /// What the rows of its mirrored form are.
-    pub(super) fn layout(&self) -> Option<Layout> {
-        let Class::Write(target, write) = &self.statement.class else { return None };
-        self.understander.targets.get(*target).map(|target| write.layout(target))
+    pub(super) fn layout(&self, key: FormKey) -> Option<Layout> {
+        match (&self.statement.class, key) {
+            (Class::Write(write), FormKey::Mirrored(_, modes)) => {
+                Some(write.layout(&self.understander.targets, modes))
+            }
+            _ => None,
+        }
+    }
+
+    /// The routes of the feeds that have a mode.
+    pub(super) fn mirrors(&self, write: &Write, modes: Modes) -> Mirrors {
+        let mut mirrors = Mirrors::default();
+        for (target, told) in write.told(modes) {
+            let Some(route) = self.route(target) else { continue };
+            let routes = match told {
+                Told::InRows => &mut mirrors.in_rows,
+                Told::ByNotice => &mut mirrors.by_notice,
+            };
+            routes.push(Arc::clone(route));
+        }
+        mirrors
     }
 
     /// The text of a form of this statement.
     pub(super) fn form(&self, key: FormKey) -> Option<Spliced> {
         let targets = &self.understander.targets;
         match (&self.statement.class, key) {
-            (Class::Write(target, write), FormKey::Mirrored(_, mode)) => {
-                Some(write.mirrored(self.text, targets.get(*target)?, mode))
+            (Class::Write(write), FormKey::Mirrored(_, modes)) => {
+                Some(write.mirrored(self.text, targets, modes))
             }
             (Class::Read(read), FormKey::Shadow(_)) => {
                 let fit = read.fit.as_ref().ok()?;
@@ -109,7 +128,7 @@ impl Session {
             Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
             Class::Passthrough => Decision::Original(None),
             Class::Truncate(truncate) => self.decide_truncate(case, truncate),
-            Class::Write(target, _) => self.decide_write(case, *target),
+            Class::Write(write) => self.decide_write(case, write),
             Class::Read(read) => {
                 let route = self.first_named(case);
                 match &read.fit {
@@ -161,12 +180,16 @@ impl Session {
         self.facts.as_ref().is_none_or(|f| f.means(name))
     }
 
-    /// Whether a write's table is the migrated one in this session.
-    pub(super) fn means_a_source(&self, case: &Case<'_>) -> bool {
-        match &case.statement.class {
-            Class::Write(target, _) => self.names_mean_it(case, *target),
-            _ => false,
+    /// The modes that the routes ask for: of the feeds whose table is the source in this session.
+    pub(super) fn modes(&self, case: &Case<'_>, write: &Write) -> Modes {
+        let mut modes = Modes::default();
+        for (n, feed) in write.feeds().enumerate() {
+            let mirror = case.route(feed.name.target).map(|r| r.mirror);
+            if let Some(Mirror::On(mode)) = mirror.filter(|_| self.facts_mean(feed.name)) {
+                modes = modes.with(n, mode);
+            }
         }
+        modes
     }
 
     /// Whether a query would go to the shadow right now.
@@ -186,14 +209,20 @@ impl Session {
         case.statement.names.iter().all(|n| n.target != target || self.facts_mean(*n))
     }
 
-    fn decide_write(&mut self, case: &Case<'_>, target: usize) -> Decision {
-        let Some(route) = case.route(target) else { return Decision::Original(None) };
-        let Mirror::On(mode) = route.mirror else { return Decision::Original(None) };
-        if !self.names_mean_it(case, target) {
+    fn decide_write(&mut self, case: &Case<'_>, write: &Write) -> Decision {
+        let mut modes = Modes::default();
+        for (n, feed) in write.feeds().enumerate() {
+            let Some(route) = case.route(feed.name.target) else { continue };
+            let Mirror::On(mode) = route.mirror else { continue };
+            if !self.facts_mean(feed.name) {
+                continue;
+            }
+            modes = modes.with(n, self.mode_now(route, mode));
+        }
+        if modes.is_empty() {
             return Decision::Original(None);
         }
-        let mode = self.mode_now(route, mode);
-        Decision::Mirrored(Arc::clone(route), mode)
+        Decision::Mirrored(Arc::new(case.mirrors(write, modes)), modes)
     }
 
     /// The mode of one more call of a guarded function.

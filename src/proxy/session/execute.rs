@@ -30,7 +30,9 @@ impl Session {
         self.retry.record(frame);
         match (&portal.rows, name) {
             // Some drivers ask a write for one row only: ours would then never be complete.
-            (Rows::Mirrored(m), Some(name)) if !matches!(m.layout, Layout::Leading(_)) => {
+            (Rows::Mirrored(m), Some(name))
+                if matches!(m.layout, Layout::Counted | Layout::Outcome) =>
+            {
                 if portal.has_run {
                     return self.refuse_again(name, out);
                 }

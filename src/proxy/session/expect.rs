@@ -76,14 +76,24 @@ pub(super) enum Rows {
 /// A mirrored write in flight.
 #[derive(Debug, Clone)]
 pub(super) struct Mirrored {
-    pub(super) route: Arc<Route>,
-    pub(super) verb: Verb,
+    pub(super) mirrors: Arc<Mirrors>,
+    /// The statement's, where it is a write on a source itself.
+    pub(super) verb: Option<Verb>,
     /// What its rows are.
     pub(super) layout: Layout,
     /// For the positions of errors.
     pub(super) form: Arc<Form>,
     /// Rows touched so far.
     pub(super) rows: u64,
+}
+
+/// The migrations that a write is fed to.
+#[derive(Debug, Default)]
+pub(super) struct Mirrors {
+    /// Those whose outcomes are the first columns of its rows.
+    pub(super) in_rows: Vec<Arc<Route>>,
+    /// Those whose outcomes come as notices.
+    pub(super) by_notice: Vec<Arc<Route>>,
 }
 
 /// A query on a migrated table in flight.
@@ -116,8 +126,8 @@ impl Expect {
     /// Whether a mirrored write is behind it.
     pub(super) fn is_mirrored(&self) -> bool {
         match self {
-            Self::Execute(_, rows) => rows.verb().is_some(),
-            Self::Query(rows) => rows.iter().any(|r| r.verb().is_some()),
+            Self::Execute(_, rows) => rows.mirrored().is_some(),
+            Self::Query(rows) => rows.iter().any(|r| r.mirrored().is_some()),
             _ => false,
         }
     }
@@ -167,7 +177,8 @@ impl Rows {
         match self {
             Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
-            Self::Mirrored(_) | Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
+            Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
+            Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
         }
     }
 
@@ -176,10 +187,15 @@ impl Rows {
         matches!(self, Self::Read(read) if matches!(read.served_by, ServedBy::Shadow(..)))
     }
 
-    /// The verb of a mirrored write.
+    /// The verb of a mirrored write, where another stands before it in what was sent.
     pub(super) fn verb(&self) -> Option<&'static str> {
+        self.mirrored().and_then(|m| m.verb).map(Verb::as_str)
+    }
+
+    /// The mirrored write that is behind it.
+    pub(super) fn mirrored(&self) -> Option<&Mirrored> {
         match self {
-            Self::Mirrored(m) => Some(m.verb.as_str()),
+            Self::Mirrored(m) => Some(m),
             Self::Plain
             | Self::Undescribed
             | Self::Read(_)

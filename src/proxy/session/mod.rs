@@ -13,6 +13,7 @@ mod expect;
 mod hidden;
 mod inject;
 mod marked;
+mod mirrored;
 mod parse;
 mod plan;
 mod prepared;

@@ -5,7 +5,7 @@ use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::prepared::{FormKey, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::context::Known;
-use crate::routing::{Mirror, Routes};
+use crate::routing::Routes;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Understanding};
 use crate::wire::{build, frontend};
@@ -109,11 +109,9 @@ impl Session {
     fn current_form(&mut self, case: &Case<'_>) -> (FormKey, Option<Arc<Form>>) {
         let generation = case.routes.generation;
         let key = match &case.statement.class {
-            Class::Write(target, _) => match case.route(*target).map(|r| r.mirror) {
-                Some(Mirror::On(mode)) if self.means_a_source(case) => {
-                    FormKey::Mirrored(generation, mode)
-                }
-                _ => FormKey::Original,
+            Class::Write(write) => match self.modes(case, write) {
+                modes if modes.is_empty() => FormKey::Original,
+                modes => FormKey::Mirrored(generation, modes),
             },
             Class::Read(_) if self.reads_shadow_now(case) => FormKey::Shadow(generation),
             _ => FormKey::Original,
@@ -126,7 +124,7 @@ impl Session {
             return None;
         }
         let spliced = case.form(key)?;
-        Some(Arc::new(Form { spliced, original: Arc::from(case.text), layout: case.layout() }))
+        Some(Arc::new(Form { spliced, original: Arc::from(case.text), layout: case.layout(key) }))
     }
 
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -153,7 +151,7 @@ impl Session {
             return Rows::Plain;
         };
         let (Some(only), true) = (one(&u), generation == routes.generation) else {
-            return Self::rows_of_old_form(&u, form, routes);
+            return Self::rows_of_old_form(&u, form);
         };
         let (sql, types) = (Arc::clone(&statement.sql), statement.types.clone());
         let understander = self.context.understander(routes);
@@ -165,10 +163,10 @@ impl Session {
             types: &types,
         };
         match (&only.class, key) {
-            (Class::Write(target, _), FormKey::Mirrored(..)) => match case.route(*target) {
-                Some(route) => self.mirrored_rows(&case, Arc::clone(route), form),
-                None => Rows::Plain,
-            },
+            (Class::Write(write), FormKey::Mirrored(_, modes)) => {
+                let mirrors = Arc::new(case.mirrors(write, modes));
+                Self::mirrored_rows(write, mirrors, (form.layout, form))
+            }
             (Class::Read(read), FormKey::Shadow(_)) => {
                 let fit = read.fit.as_ref().ok();
                 let native = fit.and_then(|f| self.vetted(&case, f));
@@ -185,21 +183,13 @@ impl Session {
     }
 
     /// A mirrored form of an older generation: the columns of ours still have to go.
-    fn rows_of_old_form(u: &Understanding, form: Arc<Form>, routes: &Arc<Routes>) -> Rows {
-        let Some(statement) = one(u) else { return Rows::Plain };
-        let Class::Write(target, write) = &statement.class else { return Rows::Plain };
-        let Some(route) = routes.routes.get(*target).or_else(|| routes.routes.first()) else {
-            return Rows::Plain;
-        };
-        let Some(layout) = form.layout else { return Rows::Plain };
-        let route = Arc::clone(route);
-        Rows::Mirrored(Box::new(super::expect::Mirrored {
-            route,
-            verb: write.verb,
-            layout,
-            form,
-            rows: 0,
-        }))
+    fn rows_of_old_form(u: &Understanding, form: Arc<Form>) -> Rows {
+        match one(u).map(|statement| &statement.class) {
+            Some(Class::Write(write)) => {
+                Self::mirrored_rows(write, Arc::default(), (form.layout, form))
+            }
+            _ => Rows::Plain,
+        }
     }
 }
 

@@ -112,14 +112,19 @@ impl Session {
         let case = query.case(statement);
         let rows = match decision {
             Decision::Original(route) => self.count_original(&case, route),
-            Decision::Mirrored(route, mode) => {
+            Decision::Mirrored(mirrors, modes) => {
                 self.count("mirrored", "write");
-                let key = FormKey::Mirrored(query.routes.generation, mode);
+                let key = FormKey::Mirrored(query.routes.generation, modes);
                 if let Some(form) = case.form(key) {
                     plan.forms.push((statement.at.clone(), form));
                 }
                 let form = Arc::clone(&plan.placeholder);
-                self.mirrored_rows(&case, route, form)
+                match &statement.class {
+                    Class::Write(write) => {
+                        Self::mirrored_rows(write, mirrors, (case.layout(key), form))
+                    }
+                    _ => Rows::Plain,
+                }
             }
             Decision::Shadow(route, native) => {
                 self.count("shadow", "read");

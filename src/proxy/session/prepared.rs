@@ -9,7 +9,7 @@ use super::expect::{Form, Rows};
 use crate::proxy::context::Known;
 use crate::sql::reason::Reason;
 use crate::sql::statement::Effect;
-use crate::sql::target::SyncMode;
+use crate::sql::write::Modes;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ fn counting(name: &[u8]) -> &[u8] {
 pub(super) enum FormKey {
     /// As the client wrote it.
     Original,
-    /// Mirrored, for the targets of this generation.
-    Mirrored(u64, SyncMode),
+    /// Mirrored in these modes, for the targets of this generation.
+    Mirrored(u64, Modes),
     /// On the shadow, for the targets of this generation.
     Shadow(u64),
 }
@@ -68,7 +68,7 @@ impl Prepared {
     pub(super) fn name_for(&self, key: FormKey) -> Box<[u8]> {
         let form = match key {
             FormKey::Original => "original".to_owned(),
-            FormKey::Mirrored(generation, mode) => format!("mirrored {generation} {mode:?}"),
+            FormKey::Mirrored(generation, modes) => format!("mirrored {generation} {modes:x}"),
             FormKey::Shadow(generation) => format!("shadow {generation}"),
         };
         format!("pgsegue {} {form}", self.id).into_bytes().into()

@@ -1,7 +1,7 @@
 //! Simple queries: one text, any number of statements.
 
 use super::decide::{Case, Decision};
-use super::expect::{Form, Mirrored, ReadRows, Rows, ServedBy};
+use super::expect::{Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy};
 use super::hidden;
 use super::inject::Isolated;
 use super::plan::Plan;
@@ -12,6 +12,7 @@ use crate::routing::Routes;
 use crate::sql::lex::first_word;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Understanding};
+use crate::sql::write::{Layout, Write};
 use crate::wire::{build, frontend};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -228,15 +229,14 @@ impl Session {
         Rows::Read(Box::new(ReadRows { route, began: Instant::now(), served_by }))
     }
 
+    /// The replies of a mirrored form.
     pub(super) fn mirrored_rows(
-        &self,
-        case: &Case<'_>,
-        route: Arc<crate::routing::Route>,
-        form: Arc<Form>,
+        write: &Write,
+        mirrors: Arc<Mirrors>,
+        (layout, form): (Option<Layout>, Arc<Form>),
     ) -> Rows {
-        let Class::Write(_, write) = &case.statement.class else { return Rows::Plain };
-        let Some(layout) = case.layout() else { return Rows::Plain };
-        Rows::Mirrored(Box::new(Mirrored { route, verb: write.verb, layout, form, rows: 0 }))
+        let Some(layout) = layout else { return Rows::Plain };
+        Rows::Mirrored(Box::new(Mirrored { mirrors, verb: write.verb(), layout, form, rows: 0 }))
     }
 
     fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {

@@ -1,17 +1,18 @@
 //! Frames from the server.
 
-use super::expect::{Expect, Mirrored, ReadRows, Reply, Rows, ServedBy};
+use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::marked::Kept;
 use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
-use crate::routing::Route;
 use crate::sql::read::NAME_MOVED;
-use crate::sql::write::{Layout, Verb};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::build::{self, Report, Severity};
 use crate::wire::frame::{BadLength, Header};
 use std::sync::Arc;
+
+/// A notice that tells an outcome is shorter: it has a migration's name and a place in the server.
+const TOLD_BYTES_MAX: usize = 4096;
 
 /// What to do with one frame.
 pub(super) enum Fate {
@@ -97,7 +98,8 @@ impl Session {
             // Of a function call.
             b'V' => matches!(self.replies.front(), Some(Expect::Query(rows)) if rows.is_empty()),
             b'E' => self.passes_error(header, out),
-            b'N' | b'A' => true,
+            b'N' => header.frame_bytes > TOLD_BYTES_MAX,
+            b'A' => true,
             _ => false,
         }
     }
@@ -114,6 +116,7 @@ impl Session {
                 self.parameter(body);
                 Fate::Forward
             }
+            b'N' if self.is_told(body) => Fate::Swallow,
             b'N' | b'A' => Fate::Forward,
             b'E' => self.on_error(body, out),
             b'Z' => self.on_ready(body, out),
@@ -260,95 +263,6 @@ impl Session {
             }
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
-        }
-    }
-
-    fn mirrored_reply(
-        &mut self,
-        m: &mut Mirrored,
-        (protocol, tag): (Protocol, u8),
-        body: &[u8],
-        out: &mut Out,
-    ) -> Fate {
-        match tag {
-            b'T' => Self::mirrored_description(m.layout, protocol, body, out),
-            b'D' => self.mirrored_row(m, body, out),
-            b'C' => {
-                let rows = match m.layout {
-                    Layout::Leading(_) | Layout::Outcome => {
-                        backend::command_rows(body).unwrap_or(0)
-                    }
-                    Layout::Counted => m.rows,
-                };
-                let metrics = &self.context.metrics;
-                metrics.mirrored_rows.with_label_values(&[&m.route.target.migration]).inc_by(rows);
-                if m.layout == Layout::Outcome {
-                    return Fate::Forward;
-                }
-                let tag = match m.verb {
-                    Verb::Insert => format!("INSERT 0 {rows}"),
-                    Verb::Update | Verb::Delete => format!("{} {rows}", m.verb.as_str()),
-                };
-                build::command_complete(&mut out.to_client, tag);
-                Fate::Written
-            }
-            _ => Fate::Forward,
-        }
-    }
-
-    fn mirrored_description(
-        layout: Layout,
-        protocol: Protocol,
-        body: &[u8],
-        out: &mut Out,
-    ) -> Fate {
-        match (layout, protocol) {
-            (Layout::Leading(n), _) => {
-                let done = backend::push_description_without(&mut out.to_client, body, n);
-                done.map_or(Fate::Forward, |()| Fate::Written)
-            }
-            // Only a Describe gets an answer when there are no rows to describe.
-            (Layout::Counted | Layout::Outcome, Protocol::Simple) => Fate::Swallow,
-            (Layout::Counted | Layout::Outcome, Protocol::Extended) => {
-                build::no_data(&mut out.to_client);
-                Fate::Written
-            }
-        }
-    }
-
-    fn mirrored_row(&mut self, m: &mut Mirrored, body: &[u8], out: &mut Out) -> Fate {
-        let mut values = backend::Values::of(body);
-        let first = values.next().flatten();
-        match m.layout {
-            Layout::Leading(n) => {
-                self.outcome(&m.route, backend::outcome(first));
-                let done = backend::push_row_without(&mut out.to_client, body, n);
-                done.map_or(Fate::Forward, |()| Fate::Written)
-            }
-            Layout::Outcome => {
-                self.outcome(&m.route, backend::outcome(first));
-                Fate::Swallow
-            }
-            Layout::Counted => {
-                let rows = first.and_then(|rows| std::str::from_utf8(rows).ok()?.parse().ok());
-                m.rows += rows.unwrap_or(0_u64);
-                self.outcome(&m.route, backend::outcome(values.next().flatten()));
-                Fate::Swallow
-            }
-        }
-    }
-
-    /// The sync function's outcome: 0 in step, 1 keys recorded as dirty, 2 so because of a lock.
-    pub(super) fn outcome(&mut self, route: &Arc<Route>, outcome: i32) {
-        if outcome == 0 {
-            return;
-        }
-        let migration = [route.target.migration.as_str()];
-        self.context.metrics.dirty_statements.with_label_values(&migration).inc();
-        self.transaction.has_recorded(route.gate.dirty_in_transaction());
-        if outcome == 2 {
-            self.transaction.spent_its_budget();
-            route.gate.shadow_is_locked();
         }
     }
 

@@ -17,8 +17,8 @@ use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Understanding};
 use crate::sql::write::Layout;
 use crate::wire::frame::{HEADER_BYTES, Header};
+use crate::wire::frontend;
 use crate::wire::reader::Reader;
-use crate::wire::{backend, frontend};
 use std::sync::Arc;
 
 /// As in the server: frames of these types that are longer end the session.
@@ -197,7 +197,10 @@ impl Session {
         let decision = match &statement.class {
             Class::Read(_) => Decision::Original(None),
             _ => match self.decide(&case) {
-                Decision::Mirrored(route, _) => mark_or_refuse(vec![route], Reason::LongValues),
+                Decision::Mirrored(mirrors, _) => {
+                    let routes = mirrors.in_rows.iter().chain(&mirrors.by_notice).cloned();
+                    mark_or_refuse(routes.collect(), Reason::LongValues)
+                }
                 Decision::Followed(steps) => mark_or_refuse(steps.routes(), Reason::LongValues),
                 other => other,
             },
@@ -239,10 +242,9 @@ impl Session {
         let Layout::Leading(ours) = mirrored.layout else { return None };
         let mut reader = Reader::new(rest.get(HEADER_BYTES..)?);
         let count = reader.count()?.checked_sub(ours)?;
-        let outcome = (0..ours).map(|_| reader.value()).collect::<Option<Vec<_>>>()?;
-        let outcome = backend::outcome(outcome.first().copied().flatten());
-        let route = Arc::clone(&mirrored.route);
-        self.outcome(&route, outcome);
+        let values = (0..ours).map(|_| reader.value()).collect::<Option<Vec<_>>>()?;
+        let mirrors = Arc::clone(&mirrored.mirrors);
+        self.outcomes(&mirrors, values.into_iter());
         let done = rest.len() - reader.rest().len();
         // The count stays, shorter; what was before the client's values does not.
         let length = i32::try_from(header.frame_bytes - done + 6).ok()?;

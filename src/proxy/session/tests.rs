@@ -22,11 +22,13 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         source_oid: 1,
         shadow_oid: 2,
         key: vec![Ident::new("id")],
+        columns: Vec::new(),
         old_shape: Err(String::new()),
         sync_function: "sync".into(),
         follow_function: None,
         truncate_function: Some("truncated".into()),
         mark_function: "mark".into(),
+        server_version: 15,
     };
     let route = Route {
         target: Arc::new(target),

@@ -23,6 +23,7 @@ fn targets() -> Vec<Arc<Target>> {
         source_oid: 1,
         shadow_oid: 2,
         key: vec![Ident::new("id")],
+        columns: Vec::new(),
         old_shape: Ok(vec![
             column("id", "integer", Reverse::Expression("\"id\"".into()), Some("id")),
             column("user_id", "integer", Reverse::Bare(Ident::new("customer_id")), None),
@@ -31,6 +32,7 @@ fn targets() -> Vec<Arc<Target>> {
         follow_function: None,
         truncate_function: None,
         mark_function: "m".into(),
+        server_version: 15,
     })]
 }
 

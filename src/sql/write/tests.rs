@@ -1,8 +1,9 @@
 //! Mirrored forms as text; what they do is tested on a real server.
 
 use super::*;
-use crate::sql::ident::QualifiedName;
-use crate::sql::lex::tokens;
+use crate::sql::ident::{Ident, QualifiedName};
+use crate::sql::statement::{Class, understand};
+use crate::sql::target::Functions;
 
 fn target(key: &[&str]) -> Target {
     Target {
@@ -12,11 +13,13 @@ fn target(key: &[&str]) -> Target {
         source_oid: 1,
         shadow_oid: 2,
         key: key.iter().map(|k| Ident::new(*k)).collect(),
+        columns: ["id", "a", "b"].map(Ident::new).into(),
         old_shape: Err(String::new()),
         sync_function: "\"pgsegue\".\"sync_m\"".into(),
         follow_function: None,
         truncate_function: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
+        server_version: 15,
     }
 }
 
@@ -25,11 +28,17 @@ fn mirrored(sql: &str) -> Result<String, Reason> {
 }
 
 fn mirrored_for(sql: &str, target: &Target) -> Result<(String, Layout), Reason> {
-    let tokens = tokens(sql).unwrap();
-    let verb = crate::sql::statement::main_verb(sql, &tokens).unwrap();
-    let write = Write::read(sql, &tokens, verb, target, &Functions::default())?;
-    let form = write.mirrored(sql, target, SyncMode::Sync).text().to_owned();
-    Ok((form, write.layout(target)))
+    let targets = [Arc::new(target.clone())];
+    let understood = understand(sql, &targets, &Functions::default());
+    match &understood.statements[0].class {
+        Class::Write(write) => {
+            let modes = Modes::all(SyncMode::Sync);
+            let form = write.mirrored(sql, &targets, modes).text().to_owned();
+            Ok((form, write.layout(&targets, modes)))
+        }
+        Class::Unclassified(why) => Err(*why),
+        other => panic!("{sql}: {other:?}"),
+    }
 }
 
 #[test]
@@ -154,13 +163,99 @@ fn a_with_list_is_extended() {
 }
 
 #[test]
+fn a_write_within_with_is_split_and_its_call_is_an_insert_of_nothing() {
+    let call = |from: &str| {
+        format!(
+            "INSERT INTO \"pgsegue\".\"sink\" SELECT 1 FROM (SELECT pg_catalog.count(*) AS n, \
+             \"pgsegue\".\"sync_m\"(pg_catalog.array_agg(\"pgsegue 1\"), 0) AS d FROM {from}) AS c \
+             WHERE CASE WHEN d OPERATOR(pg_catalog.=) 0 THEN false ELSE \"pgsegue\".\"tell\"('m', d) END"
+        )
+    };
+    assert_eq!(
+        mirrored(
+            "WITH w (x) AS MATERIALIZED (DELETE FROM orders o WHERE id = 1 RETURNING o.A, b + 1 c), \
+             v AS (SELECT 1) SELECT * FROM w"
+        )
+        .unwrap(),
+        format!(
+            "WITH \"pgsegue w0\" (\"pgsegue 1\", \"pgsegue c1\", \"pgsegue c2\") AS (DELETE FROM \
+             orders o WHERE id = 1  RETURNING \"o\".\"id\" AS \"pgsegue 1\",  o.A, b + 1 c), w (x) AS \
+             MATERIALIZED (SELECT \"pgsegue c1\" AS \"a\", \"pgsegue c2\" AS \"c\" FROM \"pgsegue w0\"), \
+             \"pgsegue d0\" AS ({}), v AS (SELECT 1) SELECT * FROM w",
+            call("\"pgsegue w0\"")
+        )
+    );
+    assert_eq!(
+        mirrored("WITH w AS (DELETE FROM orders WHERE id = 1), v AS (SELECT 1) TABLE v").unwrap(),
+        format!(
+            "WITH w AS (DELETE FROM orders WHERE id = 1 RETURNING \"orders\".\"id\" AS \"pgsegue 1\"), \
+             \"pgsegue d0\" AS ({}), v AS (SELECT 1) TABLE v",
+            call("\"w\"")
+        )
+    );
+    assert_eq!(
+        mirrored("COPY (DELETE FROM orders WHERE id = 1 RETURNING *) TO STDOUT").unwrap(),
+        format!(
+            "COPY (WITH \"pgsegue w\" (\"pgsegue 1\", \"pgsegue c1\", \"pgsegue c2\", \"pgsegue c3\") AS \
+             (DELETE FROM orders WHERE id = 1  RETURNING \"orders\".\"id\" AS \"pgsegue 1\",  *) , \
+             \"pgsegue d0\" AS ({}) SELECT \"pgsegue c1\" AS \"id\", \"pgsegue c2\" AS \"a\", \
+             \"pgsegue c3\" AS \"b\" FROM \"pgsegue w\") TO STDOUT",
+            call("\"pgsegue w\"")
+        )
+    );
+}
+
+#[test]
+fn from_18_on_the_old_keys_are_returned_where_they_cannot_be_read_before() {
+    let target = Target { server_version: 18, ..target(&["id"]) };
+    let sql = "MERGE INTO orders o USING x ON o.id = x.id WHEN MATCHED THEN UPDATE SET id = 2";
+    let (form, layout) = mirrored_for(sql, &target).unwrap();
+    let expected = format!(
+        "WITH \"pgsegue w\" AS ({sql} RETURNING WITH (OLD AS \"pgsegue o\") \"o\".\"id\" AS \
+         \"pgsegue 1\", \"pgsegue o\".\"id\" AS \"pgsegue o1\") "
+    );
+    assert!(form.starts_with(&expected), "{form}");
+    assert!(form.contains(
+        "UNION ALL SELECT 0, \"pgsegue o1\" FROM \"pgsegue w\" WHERE \"pgsegue o1\" IS NOT NULL"
+    ));
+    assert_eq!(layout, Layout::Counted);
+    let (form, layout) =
+        mirrored_for(&format!("{sql} RETURNING with (new as n, old AS b) b.id, *"), &target)
+            .unwrap();
+    assert!(form.contains(
+        " RETURNING with (new as n, old AS b) \"o\".\"id\" AS \"pgsegue 1\", \"b\".\"id\" AS \
+         \"pgsegue o1\",  b.id, *"
+    ));
+    assert_eq!(layout, Layout::Leading(3));
+    let why = mirrored_for(&format!("{sql} RETURNING old.id"), &target).unwrap_err();
+    assert_eq!(why, Reason::OldUnnamed);
+}
+
+#[test]
+fn a_key_that_a_conflict_sets_to_what_it_is_does_not_change() {
+    let insert = |set: &str| {
+        let sql = format!("INSERT INTO orders VALUES (1) ON CONFLICT {set}");
+        mirrored(&sql).is_ok()
+    };
+    assert!(insert("(id) DO UPDATE SET a = 1, ID = Excluded.id, b = 2"));
+    assert!(insert("(id) WHERE a > 1 DO UPDATE SET id = EXCLUDED.id WHERE orders.a = 1"));
+    assert!(!insert("(id) DO UPDATE SET id = EXCLUDED.id + 1"));
+    assert!(!insert("(id) DO UPDATE SET id = EXCLUDED.a"));
+    assert!(!insert("(id) DO UPDATE SET (id) = ROW (EXCLUDED.id)"));
+    assert!(!insert("(email) DO UPDATE SET id = EXCLUDED.id"));
+    assert!(!insert("((id)) DO UPDATE SET id = EXCLUDED.id"));
+    assert!(!insert("ON CONSTRAINT orders_pkey DO UPDATE SET id = EXCLUDED.id"));
+}
+
+#[test]
 fn refuses_what_it_cannot_capture() {
     for sql in [
         "INSERT INTO orders VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 2",
         "UPDATE orders SET id = 2 WHERE CURRENT OF c",
         "UPDATE orders SET id = 2 WHERE random() < 0.5",
-        "UPDATE ONLY (orders) SET a = 2",
-        "DELETE FROM orders RETURNING WITH (OLD AS o) o.id",
+        "MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE",
+        "DELETE FROM orders RETURNING a RETURNING b",
+        "WITH x AS (WITH y AS (SELECT 1) UPDATE orders SET id = 2) SELECT 1",
     ] {
         assert!(mirrored(sql).is_err(), "{sql}");
     }

@@ -7,6 +7,7 @@ use pgsegue::sql::prefilter::{Prefilter, Verdict};
 use pgsegue::sql::splice::Spliced;
 use pgsegue::sql::statement::{Class, Effect, Statement, understand};
 use pgsegue::sql::target::{Functions, OldColumn, Reverse, SyncMode, Target};
+use pgsegue::sql::write::Modes;
 use std::sync::{Arc, LazyLock};
 
 /// Bytes of ours per reference to a table, and per statement, at most.
@@ -171,11 +172,13 @@ pub fn targets() -> Vec<Arc<Target>> {
         source_oid: 1,
         shadow_oid: 2,
         key: key.iter().map(|k| Ident::new(*k)).collect(),
+        columns: shape.iter().map(|c| c.name.clone()).collect(),
         old_shape: Ok(shape.clone()),
         sync_function: format!("\"pgsegue\".\"sync_{migration}\""),
         follow_function: Some(format!("\"pgsegue\".\"follow_{migration}\"")),
         truncate_function: Some(format!("\"pgsegue\".\"truncated_{migration}\"")),
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
+        server_version: 15,
     };
     vec![
         Arc::new(target("m", "public.orders", "public.orders_v2", &["id"])),
@@ -230,11 +233,12 @@ fn text_is_read(text: &str, verdict: Verdict) {
 
 fn written(text: &str, statement: &Statement) {
     match &statement.class {
-        Class::Write(target, write) => {
+        Class::Write(write) => {
             for mode in [SyncMode::Sync, SyncMode::SyncRecordDeletes, SyncMode::RecordOnly] {
-                let form = write.mirrored(text, &TARGETS[*target], mode);
+                let form = write.mirrored(text, &TARGETS, Modes::all(mode));
                 // A change of the key has its condition twice.
-                is_sql(text, statement, &form, 2 * statement.at.len() + OURS_BYTES_MAX);
+                let ours = OURS_BYTES_MAX * write.feeds().count();
+                is_sql(text, statement, &form, 2 * statement.at.len() + ours);
             }
         }
         Class::Read(read) => {

@@ -9,6 +9,7 @@ mod protocol;
 mod truncate;
 mod unclassified;
 mod unreadable;
+mod within;
 
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 

@@ -9,8 +9,9 @@ use crate::tables::{Catalog, PUBLIC};
 use pgsegue::sql::prefilter::{Prefilter, Verdict as Looked};
 use pgsegue::sql::read::Read;
 use pgsegue::sql::statement::{Class, Statement, understand};
-use pgsegue::sql::target::{Functions, Target};
+use pgsegue::sql::target::{Functions, SyncMode, Target};
 use pgsegue::sql::truncate::{Extent, Reach, Truncate};
+use pgsegue::sql::write::{Modes, Write};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -156,7 +157,7 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
         Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
         Class::Read(read) => judge_read(sql, tree, statement, read, targets),
         Class::Truncate(truncate) => judge_truncate(tree, truncate, targets),
-        Class::Write(target, _) => judge_write(facts, targets, *target),
+        Class::Write(write) => judge_write(sql, facts, targets, write),
     }
 }
 
@@ -222,13 +223,16 @@ fn unread(why: &str) -> String {
     why.split(" at Line").next().unwrap_or(why).to_owned()
 }
 
-fn judge_write(facts: &Facts, targets: &[Arc<Target>], target: usize) -> Verdict {
-    let written = |t: &&Arc<Target>| facts.writes.iter().any(|name| is_name_of(name, t));
-    let tables = targets.iter().filter(&written).count();
-    match (targets.get(target).filter(&written), tables) {
-        (Some(_), 1) => Verdict::Understood("mirrored".to_owned()),
-        (None, _) => Verdict::Wrong("a write of another table".to_owned()),
-        (Some(_), _) => Verdict::Wrong("a write of several tables as one".to_owned()),
+fn judge_write(sql: &str, facts: &Facts, targets: &[Arc<Target>], write: &Write) -> Verdict {
+    let written = targets.iter().filter(|t| facts.writes.iter().any(|name| is_name_of(name, t)));
+    let written: BTreeSet<_> = written.map(|t| t.source.to_string()).collect();
+    let fed = write.feeds().filter_map(|f| targets.get(f.name.target));
+    let fed: BTreeSet<_> = fed.map(|t| t.source.to_string()).collect();
+    let form = write.mirrored(sql, targets, Modes::all(SyncMode::Sync));
+    match ast::statement(form.text()) {
+        _ if fed != written => Verdict::Wrong(format!("a write of {fed:?}, not {written:?}")),
+        Err(why) => Verdict::Wrong(format!("{why}: {}", form.text())),
+        Ok(_) => Verdict::Understood("mirrored".to_owned()),
     }
 }
 

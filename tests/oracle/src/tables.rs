@@ -74,14 +74,19 @@ impl Catalog {
             source_oid: 1,
             shadow_oid: 2,
             key: key.into_iter().map(Ident::new).collect(),
+            columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
             old_shape: Ok(table.columns.iter().map(|(n, t)| old_column(n, *t)).collect()),
             sync_function: "\"pgsegue\".\"sync_oracle\"".to_owned(),
             follow_function: Some("\"pgsegue\".\"follow_oracle\"".to_owned()),
             truncate_function: Some("\"pgsegue\".\"truncated_oracle\"".to_owned()),
             mark_function: "\"pgsegue\".\"mark_oracle\"".to_owned(),
+            server_version: SERVER,
         })
     }
 }
+
+/// What the suite is of.
+const SERVER: u32 = 15;
 
 /// The shadow of a table, or the column of it that holds a column of the source.
 pub fn shadow_name(name: &str) -> String {
