@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them: the only file that sees all of them.
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::causes;
 use crate::config::{self, Reloader, Settings};
 use crate::engine::{self, Engine};
@@ -8,6 +8,7 @@ use crate::proxy::{self, Listener, Local, LocalListener, ReusePort, SharedLimits
 use crate::routing::{Handle, Routes};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
+use crate::workload::Workload;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -71,7 +72,13 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
     let (reloader, settings) = Reloader::load(config, metrics.clone())?;
     let process = &settings.process;
     let routes = Handle::new(Routes::none());
-    let admin = Admin::new(metrics.clone(), process.control.clone());
+    let workload = Arc::new(Workload::default());
+    let shown = admin::Shown {
+        metrics: metrics.clone(),
+        control: process.control.clone(),
+        workload: Arc::clone(&workload),
+    };
+    let admin = Admin::new(shown);
     let admin_shutdown = CancellationToken::new();
     let first = match process.reuse_port {
         ReusePort::No => Some(listen(process.admin).await?),
@@ -90,7 +97,7 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
         admin.set_ready(true);
         tracing::info!(listen = %listener.address()?, admin = %process.admin, "ready");
         allow_open_files(settings.limits.clients_max);
-        let options = Arc::new(options(&settings));
+        let options = Arc::new(options(&settings, &workload));
         let hot = Hot::of(&options);
         let parts = Parts { engine, hot, reloader, admin: &admin };
         let proxied = proxy::serve(listener, local, options, routes, metrics, shutdown.clone());
@@ -251,7 +258,7 @@ enum ApplyError {
     NoEngine,
 }
 
-fn options(settings: &Settings) -> proxy::Options {
+fn options(settings: &Settings, workload: &Arc<Workload>) -> proxy::Options {
     proxy::Options {
         server: settings.process.server.clone(),
         clients: Arc::new(ArcSwapOption::from_pointee(settings.clients.clone())),
@@ -262,6 +269,7 @@ fn options(settings: &Settings) -> proxy::Options {
         sql_bytes_max: settings.process.sql_bytes_max,
         sql_buffer_bytes_max: settings.process.sql_buffer_bytes_max,
         limits: Arc::new(ArcSwap::from_pointee(settings.limits)),
+        workload: Arc::clone(workload),
     }
 }
 

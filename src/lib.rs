@@ -7,7 +7,7 @@
 //! | rank | module | what it is |
 //! |---|---|---|
 //! | 0 | [`causes`], [`clock`], [`wire`], [`sql`] | pure: frames as bytes, SQL as text; no I/O |
-//! | 1 | [`manifest`], [`telemetry`], [`throwaway`] | what an SRE declares; metrics; a Postgres for tests and the demo |
+//! | 1 | [`manifest`], [`telemetry`], [`throwaway`], [`workload`] | what an SRE declares; metrics; a Postgres for tests and the demo; what statements were seen |
 //! | 2 | [`routing`], [`pg`] | the routing snapshot every statement is decided by; the control connections |
 //! | 3 | [`proxy`], [`engine`] | the two actors: client sessions; the migration itself |
 //! | 4 | [`config`], [`admin`] | the file and its reload; HTTP |
@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod telemetry;
 pub mod throwaway;
 pub mod tls;
+pub mod workload;
 
 pub mod pg;
 pub mod routing;

@@ -1,8 +1,8 @@
 //! The metrics, on one registry. Labels are closed sets and migration names; never SQL.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Every metric of the process. Cloning shares them.
@@ -40,6 +40,11 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// 1 while the file on disk is not the configuration in force.
     pub config_rejected: IntGauge,
+    /// Statements on a migrated table that were answered so far, as they are understood now, by `migration` and `class` (write, read,
+    /// unfit_read, other, ddl, unclassified).
+    pub workload_calls: IntGaugeVec,
+    /// The share of them that was understood, by `migration`; 1 before the first.
+    pub workload_coverage: GaugeVec,
     /// Shadow reads that failed and were answered from the source.
     pub shadow_retries: IntCounter,
 }
@@ -48,6 +53,9 @@ const READ_BUCKETS: [f64; 16] = [
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
     10.0,
 ];
+
+const ONE: &[&str] = &["migration"];
+const BY_CLASS: &[&str] = &["migration", "class"];
 
 impl Metrics {
     /// A fresh registry with every metric on it.
@@ -69,7 +77,7 @@ impl Metrics {
                 &r,
                 "dirty_statements_total",
                 "Client statements that recorded dirty keys",
-                &["migration"],
+                ONE,
             )?,
             dirty_keys: gauges(&r, "dirty_keys", "Keys that are dirty now", &["migration"])?,
             repaired_keys: counters(&r, "repaired_keys_total", "Keys repaired", &["migration"])?,
@@ -81,30 +89,15 @@ impl Metrics {
             )?,
             dark_read_seconds: histograms(&r, "dark_read_seconds", "Duration of dark reads")?,
             read_seconds: histograms(&r, "read_seconds", "Duration of clients' reads")?,
-            backfill_rows: counters(
-                &r,
-                "backfill_rows_total",
-                "Rows copied by backfills",
-                &["migration"],
-            )?,
-            verify_rows: counters(
-                &r,
-                "verify_rows_total",
-                "Rows compared by verifies",
-                &["migration"],
-            )?,
+            backfill_rows: counters(&r, "backfill_rows_total", "Rows copied by backfills", ONE)?,
+            verify_rows: counters(&r, "verify_rows_total", "Rows compared by verifies", ONE)?,
             verify_differences: counters(
                 &r,
                 "verify_differences_total",
                 "Rows a verify found different",
                 &["migration", "kind"],
             )?,
-            route_changes: counters(
-                &r,
-                "route_changes_total",
-                "Changes of a routing lever",
-                &["migration"],
-            )?,
+            route_changes: counters(&r, "route_changes_total", "Changes of a routing lever", ONE)?,
             config_reloads: counters(
                 &r,
                 "config_reloads_total",
@@ -116,6 +109,8 @@ impl Metrics {
                 "config_rejected",
                 "1 while the file on disk is not in force",
             )?,
+            workload_calls: gauges(&r, "workload_calls", "Statements seen", BY_CLASS)?,
+            workload_coverage: shares(&r, "workload_coverage_ratio", "Share understood", ONE)?,
             shadow_retries: counter(
                 &r,
                 "shadow_retries_total",
@@ -170,6 +165,17 @@ fn gauges(
     labels: &[&str],
 ) -> Result<IntGaugeVec, prometheus::Error> {
     let metric = IntGaugeVec::new(opts(name, help), labels)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn shares(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let metric = GaugeVec::new(opts(name, help), labels)?;
     r.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

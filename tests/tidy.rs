@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rank of every top-level module; a module imports only strictly lower ranks.
-const RANKS: [(&str, u8); 18] = [
+const RANKS: [(&str, u8); 19] = [
     ("causes", 0),
     ("clock", 0),
     ("sql", 0),
@@ -20,6 +20,7 @@ const RANKS: [(&str, u8); 18] = [
     ("telemetry", 1),
     ("throwaway", 1),
     ("tls", 1),
+    ("workload", 1),
     ("pg", 2),
     ("routing", 2),
     ("engine", 3),

@@ -26,14 +26,19 @@ impl Failure {
     }
 
     pub(super) fn no_such_path() -> Self {
-        let hint = "GET /healthz, /readyz, /metrics, /migrations, /migrations/{name}/status or \
-                    /migrations/{name}/events";
+        let hint = "GET /healthz, /readyz, /metrics, /migrations, /migrations/{name}/status, \
+                    /migrations/{name}/workload or /migrations/{name}/events";
         Self::not_found("there is nothing at this path".to_owned(), hint)
     }
 
     pub(super) fn no_such_migration(name: &str) -> Self {
         let hint = "GET /migrations lists them";
         Self::not_found(format!("there is no migration \"{name}\""), hint)
+    }
+
+    pub(super) fn not_observed(name: &str) -> Self {
+        let hint = "GET /migrations lists those declared; its source table has to exist";
+        Self::not_found(format!("this process observes no migration \"{name}\""), hint)
     }
 
     pub(super) fn no_control() -> Self {

@@ -8,6 +8,7 @@ mod answer;
 use crate::engine::Control;
 use crate::pg::Database;
 use crate::telemetry::Metrics;
+use crate::workload::{Report, Workload};
 use answer::Failure;
 use axum::Json;
 use axum::Router;
@@ -26,16 +27,26 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the admin server shows.
 #[derive(Debug, Clone)]
+pub struct Shown {
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Where the migrations are; none without `[control]`.
+    pub control: Option<Database>,
+    /// What statements this process has seen.
+    pub workload: Arc<Workload>,
+}
+
+/// The admin server.
+#[derive(Debug, Clone)]
 pub struct Admin {
-    metrics: Metrics,
-    control: Option<Database>,
+    shown: Shown,
     ready: Arc<AtomicBool>,
 }
 
 impl Admin {
-    /// Not ready yet; without `control` there are no migrations to show.
-    pub fn new(metrics: Metrics, control: Option<Database>) -> Self {
-        Self { metrics, control, ready: Arc::default() }
+    /// Not ready yet.
+    pub fn new(shown: Shown) -> Self {
+        Self { shown, ready: Arc::default() }
     }
 
     /// Whether the process takes clients, as `/readyz` says it.
@@ -59,6 +70,7 @@ impl Admin {
             .route("/migrations", get(migrations))
             .route("/migrations/{name}/status", get(status))
             .route("/migrations/{name}/events", get(events))
+            .route("/migrations/{name}/workload", get(workload))
             .fallback(async || Failure::no_such_path())
             .with_state(self);
         axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
@@ -66,7 +78,7 @@ impl Admin {
 
     /// A connection per request: rare requests, and none of them meets a dead connection.
     async fn control(&self) -> Result<Control, Failure> {
-        let Some(control) = &self.control else { return Err(Failure::no_control()) };
+        let Some(control) = &self.shown.control else { return Err(Failure::no_control()) };
         Ok(Control::connect(control).await?)
     }
 }
@@ -80,12 +92,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Result<Response, Failure> {
-    let text = admin.metrics.encode().map_err(|error| Failure::internal(&error))?;
+    let Shown { metrics, workload, .. } = &admin.shown;
+    workload.reports().iter().for_each(|report| export(metrics, report));
+    let text = metrics.encode().map_err(|error| Failure::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 
 async fn migrations(State(admin): State<Admin>) -> Result<Response, Failure> {
-    if admin.control.is_none() {
+    if admin.shown.control.is_none() {
         return Ok(Json(Vec::<()>::new()).into_response());
     }
     Ok(Json(admin.control().await?.list().await?).into_response())
@@ -94,6 +108,36 @@ async fn migrations(State(admin): State<Admin>) -> Result<Response, Failure> {
 async fn status(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Response, Failure> {
     let status = admin.control().await?.status(&name).await?;
     Ok(Json(status.ok_or_else(|| Failure::no_such_migration(&name))?).into_response())
+}
+
+/// What this process has seen; others have seen what they have.
+async fn workload(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<Response, Failure> {
+    if admin.shown.control.is_none() {
+        return Err(Failure::no_control());
+    }
+    let report = admin.shown.workload.report(&name);
+    Ok(Json(report.ok_or_else(|| Failure::not_observed(&name))?).into_response())
+}
+
+/// The sums of the workload, as metrics.
+fn export(metrics: &Metrics, report: &Report) {
+    let migration = report.migration.as_str();
+    for (class, part) in [
+        ("write", report.writes),
+        ("read", report.reads),
+        ("unfit_read", report.unfit_reads),
+        ("other", report.other),
+        ("ddl", report.ddl),
+        ("unclassified", report.not_understood),
+    ] {
+        let calls = i64::try_from(part.calls).unwrap_or(i64::MAX);
+        metrics.workload_calls.with_label_values(&[migration, class]).set(calls);
+    }
+    let coverage = report.coverage.map_or(1.0, |percent| percent / 100.0);
+    metrics.workload_coverage.with_label_values(&[migration]).set(coverage);
 }
 
 async fn events(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Response, Failure> {

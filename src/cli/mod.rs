@@ -1,8 +1,9 @@
 //! The commands: what they take, what they print, how they end.
 //!
 //! Invariant: a command of an operator needs the config file and the database, never the running
-//! proxy: it works while the proxy hangs.
+//! proxy: it works while the proxy hangs. Only what a proxy has seen is asked of it (`admin`).
 
+mod admin;
 mod check;
 mod connect;
 mod demo;
@@ -30,6 +31,8 @@ See it work, without a database of your own:
 A migration from the first look to the last:
   pgsegue check                           is the database ready for what the file declares?
   pgsegue serve                           run the proxy; point the apps at it
+  pgsegue migration status orders_v2 --workload
+                                          what the apps send, and what of it is understood
   pgsegue migration start orders_v2       dual write, backfill, repair, verify
   pgsegue route orders_v2 --reads 10 --why 'canary'
                                           the shadow serves 10 % of the reads

@@ -103,7 +103,7 @@ impl Story {
         loop {
             let status = self.stage.status().await?;
             let (scene, rows) = match &status.phase {
-                Phase::Declared | Phase::Prepare | Phase::DualWrite => (Scene::DualWrite, 0),
+                Phase::Observe | Phase::Prepare | Phase::DualWrite => (Scene::DualWrite, 0),
                 Phase::Backfill { rows, .. } => (Scene::Backfill, *rows),
                 Phase::Repair => (Scene::Verify, 0),
                 Phase::Verify { rows, .. } => (Scene::Verify, *rows),

@@ -169,7 +169,7 @@ async fn bounds<'a>(
 ) -> Result<Option<Bounds<'a>>, Error> {
     let (after, rows) = match phase {
         Phase::Backfill { after, rows } => (after.as_deref(), *rows),
-        Phase::Declared
+        Phase::Observe
         | Phase::Prepare
         | Phase::DualWrite
         | Phase::Repair

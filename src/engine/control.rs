@@ -50,7 +50,7 @@ impl Control {
         })?;
         needs_engine(&connection.client, name).await?;
         match phase {
-            Phase::Declared | Phase::Aborted | Phase::Paused { .. } | Phase::Blocked { .. } => {
+            Phase::Observe | Phase::Aborted | Phase::Paused { .. } | Phase::Blocked { .. } => {
                 request(&connection.client, name, "start", who, "start").await
             }
             Phase::Prepare
@@ -72,7 +72,7 @@ impl Control {
         let connection = self.connection.lock().await;
         let phase = phase(&connection.client, name).await?;
         match phase {
-            Phase::Declared | Phase::Aborted => {
+            Phase::Observe | Phase::Aborted => {
                 Err(not_now(name, &phase, "be paused", "it is not running"))
             }
             Phase::Paused { .. } | Phase::Blocked { .. } => Ok(()),
@@ -96,7 +96,7 @@ impl Control {
             Phase::Paused { .. } | Phase::Blocked { .. } => {
                 request(&connection.client, name, "resume", who, "resume").await
             }
-            Phase::Declared
+            Phase::Observe
             | Phase::Prepare
             | Phase::DualWrite
             | Phase::Backfill { .. }
@@ -142,7 +142,7 @@ impl Control {
             Phase::Ready | Phase::Verify { .. } => {
                 request(&connection.client, name, "verify", who, "verify").await
             }
-            Phase::Declared
+            Phase::Observe
             | Phase::Prepare
             | Phase::DualWrite
             | Phase::Backfill { .. }

@@ -67,6 +67,8 @@ pub(crate) struct Entry {
     pub(crate) reads_blocked: Option<String>,
     pub(crate) definition: Definition,
     pub(crate) target: Option<Arc<Target>>,
+    /// Of a migration that is not started and has no target: what its statements are understood by.
+    pub(crate) observed: Option<Arc<Target>>,
     pub(crate) gate: Arc<Gate>,
     /// Wakes the worker.
     pub(crate) wake: Arc<Notify>,
@@ -77,13 +79,14 @@ impl Entry {
     pub(crate) fn new(declared: Declared, journaled: Option<&Journaled>) -> Self {
         let mut entry = Self {
             declared,
-            phase: journaled.map_or(Phase::Declared, |j| j.phase.clone()),
+            phase: journaled.map_or(Phase::Observe, |j| j.phase.clone()),
             control: journaled.map_or(ControlLevers::OPEN, |j| j.control),
             verified: journaled.is_some_and(|j| j.verified),
             gap: journaled.is_some_and(|j| j.gap),
             reads_blocked: journaled.and_then(|j| j.reads_blocked.clone()),
             definition: Definition::journaled(journaled.and_then(|j| j.fingerprint.clone())),
             target: None,
+            observed: None,
             gate: Arc::default(),
             wake: Arc::default(),
             requests: VecDeque::new(),
@@ -127,9 +130,11 @@ impl Entry {
     }
 
     fn route(&self) -> Option<Arc<Route>> {
-        let target = Arc::clone(self.target.as_ref()?);
+        let observed = self.observed.as_ref().filter(|_| !self.phase.is_bound());
+        let target = Arc::clone(self.target.as_ref().or(observed)?);
         let levers = self.levers();
-        let interrupted = self.gap || levers.dual_write == DualWrite::Off;
+        let observed = self.target.is_none();
+        let interrupted = self.gap || observed || levers.dual_write == DualWrite::Off;
         let (reads, dark_reads) = if self.may_open() && !interrupted {
             (levers.reads, levers.dark_reads)
         } else {

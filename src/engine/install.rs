@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS pgsegue.schema_version (version int4 NOT NULL);
 CREATE TABLE IF NOT EXISTS pgsegue.migrations (
     name text PRIMARY KEY,
     definition jsonb NOT NULL,
-    phase jsonb NOT NULL DEFAULT '{"phase": "declared"}',
+    phase jsonb NOT NULL DEFAULT '{"phase": "observe"}',
     declared bool NOT NULL DEFAULT true,
     -- Writes went to the source alone since dual write was last on: needs a barrier and a verify.
     gap bool NOT NULL DEFAULT false,
@@ -48,6 +48,9 @@ CREATE TABLE IF NOT EXISTS pgsegue.migrations (
 ALTER TABLE pgsegue.migrations ADD COLUMN IF NOT EXISTS reads_blocked text;
 -- How both tables were defined when the functions were installed.
 ALTER TABLE pgsegue.migrations ADD COLUMN IF NOT EXISTS fingerprint text;
+-- The phase before the start had another name up to version 4.
+ALTER TABLE pgsegue.migrations ALTER COLUMN phase SET DEFAULT '{"phase": "observe"}';
+UPDATE pgsegue.migrations SET phase = '{"phase": "observe"}' WHERE phase->>'phase' = 'declared';
 -- Whatever may be stale. Append-only, and without a unique index on purpose: a writer never waits
 -- for another one's row, and a newer record is never absorbed by one that is being removed.
 CREATE TABLE IF NOT EXISTS pgsegue.dirty_keys (

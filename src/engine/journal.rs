@@ -121,7 +121,7 @@ pub(crate) async fn declare(client: &impl GenericClient, declared: &Declared) ->
             "INSERT INTO pgsegue.migrations AS m (name, definition, file_reads, file_dark_reads, \
              file_dual_write) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET \
              declared = true, file_reads = $3, file_dark_reads = $4, file_dual_write = $5, \
-             definition = CASE WHEN m.phase->>'phase' IN ('declared', 'aborted') THEN $2 \
+             definition = CASE WHEN m.phase->>'phase' IN ('observe', 'aborted') THEN $2 \
              ELSE m.definition END",
             &[
                 &declared.migration.name,

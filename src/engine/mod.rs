@@ -14,6 +14,7 @@ mod journal;
 mod leadership;
 mod levers;
 mod mapping;
+mod observe;
 mod pace;
 mod pass;
 mod range;

@@ -44,7 +44,7 @@ pub(super) async fn handle(
 
 fn started(phase: &Phase) -> Option<Phase> {
     match phase {
-        Phase::Declared | Phase::Aborted => Some(Phase::Prepare),
+        Phase::Observe | Phase::Aborted => Some(Phase::Prepare),
         Phase::Paused { from } | Phase::Blocked { from, .. } => Some((**from).clone()),
         Phase::Prepare
         | Phase::DualWrite
@@ -57,7 +57,7 @@ fn started(phase: &Phase) -> Option<Phase> {
 
 fn paused(phase: &Phase) -> Option<Phase> {
     match phase {
-        Phase::Declared | Phase::Aborted | Phase::Paused { .. } | Phase::Blocked { .. } => None,
+        Phase::Observe | Phase::Aborted | Phase::Paused { .. } | Phase::Blocked { .. } => None,
         Phase::Prepare
         | Phase::DualWrite
         | Phase::Backfill { .. }
@@ -70,7 +70,7 @@ fn paused(phase: &Phase) -> Option<Phase> {
 fn resumed(phase: &Phase) -> Option<Phase> {
     match phase {
         Phase::Paused { from } | Phase::Blocked { from, .. } => Some((**from).clone()),
-        Phase::Declared
+        Phase::Observe
         | Phase::Prepare
         | Phase::DualWrite
         | Phase::Backfill { .. }

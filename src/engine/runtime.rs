@@ -5,7 +5,7 @@ use super::entry::{self, Entry, Request};
 use super::journal::{self, Journaled};
 use super::leadership::{self, Role};
 use super::levers::LeverChange;
-use super::{Error, Phase, drift, functions, shape, worker};
+use super::{Error, Phase, drift, functions, worker};
 use crate::manifest::{Levers, Migration, Percent};
 use crate::pg::{self, Connection};
 use crate::routing::{self, Routes};
@@ -162,6 +162,7 @@ impl Engine {
                         != journal::definition(&one.migration)
                     {
                         entry.target = None;
+                        entry.observed = None;
                     }
                     entry.declared = one.clone();
                     entry.note_gap();
@@ -182,42 +183,15 @@ impl Engine {
         Ok(changes)
     }
 
-    /// Reads the shape of every migration that has none yet. Tables that do not exist (or do not
-    /// fit) leave the migration out of the routes; it is tried again.
-    async fn find_targets(&self) -> Result<(), Error> {
-        let missing: Vec<Migration> = self
-            .state()
-            .entries
-            .values()
-            .filter(|entry| entry.target.is_none())
-            .map(|entry| entry.declared.migration.clone())
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let Some(control) = self.control().await else { return Ok(()) };
-        let mut found = false;
-        for migration in missing {
-            match shape::read(&control.client, &migration).await {
-                Ok(Some(shape)) => {
-                    self.with_entry(&migration.name, |entry| {
-                        entry.target = Some(Arc::new(shape.target()));
-                    });
-                    found = true;
-                }
-                Ok(None) => self.not_routed(&migration.name, "a table does not exist"),
-                Err(Error::Shape(reason)) => self.not_routed(&migration.name, &reason),
-                Err(error) => return Err(error),
-            }
-        }
-        if found {
-            self.publish();
-        }
-        Ok(())
+    /// The migrations whose tables are to be looked at.
+    pub(super) fn without_target(&self) -> Vec<Migration> {
+        let state = self.state();
+        let wanted = |e: &&Entry| e.target.is_none() || !e.phase.is_bound();
+        state.entries.values().filter(wanted).map(|e| e.declared.migration.clone()).collect()
     }
 
     /// A migration without a target is not mirrored: after its start that is a gap.
-    fn not_routed(&self, name: &str, reason: &str) {
+    pub(super) fn not_routed(&self, name: &str, reason: &str) {
         tracing::debug!(migration = name, reason, "not routed");
         self.with_entry(name, |entry| {
             if entry.phase.mirror() != routing::Mirror::Off {

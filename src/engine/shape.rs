@@ -217,13 +217,18 @@ pub async fn read(
     }
     let name = &migration.name;
     let (follow, truncated) = (sync::follow_name(name), truncate::truncated_name(name));
-    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL, \
-               current_setting('server_version_num')::int4 / 10000";
-    let row = client.query_one(sql, &[&follow, &truncated]).await?;
-    let (follows, version): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
-    let server_version = u32::try_from(version).unwrap_or_default();
+    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL";
+    let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
+    let server_version = server_version(client).await?;
     let migration = migration.clone();
     Ok(Some(Shape { migration, source, shadow, key, mapped, follows, server_version }))
+}
+
+/// The server's major version.
+pub(super) async fn server_version(client: &impl GenericClient) -> Result<u32, Error> {
+    let sql = "SELECT current_setting('server_version_num')::int4 / 10000";
+    let version: i32 = client.query_one(sql, &[]).await?.try_get(0)?;
+    Ok(u32::try_from(version).unwrap_or_default())
 }
 
 /// The shadow column that holds a key column: the column itself, or under a cast that keeps its

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum Phase {
-    /// In the file, not started: writes go to the source alone.
-    Declared,
+    /// In the file, not started: nothing is installed or mirrored; statements on the source are
+    /// counted, and what is understood of them.
+    Observe,
     /// `start` was asked for: check, then install.
     Prepare,
     /// Writes are mirrored; waiting until nobody writes unmirrored any more.
@@ -54,7 +55,7 @@ impl Phase {
     /// The phase's name, as the journal and `status` write it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Declared => "declared",
+            Self::Observe => "observe",
             Self::Prepare => "prepare",
             Self::DualWrite => "dual_write",
             Self::Backfill { .. } => "backfill",
@@ -71,7 +72,7 @@ impl Phase {
     /// row that a writer deletes, so deletes are recorded.
     pub(crate) fn mirror(&self) -> Mirror {
         match self {
-            Self::Declared | Self::Prepare | Self::Aborted => Mirror::Off,
+            Self::Observe | Self::Prepare | Self::Aborted => Mirror::Off,
             Self::DualWrite | Self::Backfill { .. } | Self::Repair | Self::Verify { .. } => {
                 Mirror::On(SyncMode::SyncRecordDeletes)
             }
@@ -83,7 +84,7 @@ impl Phase {
     /// Whether the declaration is bound: changing it needs an abort first.
     pub(crate) fn is_bound(&self) -> bool {
         match self {
-            Self::Declared | Self::Aborted => false,
+            Self::Observe | Self::Aborted => false,
             Self::Prepare
             | Self::DualWrite
             | Self::Backfill { .. }
@@ -99,7 +100,7 @@ impl Phase {
     pub(crate) fn serves_reads(&self) -> bool {
         match self {
             Self::Ready => true,
-            Self::Declared
+            Self::Observe
             | Self::Prepare
             | Self::DualWrite
             | Self::Backfill { .. }
@@ -114,7 +115,7 @@ impl Phase {
     /// Where to go on after a table's definition has changed: before the verify.
     pub(crate) fn after_drift(&self) -> Self {
         match self {
-            Self::Declared
+            Self::Observe
             | Self::Prepare
             | Self::Aborted
             | Self::DualWrite
@@ -132,7 +133,7 @@ impl Phase {
     /// barrier. Phases before the first mirrored write stay.
     pub(crate) fn after_gap(&self) -> Self {
         match self {
-            Self::Declared | Self::Prepare | Self::Aborted => self.clone(),
+            Self::Observe | Self::Prepare | Self::Aborted => self.clone(),
             Self::DualWrite
             | Self::Backfill { .. }
             | Self::Repair

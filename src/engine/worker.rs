@@ -115,7 +115,7 @@ impl Worker {
             return self.bridge_gap(&phase, dual).await;
         }
         match phase {
-            Phase::Declared | Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => {
+            Phase::Observe | Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => {
                 self.shape = None;
                 Ok(IDLE)
             }

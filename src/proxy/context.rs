@@ -9,6 +9,7 @@ use crate::sql::reason::Reason;
 use crate::sql::statement::{self, Understanding, understand};
 use crate::sql::target::{Functions, Target};
 use crate::telemetry::Metrics;
+use crate::workload::{Observed, Tallies, Workload};
 use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
@@ -36,7 +37,32 @@ pub(super) struct Understander {
     pub(super) targets: Vec<Arc<Target>>,
     functions: Arc<Functions>,
     prefilter: Prefilter,
-    cache: Cache<Box<str>, Arc<Understanding>>,
+    cache: Cache<Box<str>, Arc<Counted>>,
+    /// Of each target.
+    observed: Vec<Arc<Observed>>,
+}
+
+/// What a text means, and where its statements are counted.
+#[derive(Debug)]
+pub(super) struct Counted {
+    understanding: Understanding,
+    /// Of each statement.
+    tallies: Vec<Tallies>,
+}
+
+impl Counted {
+    /// The tallies of the statement of this index.
+    pub(super) fn tallies(&self, statement: usize) -> Option<&Tallies> {
+        self.tallies.get(statement)
+    }
+}
+
+impl std::ops::Deref for Counted {
+    type Target = Understanding;
+
+    fn deref(&self) -> &Understanding {
+        &self.understanding
+    }
 }
 
 /// What is known of a text.
@@ -45,7 +71,7 @@ pub(super) enum Known {
     /// It concerns no migrated table and has no effect on the session.
     Plain,
     /// It may; this is what it means.
-    Understood(Arc<Understanding>),
+    Understood(Arc<Counted>),
     /// It may, and cannot be read safely: says why.
     Unreadable(Reason),
 }
@@ -58,7 +84,8 @@ impl Context {
     ) -> Arc<Self> {
         let vetting = Vetting::start(&options);
         let dark_reads = DarkReads::start(&options, &metrics);
-        let understander = ArcSwap::from_pointee(Understander::new(&routes.load()));
+        let understander =
+            ArcSwap::from_pointee(Understander::new(&routes.load(), &options.workload));
         Arc::new(Self { options, routes, metrics, vetting, dark_reads, understander })
     }
 
@@ -68,21 +95,26 @@ impl Context {
         if now.generation == routes.generation {
             return now;
         }
-        let next = Arc::new(Understander::new(routes));
+        let next = Arc::new(Understander::new(routes, &self.options.workload));
         self.understander.store(Arc::clone(&next));
         next
     }
 }
 
 impl Understander {
-    fn new(routes: &Routes) -> Self {
+    fn new(routes: &Routes, workload: &Workload) -> Self {
         let targets: Vec<_> = routes.routes.iter().map(|r| Arc::clone(&r.target)).collect();
+        let observed = targets.iter().map(|t| workload.of(&t.migration)).collect::<Vec<_>>();
+        for (observed, target) in observed.iter().zip(&targets) {
+            observed.set_no_reads(target.old_shape.as_ref().err().map(String::as_str));
+        }
         Self {
             generation: routes.generation,
             prefilter: Prefilter::new(&targets),
             targets,
             functions: Arc::clone(&routes.functions),
             cache: Cache::new(CACHED_TEXTS),
+            observed,
         }
     }
 
@@ -100,17 +132,38 @@ impl Understander {
                 if names && !statement::changes_no_row(sql) {
                     return Known::Unreadable(why);
                 }
-                return Known::Understood(Arc::new(statement::unread(sql)));
+                let understanding = statement::unread(sql);
+                return Known::Understood(Arc::new(Counted { understanding, tallies: Vec::new() }));
             }
         };
         if let Some(found) = self.cache.get(text) {
             return Known::Understood(found);
         }
-        let understood = Arc::new(understand(text, &self.targets, &self.functions));
+        let understood = self.counted(text, understand(text, &self.targets, &self.functions));
         if text.len() <= CACHED_TEXT_BYTES_MAX {
             self.cache.insert(text.into(), Arc::clone(&understood));
         }
         Known::Understood(understood)
+    }
+
+    /// With the tallies of its statements.
+    pub(super) fn counted(&self, text: &str, understanding: Understanding) -> Arc<Counted> {
+        let tallies = understanding.statements.iter().map(|statement| {
+            let observed = self.observed.iter().enumerate();
+            let tally = |(target, observed): (usize, &Arc<Observed>)| {
+                let tally = observed.tally(target, text, statement, self.generation)?;
+                Some((target, tally))
+            };
+            observed.filter_map(tally).collect::<Tallies>()
+        });
+        let tallies = tallies.collect();
+        Arc::new(Counted { understanding, tallies })
+    }
+
+    /// The tallies of a text that is not read: it may concern every target.
+    pub(super) fn unread(&self, why: Reason) -> Tallies {
+        let observed = self.observed.iter().enumerate();
+        observed.map(|(target, o)| (target, o.unread(why, self.generation))).collect()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::pg::Database;
 use crate::routing::{self, Routes};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
+use crate::workload::Workload;
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Options {
     pub sql_buffer_bytes_max: usize,
     /// What bounds sessions.
     pub limits: SharedLimits,
+    /// Where statements on migrated tables are counted.
+    pub workload: Arc<Workload>,
 }
 
 /// How long after a failed accept (too many open files) the next one is tried.

@@ -7,6 +7,7 @@
 pub mod ident;
 pub mod lex;
 pub mod mention;
+pub mod normal;
 pub mod prefilter;
 pub mod read;
 pub mod reason;

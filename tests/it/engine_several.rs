@@ -57,7 +57,7 @@ async fn no_phase_is_left_while_another_process_serves() {
          AND query_start > '{asked}'::timestamptz + interval '500 ms'"
     );
     until("the leader has looked again", async || one(&db, &looked).await == "true").await;
-    assert_eq!(status(&control).await.phase.name(), "declared");
+    assert_eq!(status(&control).await.phase.name(), "observe");
     assert_eq!((first.mirror(), second.mirror()), (Mirror::Off, Mirror::Off));
     first.stop().await;
     // The second one leads now, and is alone.

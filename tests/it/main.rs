@@ -53,4 +53,5 @@ mod unix;
 mod versions;
 mod wire;
 mod wire_whole;
+mod workload;
 mod writes;

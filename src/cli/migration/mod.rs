@@ -5,6 +5,7 @@ mod events;
 mod rollback;
 mod show;
 mod start;
+mod workload;
 
 use super::failure::Failure;
 use std::path::Path;

@@ -1,8 +1,12 @@
 //! `pgsegue migration list | status`.
 
+use super::workload;
 use crate::cli::failure::Failure;
 use crate::cli::{connect, output};
+use crate::config;
 use crate::engine::{Phase, Status};
+use serde::Serialize;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,9 +23,25 @@ pub(in crate::cli) struct List {
 pub(in crate::cli) struct Show {
     /// The migration
     name: String,
+    /// Show what statements on the table the running proxy has seen, and what of them is understood
+    #[arg(long)]
+    workload: bool,
+    /// The admin address of a proxy to ask, where it is not the config file's; may be repeated
+    #[arg(long, value_name = "ADDRESS", requires = "workload")]
+    admin: Vec<SocketAddr>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    status: Status,
+    /// Of each proxy that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Vec<workload::Seen>>,
 }
 
 impl List {
@@ -49,10 +69,19 @@ impl Show {
     pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
         let control = connect::control(config).await?;
         let status = connect::status(&control, &self.name).await?;
+        let workload = match self.workload {
+            false => None,
+            true if self.admin.is_empty() => {
+                let own = config::load(config)?.process.admin;
+                Some(workload::ask(&self.name, &[own]).await?)
+            }
+            true => Some(workload::ask(&self.name, &self.admin).await?),
+        };
         if self.json {
-            output::json(&status)?;
+            output::json(&Answer { status, workload })?;
         } else {
             print(&status);
+            workload::print(&workload.unwrap_or_default());
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -87,7 +116,7 @@ fn print(status: &Status) {
 /// A phase in words, with what is known about its progress.
 pub(super) fn phase(phase: &Phase) -> String {
     match phase {
-        Phase::Declared => "declared (not started)".to_owned(),
+        Phase::Observe => "observe (not started)".to_owned(),
         Phase::Prepare => "prepare".to_owned(),
         Phase::DualWrite => "dual write (waiting for writers from before)".to_owned(),
         Phase::Backfill { rows, .. } => format!("backfill, {rows} rows copied"),

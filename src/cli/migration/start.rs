@@ -48,7 +48,7 @@ impl Start {
         if let Err(error) = control.start(&self.name, &connect::who("migration start")).await {
             // Whoever was disconnected wants to see how it goes on.
             let now = connect::status(&control, &self.name).await?;
-            if now.phase == Phase::Declared || step(&now.phase) != Step::Going {
+            if now.phase == Phase::Observe || step(&now.phase) != Step::Going {
                 return Err(error.into());
             }
             output::remark("it has been started already");
@@ -108,7 +108,7 @@ fn step(phase: &Phase) -> Step {
     match phase {
         Phase::Ready => Step::Ready,
         Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => Step::Stopped,
-        Phase::Declared
+        Phase::Observe
         | Phase::Prepare
         | Phase::DualWrite
         | Phase::Backfill { .. }
@@ -121,7 +121,7 @@ fn stopped(name: &str, phase: &Phase) -> Failure {
     let hint = match phase {
         Phase::Blocked { .. } => format!("then go on with `pgsegue migration resume {name}`"),
         Phase::Paused { .. } => format!("go on with `pgsegue migration resume {name}`"),
-        Phase::Declared
+        Phase::Observe
         | Phase::Prepare
         | Phase::DualWrite
         | Phase::Backfill { .. }
@@ -146,7 +146,7 @@ impl Progress {
 
     fn show(&mut self, status: &Status) {
         let (phase, rows) = match &status.phase {
-            Phase::Declared => ("waiting", None),
+            Phase::Observe => ("waiting", None),
             Phase::Prepare => ("prepare", None),
             Phase::DualWrite => ("dual write", None),
             Phase::Backfill { rows, .. } => ("backfill", Some(*rows)),

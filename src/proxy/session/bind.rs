@@ -5,10 +5,10 @@ use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
 use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
-use crate::proxy::context::Known;
+use crate::proxy::context::{Counted, Known};
 use crate::routing::Routes;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Understanding};
+use crate::sql::statement::Class;
 use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
 use std::sync::Arc;
@@ -103,13 +103,16 @@ impl Session {
         routes: &Routes,
         out: &mut Out,
     ) -> Flow {
-        match super::decide::mark_or_refuse(routes.mirrored(), why) {
+        let decision = super::decide::mark_or_refuse(routes.mirrored(), why);
+        let watch = self.watch_unread(routes, why, super::watch::taken(&decision));
+        let portal = Portal { watch, ..Portal::plain() };
+        match decision {
             Decision::Marked(marks) => {
-                let portal = Portal { marks: Some(Arc::new(marks)), ..Portal::plain() };
+                let portal = Portal { marks: Some(Arc::new(marks)), ..portal };
                 self.pass_bind(frame, bind.portal, portal, out)
             }
             Decision::Refused(report) => self.refuse_bind(report, out),
-            _ => self.pass_bind(frame, bind.portal, Portal::plain(), out),
+            _ => self.pass_bind(frame, bind.portal, portal, out),
         }
     }
 
@@ -117,7 +120,7 @@ impl Session {
         &mut self,
         frame: &[u8],
         bind: &frontend::Bind<'_>,
-        u: &Understanding,
+        u: &Counted,
         routes: &Arc<Routes>,
         out: &mut Out,
     ) -> Flow {
@@ -145,7 +148,8 @@ impl Session {
             if self.retry.forces_source() { Decision::Original(None) } else { self.decide(&case) };
         let dark = self.dark_job(&case, bind);
         self.facts_used();
-        let mut portal = Portal { effect: statement.effect, dark, ..Portal::plain() };
+        let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
+        let mut portal = Portal { effect: statement.effect, dark, watch, ..Portal::plain() };
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),
             Decision::Marked(marks) => {

@@ -44,7 +44,9 @@ impl Session {
             }
             _ => out.to_server.extend_from_slice(frame),
         }
-        self.replies.push_back(Expect::Execute(Reply::Forward, Rows::of_portal(&portal)));
+        let watch = name.and_then(|name| self.names.take_watch(name));
+        let rows = Rows::of_portal(&portal).watched(watch);
+        self.replies.push_back(Expect::Execute(Reply::Forward, rows));
         if let Some(steps) = &portal.steps {
             self.count("mirrored", "write");
             self.inject_steps(steps, out);

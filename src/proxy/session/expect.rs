@@ -3,6 +3,7 @@
 
 use super::prepared::{Bound, Portal, Undo};
 use super::steps::Steps;
+use super::watch::Watch;
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
 use crate::sql::write::{Layout, Verb};
@@ -71,6 +72,8 @@ pub(super) enum Rows {
     Steps(Arc<Steps>, Option<Arc<Form>>),
     /// Those of the client's own statement, in a text that is not its own everywhere.
     Among(Arc<Form>),
+    /// Those of a statement that is counted when it is answered; what is done with them.
+    Watched(Box<(Watch, Rows)>),
 }
 
 /// A mirrored write in flight.
@@ -158,6 +161,30 @@ impl Form {
 }
 
 impl Rows {
+    /// What is done with them, watched or not.
+    pub(super) fn bare(&self) -> &Self {
+        match self {
+            Self::Watched(watched) => watched.1.bare(),
+            other => other,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn bare_mut(&mut self) -> &mut Self {
+        match self {
+            Self::Watched(watched) => watched.1.bare_mut(),
+            other => other,
+        }
+    }
+
+    /// They are counted when they are answered.
+    pub(super) fn watched(self, watch: Option<Watch>) -> Self {
+        match watch {
+            Some(watch) => Self::Watched(Box::new((watch, self))),
+            None => self,
+        }
+    }
+
     /// The form whose positions an error has.
     pub(super) fn form(&self) -> Option<&Form> {
         match self {
@@ -169,6 +196,7 @@ impl Rows {
             Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Followed(form) | Self::Steps(_, form) => form.as_deref(),
             Self::Plain | Self::Undescribed | Self::Refused(_) => None,
+            Self::Watched(watched) => watched.1.form(),
         }
     }
 
@@ -179,12 +207,13 @@ impl Rows {
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
             Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
+            Self::Watched(watched) => watched.1.rows_pass(),
         }
     }
 
     /// Whether the shadow answers.
     pub(super) fn is_on_shadow(&self) -> bool {
-        matches!(self, Self::Read(read) if matches!(read.served_by, ServedBy::Shadow(..)))
+        matches!(self.bare(), Self::Read(r) if matches!(r.served_by, ServedBy::Shadow(..)))
     }
 
     /// The verb of a mirrored write, where another stands before it in what was sent.
@@ -196,6 +225,7 @@ impl Rows {
     pub(super) fn mirrored(&self) -> Option<&Mirrored> {
         match self {
             Self::Mirrored(m) => Some(m),
+            Self::Watched(watched) => watched.1.mirrored(),
             Self::Plain
             | Self::Undescribed
             | Self::Read(_)

@@ -1,9 +1,8 @@
 //! EXECUTE in SQL: it may run a write that SQL-level PREPARE has hidden behind a name.
 
-use crate::proxy::context::Known;
+use crate::proxy::context::{Known, Understander};
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Effect, Statement, changes_no_row};
-use std::sync::Arc;
+use crate::sql::statement::{Class, Effect, Statement, Understanding, changes_no_row};
 
 /// Whether a text may run what a name stands for.
 pub(super) fn may_execute(sql: &[u8]) -> bool {
@@ -25,19 +24,20 @@ pub(super) fn prepares_and_executes(known: &Known) -> bool {
 }
 
 /// What such a text means: of several statements, those that may run it can be told.
-pub(super) fn executes(sql: &[u8], known: &Known) -> Known {
+pub(super) fn executes(sql: &[u8], known: &Known, understander: &Understander) -> Known {
     let Known::Understood(u) = known else { return Known::Unreadable(Reason::ExecuteOfWrite) };
     if u.statements.len() < 2 {
         return Known::Unreadable(Reason::ExecuteOfWrite);
     }
-    let mut understood = u.as_ref().clone();
+    let mut understood = Understanding::clone(u);
     for statement in &mut understood.statements {
         let text = sql.get(statement.at.clone()).unwrap_or_default();
         if may_execute(text) {
             may_write(statement);
         }
     }
-    Known::Understood(Arc::new(understood))
+    let text = std::str::from_utf8(sql).unwrap_or_default();
+    Known::Understood(understander.counted(text, understood))
 }
 
 fn may_write(statement: &mut Statement) {

@@ -23,6 +23,7 @@ mod server;
 mod steps;
 mod stream;
 mod transaction;
+mod watch;
 
 #[cfg(test)]
 mod cuts;

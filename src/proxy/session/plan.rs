@@ -7,11 +7,14 @@ use super::expect::{Form, Rows, ServedBy};
 use super::prepared::{FormKey, Marks};
 use super::query::Text;
 use super::steps::Steps;
+use super::watch::Watch;
+use crate::proxy::context::Counted;
 use crate::routing::Route;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
-use crate::sql::statement::{Class, Effect, Statement, Understanding};
+use crate::sql::statement::{Class, Effect, Statement};
 use crate::wire::build::Report;
+use crate::workload::Taken;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,13 +61,14 @@ impl Session {
     pub(super) fn plan(
         &mut self,
         query: &Text<'_>,
-        u: &Understanding,
+        u: &Counted,
         plan: &mut Plan,
     ) -> Result<(), Box<Report>> {
         let alone = u.statements.len() == 1;
-        for statement in &u.statements {
+        for (index, statement) in u.statements.iter().enumerate() {
             if alone && self.retry.forces_source() {
-                plan.rows.push_back(self.retry.rows_again());
+                let watch = self.watch(&query.case(statement), u.tallies(index), Taken::Source);
+                plan.rows.push_back(self.retry.rows_again().watched(watch));
                 continue;
             }
             if matches!(statement.class, Class::Passthrough | Class::Ddl(_)) {
@@ -72,7 +76,9 @@ impl Session {
                 plan.marked.clear();
             }
             let decision = self.decide_planned(query, statement, alone, plan);
-            self.plan_statement(query, statement, alone, (decision, &mut *plan))?;
+            let taken = super::watch::taken(&decision);
+            let watch = self.watch(&query.case(statement), u.tallies(index), taken);
+            self.plan_statement(query, statement, alone, (decision, watch, &mut *plan))?;
             plan.meanings_changed |= match statement.effect {
                 Effect::State | Effect::Discard | Effect::Anything => true,
                 // What the transaction has changed may end with it.
@@ -107,7 +113,7 @@ impl Session {
         query: &Text<'_>,
         statement: &Statement,
         alone: bool,
-        (decision, plan): (Decision, &mut Plan),
+        (decision, watch, plan): (Decision, Option<Watch>, &mut Plan),
     ) -> Result<(), Box<Report>> {
         let case = query.case(statement);
         let rows = match decision {
@@ -149,12 +155,12 @@ impl Session {
             }
             Decision::Followed(steps) => {
                 self.count("mirrored", "write");
-                plan.follow(&steps, statement);
+                plan.follow(&steps, statement, watch);
                 return Ok(());
             }
             Decision::Refused(report) => return Err(report),
         };
-        plan.rows.push_back(rows);
+        plan.rows.push_back(rows.watched(watch));
         Ok(())
     }
 }
@@ -174,11 +180,12 @@ impl Plan {
         self.within.push(marks);
     }
 
-    fn follow(&mut self, steps: &Arc<Steps>, statement: &Statement) {
+    fn follow(&mut self, steps: &Arc<Steps>, statement: &Statement, watch: Option<Watch>) {
         let mut behind = Spliced::default();
         behind.ours(&super::steps::behind(steps));
         self.forms.push((statement.at.end..statement.at.end, behind));
-        self.rows.extend(super::steps::rows(steps, &self.placeholder));
+        let [own, ours] = super::steps::rows(steps, &self.placeholder);
+        self.rows.extend([own.watched(watch), ours]);
     }
 
     /// Puts the rewritten statements into the text, and the whole into every plan of rows.
@@ -195,6 +202,7 @@ impl Plan {
         spliced.client(text, done..text.len());
         let form = Arc::new(Form { spliced, original: Arc::from(text), layout: None });
         for rows in &mut self.rows {
+            let rows = rows.bare_mut();
             match rows {
                 Rows::Mirrored(m) => m.form = Arc::clone(&form),
                 Rows::Read(r) => {
@@ -210,7 +218,8 @@ impl Plan {
                 | Rows::Refused(_)
                 | Rows::Followed(None)
                 | Rows::Steps(_, None)
-                | Rows::Among(_) => {}
+                | Rows::Among(_)
+                | Rows::Watched(_) => {}
             }
         }
         self.form = Some(form);

@@ -6,6 +6,7 @@
 //! a routing change reaches statements that were prepared hours ago.
 
 use super::expect::{Form, Rows};
+use super::watch::Watch;
 use crate::proxy::context::Known;
 use crate::sql::reason::Reason;
 use crate::sql::statement::Effect;
@@ -121,6 +122,8 @@ pub(super) struct Portal {
     pub(super) steps: Option<Arc<super::steps::Steps>>,
     /// A dark read to be offered when it runs.
     pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
+    /// What counts it, until it is executed.
+    pub(super) watch: Option<Watch>,
     /// It was executed; a write without rows to give cannot be again.
     pub(super) has_run: bool,
 }
@@ -148,6 +151,7 @@ impl Portal {
             marks: None,
             steps: None,
             dark: None,
+            watch: None,
             has_run: false,
         }
     }
@@ -306,6 +310,13 @@ impl Names {
     #[cfg(test)]
     pub(super) fn portals(&mut self) -> usize {
         self.portals.values_mut().count()
+    }
+
+    /// What counts a portal: once, however often it is executed.
+    pub(super) fn take_watch(&mut self, name: &[u8]) -> Option<Watch> {
+        let mut watch = self.portals.get_mut(name)?.watch.take()?;
+        watch.begins();
+        Some(watch)
     }
 
     pub(super) fn portal_has_run(&mut self, name: &[u8]) {

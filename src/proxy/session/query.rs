@@ -6,8 +6,9 @@ use super::hidden;
 use super::inject::Isolated;
 use super::plan::Plan;
 use super::transaction::Block;
+use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
-use crate::proxy::context::{Known, Understander};
+use crate::proxy::context::{Counted, Known, Understander};
 use crate::routing::Routes;
 use crate::sql::lex::first_word;
 use crate::sql::reason::Reason;
@@ -35,7 +36,7 @@ impl Session {
         let bytes_max = self.context.options.sql_bytes_max;
         let mut known = understander.know(sql, self.readable(), bytes_max);
         if self.may_execute_hidden(sql) || hidden::prepares_and_executes(&known) {
-            known = hidden::executes(sql, &known);
+            known = hidden::executes(sql, &known, &understander);
         }
         match known {
             Known::Plain => {
@@ -78,27 +79,28 @@ impl Session {
         why: Reason,
         out: &mut Out,
     ) -> Flow {
-        match super::decide::mark_or_refuse(routes.mirrored(), why) {
+        let decision = super::decide::mark_or_refuse(routes.mirrored(), why);
+        let taken = super::watch::taken(&decision);
+        match decision {
             Decision::Marked(marks) if fails => {
                 // Nothing of ours can run before it; what it then does if it ends the transaction
                 // is not seen by the client before it is marked.
                 self.mark_behind(&marks);
-                self.forward_unseen(frame, routes, out);
-                Flow::Done
             }
             Decision::Marked(marks) if !self.take_marked() => {
                 let isolated = if begins(sql) { Isolated::Yes } else { Isolated::No };
-                self.inject_mark(&marks, isolated, out)
+                return self.inject_mark(&marks, isolated, out);
             }
             Decision::Refused(report) => {
+                self.watch_unread(routes, why, taken);
                 self.refuse_query(report, out);
-                Flow::Done
+                return Flow::Done;
             }
-            _ => {
-                self.forward_unseen(frame, routes, out);
-                Flow::Done
-            }
+            _ => {}
         }
+        let watch = self.watch_unread(routes, why, taken);
+        self.forward_unseen(frame, routes, watch, out);
+        Flow::Done
     }
 
     /// Whether a statement may be one transaction with its mark. From Postgres 18 on, a simple query
@@ -114,16 +116,24 @@ impl Session {
         }
     }
 
-    fn forward_unseen(&mut self, frame: &[u8], routes: &Arc<Routes>, out: &mut Out) {
+    fn forward_unseen(
+        &mut self,
+        frame: &[u8],
+        routes: &Arc<Routes>,
+        watch: Option<Watch>,
+        out: &mut Out,
+    ) {
         if !routes.routes.is_empty() {
             // It may have done anything to the session.
             self.apply(Effect::State, routes);
             self.names.hidden_writes = true;
         }
-        self.forward_query(frame, VecDeque::new(), out);
+        // Of a text that is not read, the first statement stands for all.
+        let rows = watch.map(|watch| Rows::Plain.watched(Some(watch)));
+        self.forward_query(frame, rows.into_iter().collect(), out);
     }
 
-    fn query_understood(&mut self, query: &Text<'_>, u: &Understanding, out: &mut Out) -> Flow {
+    fn query_understood(&mut self, query: &Text<'_>, u: &Counted, out: &mut Out) -> Flow {
         if self.wants_facts(query, u) {
             self.inject_facts(query.understander, Protocol::Simple, out);
             return Flow::Hold;

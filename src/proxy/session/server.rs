@@ -156,10 +156,11 @@ impl Session {
         let Some(mut first) = rows.pop_front() else { return Fate::Forward };
         let fate = self.rows_reply(&mut first, (Protocol::Simple, tag), body, out);
         // C, or I for a text of blanks, ends a statement.
-        if !matches!(tag, b'C' | b'I')
-            && let Some(Expect::Query(rows)) = self.replies.front_mut()
-        {
-            rows.push_front(first);
+        let ends = matches!(tag, b'C' | b'I');
+        match self.replies.front_mut() {
+            Some(Expect::Query(rows)) if !ends => rows.push_front(first),
+            Some(front) => front.watch_next(),
+            None => {}
         }
         fate
     }
@@ -252,6 +253,10 @@ impl Session {
         out: &mut Out,
     ) -> Fate {
         match rows {
+            Rows::Watched(watched) => {
+                watched.0.sees(tag);
+                self.rows_reply(&mut watched.1, (protocol, tag), body, out)
+            }
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
             Rows::Mark(_) => Fate::Swallow,
             Rows::Plain | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => Fate::Forward,
@@ -380,6 +385,9 @@ impl Session {
 
     /// After an error the server ignores frames up to the next Sync (a simple query just ends).
     fn skip_to_sync(&mut self, out: &mut Out, given: Given) {
+        if given == Given::Yes {
+            self.watched_fails();
+        }
         match self.replies.front_mut() {
             Some(Expect::Query(rows)) => {
                 rows.clear();

@@ -10,11 +10,12 @@ use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Reply, Rows};
 use super::parse::one;
 use super::prepared::{FormKey, Portal, Prepared, Undo};
+use super::watch::Watch;
 use super::{Fatal, Flow, Hold, Out, Protocol, Session};
-use crate::proxy::context::{Known, Readable};
+use crate::proxy::context::{Counted, Known, Readable};
 use crate::routing::Routes;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Effect, Understanding};
+use crate::sql::statement::{Class, Effect};
 use crate::sql::write::Layout;
 use crate::wire::frame::{HEADER_BYTES, Header};
 use crate::wire::frontend;
@@ -140,12 +141,17 @@ impl Session {
             _ => None,
         };
         let decision = match (unseen, known) {
-            (Some(why), _) => mark_or_refuse(routes.mirrored(), why),
+            (Some(why), _) => {
+                let decision = mark_or_refuse(routes.mirrored(), why);
+                portal.watch = self.watch_unread(&routes, why, super::watch::taken(&decision));
+                decision
+            }
             (None, Some(Known::Understood(u))) => {
                 match self.decide_long(bind.statement, &u, &routes, out) {
                     None => return Ok(Streamed::Wait),
-                    Some(decision) => {
+                    Some((decision, watch)) => {
                         portal.effect = one(&u).map_or(Effect::None, |s| s.effect);
+                        portal.watch = watch;
                         decision
                     }
                 }
@@ -174,13 +180,13 @@ impl Session {
     fn decide_long(
         &mut self,
         name: &[u8],
-        u: &Understanding,
+        u: &Counted,
         routes: &Arc<Routes>,
         out: &mut Out,
-    ) -> Option<Decision> {
+    ) -> Option<(Decision, Option<Watch>)> {
         let statement = self.names.statement(name).map(|s| (Arc::clone(&s.sql), s.types.clone()));
         let (Some((sql, types)), Some(statement)) = (statement, one(u)) else {
-            return Some(Decision::Original(None));
+            return Some((Decision::Original(None), None));
         };
         let understander = self.context.understander(routes);
         let case = Case {
@@ -205,8 +211,9 @@ impl Session {
                 other => other,
             },
         };
+        let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
         self.facts_used();
-        Some(decision)
+        Some((decision, watch))
     }
 
     /// Whether an error goes on without being held: nothing is done with it, and it is long.
@@ -236,7 +243,8 @@ impl Session {
             Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
             _ => None,
         };
-        let Some(Rows::Mirrored(mirrored)) = rows.filter(|_| header.tag == b'D') else {
+        let Some(Rows::Mirrored(mirrored)) = rows.map(Rows::bare).filter(|_| header.tag == b'D')
+        else {
             return None;
         };
         let Layout::Leading(ours) = mirrored.layout else { return None };

@@ -55,6 +55,7 @@ pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
         sql_bytes_max: 1 << 20,
         sql_buffer_bytes_max: 1 << 26,
         limits: Arc::new(arc_swap::ArcSwap::from_pointee(LIMITS)),
+        workload: Arc::default(),
     };
     let handle = Handle::new(routes);
     let metrics = Metrics::new().unwrap();

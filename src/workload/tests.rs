@@ -1,0 +1,107 @@
+//! What is counted, and its bounds; what sessions count is tested on a real server.
+
+use super::*;
+use crate::sql::ident::{Ident, QualifiedName};
+use crate::sql::statement::understand;
+use crate::sql::target::{Functions, Target};
+
+fn target() -> Arc<Target> {
+    Arc::new(Target {
+        migration: "m".into(),
+        source: QualifiedName::parse("public.orders").unwrap(),
+        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
+        source_oid: 1,
+        shadow_oid: 0,
+        key: vec![Ident::new("id")],
+        old_shape: Err("there is no shadow".to_owned()),
+        sync_function: "sync".into(),
+        follow_function: None,
+        truncate_function: None,
+        mark_function: "mark".into(),
+        server_version: 15,
+    })
+}
+
+fn count(observed: &Observed, sql: &str, generation: u64) -> Option<Arc<Tally>> {
+    let understanding = understand(sql, &[target()], &Functions::default());
+    let tally = observed.tally(0, sql, &understanding.statements[0], generation)?;
+    tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
+    Some(tally)
+}
+
+#[test]
+fn memory_has_a_bound_and_sums_stay_right_whatever_is_sent() {
+    const TEXTS: u64 = 100_000;
+    let workload = Workload::default();
+    let name =
+        |n: u64| format!("SELECT column_{n:06} FROM orders WHERE {}", "a = 'b' OR ".repeat(50));
+    let understanding = understand(&name(0), &[target()], &Functions::default());
+    let used = allocation_counter::measure(|| {
+        let observed = workload.of("m");
+        for n in 0..TEXTS {
+            let tally = observed.tally(0, &name(n), &understanding.statements[0], 1).unwrap();
+            tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
+        }
+    });
+    assert!((0..4 << 20).contains(&used.bytes_current), "{used:?}");
+    let report = workload.report("m").unwrap();
+    assert_eq!((report.calls, report.unfit_reads.calls), (TEXTS, TEXTS));
+    assert_eq!(report.calls_not_kept, TEXTS - u64::try_from(KINDS_MAX).unwrap());
+    assert_eq!(report.kinds, KINDS_MAX + 1);
+    let others: Vec<_> = report.statements.iter().filter(|s| s.text.starts_with('(')).collect();
+    assert_eq!(others.len(), 1);
+    assert_eq!((others[0].calls, others[0].why.as_deref()), (99_000, Some("several reasons")));
+    let longest = report.statements.iter().map(|s| s.text.len()).max().unwrap();
+    assert!(longest <= TEXT_BYTES_MAX + " …".len(), "{longest}");
+}
+
+#[test]
+fn statements_of_other_tables_are_not_counted_and_those_that_may_write_any_are() {
+    let workload = Workload::default();
+    let observed = workload.of("m");
+    for sql in ["SELECT * FROM elsewhere.orders", "SET search_path = a", "BEGIN"] {
+        assert!(count(&observed, sql, 1).is_none(), "{sql}");
+    }
+    for sql in ["DO 'BEGIN DELETE FROM orders; END'", "SELECT 'orders"] {
+        assert!(count(&observed, sql, 1).is_some(), "{sql}");
+    }
+    let report = workload.report("m").unwrap();
+    assert_eq!((report.calls, report.coverage), (2, Some(0.0)));
+    let reasons: Vec<_> = report.statements.iter().map(|s| s.why.as_deref().unwrap()).collect();
+    assert_eq!(reasons, [Reason::NotSql.text(), Reason::Code.text()]);
+}
+
+#[test]
+fn a_truncate_of_the_whole_table_is_a_write_and_one_of_a_part_is_not_understood() {
+    let observed = Observed::new();
+    for sql in ["TRUNCATE orders", "TRUNCATE users CASCADE", "TRUNCATE ONLY orders"] {
+        count(&observed, sql, 1).unwrap();
+    }
+    assert!(count(&observed, "TRUNCATE users", 1).is_none());
+    let report = observed.report("m");
+    assert_eq!((report.writes.calls, report.not_understood.calls), (2, 1));
+}
+
+#[test]
+fn a_read_counts_as_what_it_is_now_and_nothing_else_does() {
+    let observed = Observed::new();
+    let read = |verdict, generation| {
+        let tally = observed.find(Text::of(Some("select")), verdict, generation);
+        tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
+    };
+    read(Verdict::UnfitRead("there is no shadow".into()), 1);
+    read(Verdict::NotUnderstood(Reason::Merge), 1);
+    read(Verdict::Read, 2);
+    let report = observed.report("m");
+    let calls = [report.reads.calls, report.unfit_reads.calls, report.not_understood.calls];
+    assert_eq!(calls, [2, 0, 1]);
+    assert_eq!(report.coverage, Some(66.66));
+}
+
+#[test]
+fn a_reason_quotes_no_value() {
+    let observed = Observed::new();
+    count(&observed, "SELECT * FROM orders WHERE a = ANY 'secret' 'secret'", 1).unwrap();
+    let report = serde_json::to_string(&observed.report("m")).unwrap();
+    assert!(!report.contains("secret"), "{report}");
+}

@@ -1,0 +1,318 @@
+//! What a proxy has seen of a table before its migration is started: exact numbers, no values, and
+//! nothing changed for it.
+
+use crate::support::{Proxy, TestDb, connect, database, eventually};
+use serde_json::{Value, json};
+use std::process::Output;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+const MIGRATION: &str = r#"
+[[migration]]
+name = "orders_v2"
+source = "public.orders"
+shadow = "public.orders_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+customer_id = "user_id"
+total_minor = "total::bigint * 100"
+[migration.reverse]
+user_id = "customer_id"
+total = "(total_minor / 100)::int"
+"#;
+
+const SOURCE: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, user_id int NOT NULL, total int);
+    CREATE TABLE users (id int PRIMARY KEY, name text);
+    INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 10) AS i;
+    INSERT INTO orders SELECT i, i % 7, i * 3 FROM generate_series(1, 100) AS i;";
+
+const SHADOW: &str =
+    "CREATE TABLE orders_v2 (id int PRIMARY KEY, customer_id int NOT NULL, total_minor bigint)";
+
+async fn orders() -> TestDb {
+    let db = database().await;
+    db.client.batch_execute(SOURCE).await.unwrap();
+    db
+}
+
+async fn through(proxy: &Proxy) -> Client {
+    connect(&proxy.conninfo()).await
+}
+
+fn report(proxy: &Proxy) -> Value {
+    let (status, body) = proxy.get("/migrations/orders_v2/workload");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Waits for the report to say so much: a statement is counted when it is answered.
+async fn report_of_calls(proxy: &Proxy, calls: u64) -> Value {
+    eventually("the calls are counted", async || {
+        let report = report(proxy);
+        if report["calls"] == calls { Ok(report) } else { Err(report) }
+    })
+    .await
+}
+
+fn line<'a>(report: &'a Value, text: &str) -> &'a Value {
+    let lines = report["statements"].as_array().unwrap();
+    let found = lines.iter().find(|line| line["text"] == text);
+    found.unwrap_or_else(|| panic!("{text} is not in {report:#}"))
+}
+
+fn said(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything that the server says of a text, error included.
+async fn answer(client: &Client, sql: &str) -> Vec<String> {
+    match client.simple_query(sql).await {
+        Ok(messages) => messages
+            .iter()
+            .map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    let values = (0..row.len()).map(|i| format!("{:?}", row.get(i)));
+                    values.collect::<Vec<_>>().join(",")
+                }
+                SimpleQueryMessage::CommandComplete(rows) => format!("done {rows}"),
+                other => format!("{other:?}"),
+            })
+            .collect(),
+        Err(error) => vec![format!("{:?}", error.as_db_error())],
+    }
+}
+
+/// What the database consists of, and whatever pgsegue keeps in it.
+async fn installed(db: &TestDb) -> Vec<String> {
+    let sql = "SELECT concat_ws(' ', 'function', p.oid::regprocedure, xmin) FROM pg_proc p \
+        WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) \
+        UNION ALL SELECT concat_ws(' ', 'relation', c.oid::regclass, xmin) FROM pg_class c \
+        WHERE relnamespace IN ('public'::regnamespace, 'pgsegue'::regnamespace) AND relkind <> 't' \
+        UNION ALL SELECT concat_ws(' ', 'trigger', tgname, tgrelid::regclass) FROM pg_trigger \
+        UNION ALL SELECT concat_ws(' ', 'migration', m) FROM pgsegue.migrations m \
+        UNION ALL SELECT concat_ws(' ', 'event', e) FROM pgsegue.events e \
+        UNION ALL SELECT concat_ws(' ', 'key', d) FROM pgsegue.dirty_keys d ORDER BY 1";
+    let rows = db.client.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_seen_before_the_start_is_counted_exactly_and_nothing_is_changed() {
+    let (db, twin) = (orders().await, orders().await);
+    for db in [&db, &twin] {
+        db.client.batch_execute(SHADOW).await.unwrap();
+    }
+    let proxy = Proxy::start(&db, MIGRATION).await;
+    // Each class, as simple queries; users alone is not looked into.
+    let texts = [
+        ("SELECT total FROM orders WHERE id = 7", 3),
+        ("select total from ORDERS where id=8 -- again", 2),
+        ("SELECT o.total, u.name FROM orders o JOIN users u ON u.id = o.user_id WHERE o.id = 3", 1),
+        ("SELECT ctid FROM orders WHERE id = 1", 2),
+        ("UPDATE orders SET total = 5 WHERE id = 7", 4),
+        ("INSERT INTO orders VALUES (1001, 1, 1), (1002, 2, 2)", 1),
+        ("DELETE FROM orders WHERE id = 1001", 1),
+        ("LOCK TABLE orders", 1),
+        ("ALTER TABLE orders ADD COLUMN note text", 1),
+        ("DO 'BEGIN DELETE FROM orders WHERE id = 7; END'; SELECT 1", 1),
+        ("INSERT INTO orders VALUES (1, 1, 1)", 1),
+        ("SELECT name FROM users", 9),
+        ("BEGIN; SELECT count(*) FROM users; COMMIT", 2),
+    ];
+    let (app, direct) = (through(&proxy).await, connect(&twin.conninfo).await);
+    let before = installed(&db).await;
+    for (text, times) in texts {
+        for _ in 0..times {
+            let expected = answer(&direct, text).await;
+            let got = answer(&app, text).await;
+            // Object ids of the tables differ.
+            assert_eq!(got, expected, "{text}");
+        }
+    }
+    let now = installed(&db).await;
+    let altered = |lines: &[String]| {
+        let of = |l: &&String| !l.contains(" orders ") && !l.contains(" users");
+        lines.iter().filter(of).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(altered(&now), altered(&before));
+    assert!(!now.iter().any(|l| l.contains("orders_v2(") || l.contains("sync_")), "{now:?}");
+
+    let report = report_of_calls(&proxy, 18).await;
+    let calls = |part: &str| (report[part]["kinds"].as_u64(), report[part]["calls"].as_u64());
+    let of = |kinds, calls| (Some(kinds), Some(calls));
+    assert_eq!(calls("reads"), of(2, 6));
+    assert_eq!(calls("unfit_reads"), of(1, 2));
+    assert_eq!(calls("writes"), of(4, 7));
+    assert_eq!((calls("other"), calls("ddl")), (of(1, 1), of(1, 1)));
+    assert_eq!(calls("not_understood"), of(1, 1));
+    assert_eq!((&report["coverage"], &report["kinds"]), (&json!(94.44), &json!(10)));
+    assert_eq!((&report["calls_not_kept"], &report["no_reads"]), (&json!(0), &json!(null)));
+
+    let read = line(&report, "select total from orders where id = ?");
+    assert_eq!((&read["calls"], &read["class"]), (&json!(5), &json!("read")));
+    assert_eq!(read["routes"]["source"], 5);
+    assert!(read["p99_ms"].as_f64().unwrap() >= read["p50_ms"].as_f64().unwrap());
+    let unfit = line(&report, "select ctid from orders where id = ?");
+    assert_eq!(unfit["why"], "a system column");
+    let code = line(&report, "do ?");
+    let class = (&json!("unclassified"), &json!(false));
+    assert_eq!((&code["class"], &code["understood"]), class);
+    assert_eq!(code["why"], "code that names a migrated table");
+    assert!(code["way_out"].as_str().unwrap().contains("out of DO or CALL"), "{code}");
+    let fails = line(&report, "insert into orders values (?, ?, ?)");
+    assert_eq!((&fails["calls"], &fails["errors"]), (&json!(1), &json!(1)));
+    let ratio = "pgsegue_workload_coverage_ratio{migration=\"orders_v2\"}";
+    assert_eq!(proxy.metric(ratio), Some(0.9444));
+    let writes = "pgsegue_workload_calls{class=\"write\",migration=\"orders_v2\"}";
+    assert_eq!(proxy.metric(writes), Some(7.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_is_shown_by_the_command_and_by_http_alike() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, MIGRATION).await;
+    let app = through(&proxy).await;
+    let insert = app.prepare("INSERT INTO orders VALUES ($1, 1, 1)").await.unwrap();
+    for id in 2_000..2_020_i32 {
+        app.execute(&insert, &[&id]).await.unwrap();
+    }
+    app.batch_execute("DO 'BEGIN DELETE FROM orders; END'").await.unwrap();
+    report_of_calls(&proxy, 21).await;
+
+    let status = ["migration", "status", "orders_v2", "--workload"];
+    let shown = said(&proxy.pgsegue(&status));
+    for expected in [
+        "  phase       observe (not started)\n",
+        &format!("workload, as the proxy at 127.0.0.1:{} has seen it", proxy.admin_port),
+        ", 21 calls, 2 statements\n",
+        "  understood  95.23 % of the calls (20 of 21)\n",
+        "  writes      20 calls of 1 statements: mirrored exactly\n",
+        "    do ?\n      why      code that names a migrated table\n      way out  ",
+        "    insert into orders values ($1, ?, ?)\n",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    let own = format!("127.0.0.1:{}", proxy.admin_port);
+    let twice = ["--admin", &own, "--admin", &own, "--json"];
+    let json = said(&proxy.pgsegue(&[&status[..], &twice[..]].concat()));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["phase"], json["workload"].as_array().unwrap().len()),
+        (&json!("observe"), 2)
+    );
+    assert_eq!(json["workload"][1]["statements"], report(&proxy)["statements"]);
+
+    let (status, body) = proxy.get("/migrations/nope/workload");
+    assert_eq!(status, 404);
+    assert!(body.contains("this process observes no migration"), "{body}");
+    let nobody = ["migration", "status", "orders_v2", "--workload", "--admin", "127.0.0.1:9"];
+    let refused = proxy.pgsegue(&nobody);
+    assert_eq!(refused.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("hint: only a running proxy knows"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_observed_though_the_shadow_is_not_there_yet() {
+    let db = orders().await;
+    let proxy = Proxy::start(&db, MIGRATION).await;
+    let app = through(&proxy).await;
+    let read = app.prepare("SELECT total FROM orders WHERE id = $1").await.unwrap();
+    app.query(&read, &[&1_i32]).await.unwrap();
+    app.execute("UPDATE orders SET total = 1 WHERE id = 1", &[]).await.unwrap();
+    let first = report_of_calls(&proxy, 2).await;
+    assert_eq!(first["no_reads"], "the shadow public.orders_v2 does not exist yet");
+    assert_eq!((&first["unfit_reads"]["calls"], &first["writes"]["calls"]), (&json!(1), &json!(1)));
+
+    db.client.batch_execute(SHADOW).await.unwrap();
+    eventually("the shadow is seen", async || {
+        app.query(&read, &[&1_i32]).await.unwrap();
+        let report = report(&proxy);
+        if report["no_reads"] == json!(null) && report["unfit_reads"]["calls"] == 0 {
+            Ok(())
+        } else {
+            Err(report)
+        }
+    })
+    .await;
+    let now = report(&proxy);
+    let line = line(&now, "select total from orders where id = $1");
+    assert_eq!((&line["class"], &line["calls"]), (&json!("read"), &now["reads"]["calls"]));
+    assert_eq!(now["coverage"], 100.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_value_and_no_comment_of_a_client_is_in_the_report() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, MIGRATION).await;
+    let app = through(&proxy).await;
+    let values = [
+        "'geheim'",
+        "E'geheim\\' geheim'",
+        "U&'\\0067eheim'",
+        "$$geheim$$",
+        "$q$ 'geheim' $q$",
+        "'it''s geheim'",
+        "/* geheim */ '4711' -- geheim\n",
+        "'gehe'\n'im'",
+        "(4711)::text",
+        "0x4711::text",
+    ];
+    for value in values {
+        for text in [
+            format!("SELECT total FROM orders WHERE total::text = {value}"),
+            format!("UPDATE orders SET total = 1 WHERE total::text = {value}"),
+            format!("SELECT * FROM orders ROWS FROM {value}"),
+            format!("DO 'BEGIN PERFORM 1 FROM orders; END' LANGUAGE {value}"),
+            format!("TRUNCATE orders, {value}"),
+            format!("SELECT total FROM orders WHERE total::text = {value} AND 'geheim"),
+        ] {
+            answer(&app, &text).await;
+        }
+    }
+    answer(&app, "SET standard_conforming_strings = off").await;
+    answer(&app, "SELECT total FROM orders WHERE total::text = 'geheim'").await;
+    let (_, by_http) = proxy.get("/migrations/orders_v2/workload");
+    let by_command = said(&proxy.pgsegue(&["migration", "status", "orders_v2", "--workload"]));
+    for shown in [by_http, by_command] {
+        assert!(shown.contains("select total from orders where total::text = ?"), "{shown}");
+        assert!(shown.contains("standard_conforming_strings is off"), "{shown}");
+        for value in ["geheim", "gehe", "4711", "0067"] {
+            assert!(!shown.contains(value), "{value} is in\n{shown}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_start_the_report_says_where_each_statement_went() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, MIGRATION).await;
+    let app = through(&proxy).await;
+    let update = app.prepare("UPDATE orders SET total = total + 1 WHERE id = $1").await.unwrap();
+    app.execute(&update, &[&1_i32]).await.unwrap();
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    app.execute(&update, &[&1_i32]).await.unwrap();
+    app.batch_execute("DO 'BEGIN UPDATE orders SET total = 0 WHERE id = 2; END'").await.unwrap();
+    app.batch_execute("TRUNCATE orders").await.unwrap();
+    app.batch_execute("ALTER TABLE orders ADD COLUMN note text").await.unwrap_err();
+    let text = "UPDATE orders SET total = 3; SELECT 1 / 0; UPDATE orders SET total = 4";
+    app.batch_execute(text).await.unwrap_err();
+    let report = report_of_calls(&proxy, 6).await;
+    let routes = |text: &str| {
+        let routes = line(&report, text)["routes"].clone();
+        ["source", "mirrored", "marked", "refused"].map(|route| routes[route].as_u64().unwrap())
+    };
+    assert_eq!(routes("update orders set total = total + ? where id = $1"), [1, 1, 0, 0]);
+    assert_eq!(routes("do ?"), [0, 0, 1, 0]);
+    assert_eq!(routes("truncate orders"), [0, 1, 0, 0]);
+    assert_eq!(routes("alter table orders add column note text"), [0, 0, 0, 1]);
+    // The third statement of the text was not run.
+    assert_eq!(routes("update orders set total = ?"), [0, 1, 0, 0]);
+}
