@@ -77,7 +77,9 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
         metrics: metrics.clone(),
         control: process.control.clone(),
         workload: Arc::clone(&workload),
+        declared: Arc::new(ArcSwap::from_pointee(settings.migrations.clone())),
     };
+    let declared = Arc::clone(&shown.declared);
     let admin = Admin::new(shown);
     let admin_shutdown = CancellationToken::new();
     let first = match process.reuse_port {
@@ -98,7 +100,7 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
         tracing::info!(listen = %listener.address()?, admin = %process.admin, "ready");
         allow_open_files(settings.limits.clients_max);
         let options = Arc::new(options(&settings, &workload));
-        let hot = Hot::of(&options);
+        let hot = Hot::of(&options, declared);
         let parts = Parts { engine, hot, reloader, admin: &admin };
         let proxied = proxy::serve(listener, local, options, routes, metrics, shutdown.clone());
         run(parts, proxied, &shutdown).await
@@ -132,11 +134,14 @@ struct Hot {
     /// What clients are offered by way of TLS.
     clients: Arc<ArcSwapOption<Acceptor>>,
     limits: SharedLimits,
+    /// What the admin server explains by.
+    declared: Arc<ArcSwap<Vec<engine::Declared>>>,
 }
 
 impl Hot {
-    fn of(options: &proxy::Options) -> Self {
-        Self { clients: Arc::clone(&options.clients), limits: Arc::clone(&options.limits) }
+    fn of(options: &proxy::Options, declared: Arc<ArcSwap<Vec<engine::Declared>>>) -> Self {
+        let (clients, limits) = (Arc::clone(&options.clients), Arc::clone(&options.limits));
+        Self { clients, limits, declared }
     }
 }
 
@@ -238,7 +243,11 @@ async fn reload(
 ) -> Infallible {
     let apply = async |settings: Settings| {
         match &engine {
-            Some(engine) => engine.apply(settings.migrations).await.map_err(ApplyError::Engine)?,
+            Some(engine) => {
+                let declared = settings.migrations.clone();
+                engine.apply(settings.migrations).await.map_err(ApplyError::Engine)?;
+                hot.declared.store(Arc::new(declared));
+            }
             None if settings.migrations.is_empty() => {}
             None => return Err(ApplyError::NoEngine),
         }

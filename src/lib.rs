@@ -10,10 +10,11 @@
 //! | 1 | [`manifest`], [`telemetry`], [`throwaway`], [`workload`] | what an SRE declares; metrics; a Postgres for tests and the demo; what statements were seen |
 //! | 2 | [`routing`], [`pg`] | the routing snapshot every statement is decided by; the control connections |
 //! | 3 | [`proxy`], [`engine`] | the two actors: client sessions; the migration itself |
-//! | 4 | [`config`], [`admin`] | the file and its reload; HTTP |
-//! | 5 | [`app`] | puts the parts together and runs them |
-//! | 6 | [`demo`] | a whole migration on a throwaway Postgres, under load |
-//! | 7 | [`cli`] | commands |
+//! | 4 | [`config`], [`explain`] | the file and its reload; what becomes of a statement |
+//! | 5 | [`admin`] | HTTP |
+//! | 6 | [`app`] | puts the parts together and runs them |
+//! | 7 | [`demo`] | a whole migration on a throwaway Postgres, under load |
+//! | 8 | [`cli`] | commands |
 
 pub mod causes;
 pub mod clock;
@@ -32,8 +33,10 @@ pub mod routing;
 pub mod engine;
 pub mod proxy;
 
-pub mod admin;
 pub mod config;
+pub mod explain;
+
+pub mod admin;
 
 pub mod app;
 

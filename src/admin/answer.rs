@@ -3,6 +3,7 @@
 use crate::causes;
 use crate::engine;
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -27,7 +28,7 @@ impl Failure {
 
     pub(super) fn no_such_path() -> Self {
         let hint = "GET /healthz, /readyz, /metrics, /migrations, /migrations/{name}/status, \
-                    /migrations/{name}/workload or /migrations/{name}/events";
+                    /migrations/{name}/workload or /migrations/{name}/events; POST /explain";
         Self::not_found("there is nothing at this path".to_owned(), hint)
     }
 
@@ -39,6 +40,16 @@ impl Failure {
     pub(super) fn not_observed(name: &str) -> Self {
         let hint = "GET /migrations lists those declared; its source table has to exist";
         Self::not_found(format!("this process observes no migration \"{name}\""), hint)
+    }
+
+    pub(super) fn bad_question(rejected: &JsonRejection) -> Self {
+        let hint = "send {\"sql\": \"…\"}, \"reads\": 10 if you like, as application/json";
+        Self { status: rejected.status(), body: Body { error: rejected.body_text(), hint } }
+    }
+
+    pub(super) fn bad_request(error: &dyn std::error::Error) -> Self {
+        let body = Body { error: causes::in_one_line(error), hint: "" };
+        Self { status: StatusCode::BAD_REQUEST, body }
     }
 
     pub(super) fn no_control() -> Self {

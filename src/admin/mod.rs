@@ -1,21 +1,24 @@
-//! HTTP for operators and their tools: health, metrics, status. Read-only; listens on loopback
-//! because it asks for no password.
+//! HTTP for operators and their tools: health, metrics, status, workload, explain. It changes
+//! nothing; it listens on loopback because it asks for no password.
 //!
 //! Invariant: nothing here can hold up a client session; a slow database makes a slow answer.
 
 mod answer;
 
-use crate::engine::Control;
+use crate::engine::{Control, Declared};
+use crate::explain::{self, Question};
 use crate::pg::Database;
 use crate::telemetry::Metrics;
 use crate::workload::{Report, Workload};
 use answer::Failure;
+use arc_swap::ArcSwap;
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
@@ -23,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Events of one answer; the newest.
 const EVENTS_MAX: u32 = 1_000;
+/// Of a text to be explained, with what is around it.
+const EXPLAIN_BYTES_MAX: usize = 1 << 20;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the admin server shows.
@@ -34,6 +39,8 @@ pub struct Shown {
     pub control: Option<Database>,
     /// What statements this process has seen.
     pub workload: Arc<Workload>,
+    /// The migrations of the config file in force.
+    pub declared: Arc<ArcSwap<Vec<Declared>>>,
 }
 
 /// The admin server.
@@ -71,6 +78,7 @@ impl Admin {
             .route("/migrations/{name}/status", get(status))
             .route("/migrations/{name}/events", get(events))
             .route("/migrations/{name}/workload", get(workload))
+            .route("/explain", post(explained).layer(DefaultBodyLimit::max(EXPLAIN_BYTES_MAX)))
             .fallback(async || Failure::no_such_path())
             .with_state(self);
         axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
@@ -108,6 +116,21 @@ async fn migrations(State(admin): State<Admin>) -> Result<Response, Failure> {
 async fn status(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Response, Failure> {
     let status = admin.control().await?.status(&name).await?;
     Ok(Json(status.ok_or_else(|| Failure::no_such_migration(&name))?).into_response())
+}
+
+/// JSON only, so that no form of a web page can ask.
+async fn explained(
+    State(admin): State<Admin>,
+    question: Result<Json<Question>, JsonRejection>,
+) -> Result<Response, Failure> {
+    let Some(database) = &admin.shown.control else { return Err(Failure::no_control()) };
+    let Json(question) = question.map_err(|rejected| Failure::bad_question(&rejected))?;
+    let declared = admin.shown.declared.load_full();
+    match explain::explain(database, &declared, &question).await {
+        Ok(explained) => Ok(Json(explained).into_response()),
+        Err(error @ explain::Error::Percent(_)) => Err(Failure::bad_request(&error)),
+        Err(error) => Err(Failure::internal(&error)),
+    }
 }
 
 /// What this process has seen; others have seen what they have.

@@ -31,6 +31,7 @@ mod worker;
 
 pub use control::{Control, RouteChange};
 pub use error::Error;
+pub use observe::{Found, look};
 pub use runtime::{Declared, Engine};
 pub use state::{Event, Phase, Status};
 pub use verify::Compared;

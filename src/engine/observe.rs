@@ -11,7 +11,8 @@ use std::sync::Arc;
 use tokio_postgres::GenericClient;
 
 /// What is known of the tables of a migration.
-pub(crate) enum Found {
+#[derive(Debug, Clone)]
+pub enum Found {
     /// They fit.
     Fit(Arc<Target>),
     /// The source is there; the old shape of the target says what is missing.
@@ -21,10 +22,10 @@ pub(crate) enum Found {
 }
 
 /// Looks at the tables.
-pub(crate) async fn look(
-    client: &impl GenericClient,
-    migration: &Migration,
-) -> Result<Found, Error> {
+///
+/// # Errors
+/// When the database fails.
+pub async fn look(client: &impl GenericClient, migration: &Migration) -> Result<Found, Error> {
     let why = match shape::read(client, migration).await {
         Ok(Some(shape)) => return Ok(Found::Fit(Arc::new(shape.target()))),
         Ok(None) => None,

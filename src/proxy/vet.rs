@@ -226,6 +226,31 @@ impl From<tokio_postgres::Error> for Unfit {
     }
 }
 
+/// Vets a query once, for who is connected: why the shadow's form is not as good.
+///
+/// # Errors
+/// Says why not.
+pub async fn vet_once(
+    client: &mut Client,
+    source: &str,
+    shadow: &str,
+    targets: Vec<Arc<Target>>,
+) -> Result<(), String> {
+    let sql = "SELECT current_user::text, pg_catalog.current_setting('search_path')";
+    let session = async { client.query_one(sql, &[]).await.map_err(Unfit::from) };
+    let session = session.await.map_err(|why| why.to_string())?;
+    let text = |index| session.try_get::<_, &str>(index).unwrap_or_default().into();
+    let key = Key {
+        generation: 0,
+        user: text(0),
+        search_path: text(1),
+        fingerprint: Box::default(),
+        types: Box::default(),
+    };
+    let job = Job { key, source: source.to_owned(), shadow: shadow.to_owned(), targets };
+    vet(client, &job).await.map(drop).map_err(|why| why.to_string())
+}
+
 async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     // Types and operators of the shadow's form are named without their schema.
     if job.key.search_path.find("pg_catalog").is_some_and(|at| at > 1) {

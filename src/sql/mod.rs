@@ -5,6 +5,7 @@
 //! [`statement::understand`] reads its tokens, and only queries on a migrated table are parsed.
 
 pub mod ident;
+pub mod layout;
 pub mod lex;
 pub mod mention;
 pub mod normal;

@@ -19,6 +19,7 @@ fn target() -> Arc<Target> {
         truncate_function: None,
         mark_function: "mark".into(),
         server_version: 15,
+        columns: vec![Ident::new("id")],
     })
 }
 
@@ -90,7 +91,7 @@ fn a_read_counts_as_what_it_is_now_and_nothing_else_does() {
         tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
     };
     read(Verdict::UnfitRead("there is no shadow".into()), 1);
-    read(Verdict::NotUnderstood(Reason::Merge), 1);
+    read(Verdict::NotUnderstood(Reason::Code), 1);
     read(Verdict::Read, 2);
     let report = observed.report("m");
     let calls = [report.reads.calls, report.unfit_reads.calls, report.not_understood.calls];

@@ -30,6 +30,7 @@ mod engine_several;
 mod engine_support;
 mod engine_sync;
 mod engine_verify;
+mod explain;
 mod faults;
 mod flips;
 mod history;

@@ -263,6 +263,7 @@ fn serve(
         sql_bytes_max: 1 << 20,
         sql_buffer_bytes_max: 1 << 26,
         limits: Arc::new(ArcSwap::from_pointee(limits)),
+        workload: Arc::default(),
     };
     let serving = proxy::serve(
         listener,
