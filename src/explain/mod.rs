@@ -147,6 +147,8 @@ struct Setting {
     /// What stands behind its name.
     phase: String,
     dual_write: bool,
+    /// Before the backfill the shadow's plan is that of another table than it will be.
+    is_filled: bool,
     reads: Percent,
     unclassified: Unclassified,
 }
@@ -154,13 +156,14 @@ struct Setting {
 impl Setting {
     fn of(migration: &Migration, status: Option<Status>, as_if: Option<Percent>) -> Self {
         let phase = status.as_ref().map_or("observe", |s| s.phase.name());
+        let is_filled = !["observe", "prepare", "dual_write", "backfill"].contains(&phase);
         let reads = status.as_ref().and_then(|s| Percent::new(s.reads)).unwrap_or(Percent::ZERO);
         let (phase, dual_write, reads) = match as_if {
             Some(reads) => (format!("as if ready; in fact {phase}"), true, reads),
             None => (phase.to_owned(), status.is_some_and(|s| s.dual_write), reads),
         };
         let (name, unclassified) = (migration.name.clone(), migration.unclassified);
-        Self { name, phase, dual_write, reads, unclassified }
+        Self { name, phase, dual_write, is_filled, reads, unclassified }
     }
 }
 
@@ -389,6 +392,11 @@ impl Known {
             _ => said.route("read", &format!("shadow for {share}, else source"), &levers),
         }
         said.vetted(vetted);
+        if settings.iter().any(|setting| !setting.is_filled) {
+            said.note(
+                "the shadow is not filled yet: by then it may be reached in another way".to_owned(),
+            );
+        }
         if let Err(why) = fit.comparable {
             said.note(format!("never a dark read: {why}"));
         }

@@ -190,7 +190,7 @@ async fn the_report_is_shown_by_the_command_and_by_http_alike() {
         &format!("workload, as the proxy at 127.0.0.1:{} has seen it", proxy.admin_port),
         ", 21 calls, 2 statements\n",
         "  understood  95.23 % of the calls (20 of 21)\n",
-        "  writes      20 calls of 1 statements: mirrored exactly\n",
+        "  writes      20 calls, 1 kind: mirrored exactly\n",
         "    do ?\n      why      code that names a migrated table\n      way out  ",
         "    insert into orders values ($1, ?, ?)\n",
     ] {

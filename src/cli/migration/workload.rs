@@ -93,8 +93,11 @@ fn item(what: &str, value: &str) {
 
 fn part(what: &str, part: Part, meaning: &str) {
     if part.calls > 0 {
-        let kinds = many(u64::try_from(part.kinds).unwrap_or(u64::MAX));
-        item(what, &format!("{} calls of {kinds} statements: {meaning}", many(part.calls)));
+        let kinds = match part.kinds {
+            1 => "1 kind".to_owned(),
+            more => format!("{} kinds", many(u64::try_from(more).unwrap_or(u64::MAX))),
+        };
+        item(what, &format!("{} calls, {kinds}: {meaning}", many(part.calls)));
     }
 }
 
