@@ -12,6 +12,9 @@ const TYPE_TOKENS_MAX: usize = 12;
 /// … nor in the columns of a USING that are looked at.
 const USING_TOKENS_MAX: usize = 100;
 
+/// … nor in a SEARCH or CYCLE.
+const CLAUSE_TOKENS_MAX: usize = 60;
+
 /// What the parser reads, and which of the client's tokens begins where in it.
 pub(super) struct Parsable {
     pub(super) sql: String,
@@ -113,6 +116,10 @@ impl Tokens<'_> {
         if self.is(at, "collate") && self.is_after_cast(at) {
             return Rule::Drop(self.name(at + 1) - at);
         }
+        if at > 0 && self.is_kind(at - 1, Kind::Close) && self.is_any_of(at, &["search", "cycle"]) {
+            let count = self.search_or_cycle(at);
+            return if count > 0 { Rule::Drop(count) } else { Rule::Keep };
+        }
         if self.is(at, "as") && self.is_after_using(at) {
             return Rule::Drop(2);
         }
@@ -176,6 +183,23 @@ impl Tokens<'_> {
         self.is_kind(before, Kind::Open)
             || self.is_any_of(before, &["union", "intersect", "except", "all", "distinct"])
             || (self.is_kind(before, Kind::Close) && self.is(0, "with"))
+    }
+
+    /// Tokens of `SEARCH DEPTH FIRST BY columns SET column`, or of `CYCLE columns SET column [TO value
+    /// DEFAULT value] USING column`, behind an item of a WITH list; they name columns only. 0 if
+    /// it is neither.
+    fn search_or_cycle(&self, at: usize) -> usize {
+        let end = at + CLAUSE_TOKENS_MAX;
+        let Some(set) = (at + 1..end).find(|i| self.is(*i, "set")) else { return 0 };
+        if self.is(at, "search") {
+            let is_search =
+                self.is_any_of(at + 1, &["depth", "breadth"]) && self.is(at + 2, "first");
+            let end = set + 2;
+            let cycle = if self.is(end, "cycle") { self.search_or_cycle(end) } else { 0 };
+            return if is_search && self.is_name(set + 1) { end + cycle - at } else { 0 };
+        }
+        let using = (set..end).find(|i| self.is(*i, "using"));
+        using.filter(|i| self.is_name(i + 1)).map_or(0, |i| i + 2 - at)
     }
 
     /// Index of the token behind a name of any number of parts.

@@ -155,6 +155,8 @@ fn what_the_parser_does_not_read_is_fit_all_the_same() {
         "SELECT 1 FROM orders WHERE user_id @@ ANY ('{wr,qh}')",
         "SELECT collation for (user_id), lower(trim(TRAILING FROM 'x')) FROM orders",
         "SELECT grouping(user_id), row(user_id, 1), array(SELECT 1) FROM orders GROUP BY user_id",
+        "WITH RECURSIVE t AS (SELECT id FROM orders UNION ALL SELECT id FROM t) SEARCH DEPTH FIRST BY \
+         id SET ordercol CYCLE id SET is_cycle TO 'Y' DEFAULT 'N' USING path SELECT * FROM t",
         "SELECT 1 FROM x LEFT JOIN (orders o JOIN y ON true) ON o.id = x.id",
     ] {
         let text = shadow(sql);

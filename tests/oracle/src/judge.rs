@@ -37,28 +37,29 @@ struct Case<'a> {
     apart: Vec<Arc<Target>>,
 }
 
-/// Judges all statements of the files.
-pub fn all(files: &[File]) -> Report {
+/// Judges all statements of the files, as said to servers of these major versions.
+pub fn all<const N: usize>(files: &[File], versions: [u32; N]) -> [Report; N] {
     let work = || {
         let cases = cases(files);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let parts = cases.chunks(cases.len().div_ceil(threads).max(1));
-        let report = Mutex::new(Report::default());
+        let reports = Mutex::new(versions.map(|_| Report::default()));
         std::thread::scope(|scope| {
             for part in parts {
-                let report = &report;
+                let reports = &reports;
                 let judge = move || {
                     for case in part {
-                        let verdict = case.judge();
-                        let mut report = report.lock().unwrap();
-                        report.add(case.kind, case.file, case.sql, verdict);
+                        let verdicts = case.judge(versions);
+                        for (report, verdict) in reports.lock().unwrap().iter_mut().zip(verdicts) {
+                            report.add(case.kind, case.file, case.sql, verdict);
+                        }
                     }
                 };
                 let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
                 drop(thread.spawn_scoped(scope, judge).unwrap());
             }
         });
-        report.into_inner().unwrap()
+        reports.into_inner().unwrap()
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
@@ -108,14 +109,30 @@ fn namesakes(tree: &Value, facts: &Facts, catalog: &Catalog) -> Vec<Arc<Target>>
 }
 
 impl Case<'_> {
-    fn judge(&self) -> Verdict {
+    fn judge<const N: usize>(&self, versions: [u32; N]) -> [Verdict; N] {
+        let first = self.judge_for(versions[0]);
+        versions.map(|version| match self.facts.writes.is_empty() || version == versions[0] {
+            true => first.clone(),
+            false => self.judge_for(version),
+        })
+    }
+
+    fn judge_for(&self, version: u32) -> Verdict {
+        let on_server = |target: &Arc<Target>| {
+            Arc::new(Target { server_version: version, ..Target::clone(target) })
+        };
         for target in &self.apart {
-            let alone = std::slice::from_ref(target);
-            if let Verdict::Wrong(why) = judge(self.sql, &self.tree, &self.facts, alone) {
+            let alone = [on_server(target)];
+            if let Verdict::Wrong(why) = judge(self.sql, &self.tree, &self.facts, &alone) {
                 return Verdict::Wrong(format!("with {} alone: {why}", target.source));
             }
         }
-        judge(self.sql, &self.tree, &self.facts, &self.targets)
+        let targets = self.targets.iter().map(on_server).collect::<Vec<_>>();
+        let looked = Prefilter::new(&targets).look(self.sql.as_bytes());
+        if !targets.is_empty() && looked == Looked::Plain {
+            return Verdict::Wrong("not looked at".to_owned());
+        }
+        judge(self.sql, &self.tree, &self.facts, &targets)
     }
 }
 
@@ -139,10 +156,6 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
     let functions = Functions { non_volatile: stable.collect(), ..Functions::default() };
     let writes = |t: &Arc<Target>| facts.writes.iter().any(|name| is_name_of(name, t));
     let written = targets.iter().filter(|t| writes(t)).count();
-    let read = targets.iter().any(|t| facts.reads.iter().any(|name| is_name_of(name, t)));
-    if (read || written > 0) && Prefilter::new(targets).look(sql.as_bytes()) == Looked::Plain {
-        return Verdict::Wrong("not looked at".to_owned());
-    }
     let statements = understand(sql, targets, &functions).statements;
     let [statement] = statements.as_slice() else {
         return Verdict::Wrong(format!("{} statements", statements.len()));
@@ -157,7 +170,7 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
         Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
         Class::Read(read) => judge_read(sql, tree, statement, read, targets),
         Class::Truncate(truncate) => judge_truncate(tree, truncate, targets),
-        Class::Write(write) => judge_write(sql, facts, targets, write),
+        Class::Write(write) => judge_write(sql, tree, facts, write, targets),
     }
 }
 
@@ -223,16 +236,26 @@ fn unread(why: &str) -> String {
     why.split(" at Line").next().unwrap_or(why).to_owned()
 }
 
-fn judge_write(sql: &str, facts: &Facts, targets: &[Arc<Target>], write: &Write) -> Verdict {
-    let written = targets.iter().filter(|t| facts.writes.iter().any(|name| is_name_of(name, t)));
-    let written: BTreeSet<_> = written.map(|t| t.source.to_string()).collect();
-    let fed = write.feeds().filter_map(|f| targets.get(f.name.target));
-    let fed: BTreeSet<_> = fed.map(|t| t.source.to_string()).collect();
+fn judge_write(
+    sql: &str,
+    tree: &Value,
+    facts: &Facts,
+    write: &Write,
+    targets: &[Arc<Target>],
+) -> Verdict {
+    let written = |t: &&Arc<Target>| facts.writes.iter().any(|name| is_name_of(name, t));
+    let wanted: BTreeSet<_> = targets.iter().filter(written).map(|t| &t.migration).collect();
+    let fed = write.feeds().filter_map(|feed| targets.get(feed.name.target));
+    let fed: BTreeSet<_> = fed.map(|t| &t.migration).collect();
+    if fed != wanted {
+        return Verdict::Wrong(format!("it feeds {fed:?}, not {wanted:?}"));
+    }
     let form = write.mirrored(sql, targets, Modes::all(SyncMode::Sync));
-    match ast::statement(form.text()) {
-        _ if fed != written => Verdict::Wrong(format!("a write of {fed:?}, not {written:?}")),
+    let compared = ast::statement(form.text())
+        .and_then(|actual| crate::write::compare(tree, &actual, targets));
+    match compared {
+        Ok(()) => Verdict::Understood("mirrored".to_owned()),
         Err(why) => Verdict::Wrong(format!("{why}: {}", form.text())),
-        Ok(_) => Verdict::Understood("mirrored".to_owned()),
     }
 }
 

@@ -64,8 +64,13 @@ impl Catalog {
         let first = table.columns.iter().take(1).map(|c| c.0.clone());
         let key = if table.key.is_empty() { first.collect() } else { table.key };
         let schema = if name.0.is_empty() { PUBLIC } else { &name.0 };
+        let migration = format!("{schema} {}", name.1);
+        let function = |what: &str| {
+            let function = Ident::new(format!("{what}_{migration}"));
+            format!("\"pgsegue\".{}", function.quoted())
+        };
         Arc::new(Target {
-            migration: name.1.clone(),
+            migration: migration.clone(),
             source: QualifiedName { schema: Ident::new(schema), name: Ident::new(&name.1) },
             shadow: QualifiedName {
                 schema: Ident::new(SHADOWS),
@@ -74,19 +79,16 @@ impl Catalog {
             source_oid: 1,
             shadow_oid: 2,
             key: key.into_iter().map(Ident::new).collect(),
-            columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
             old_shape: Ok(table.columns.iter().map(|(n, t)| old_column(n, *t)).collect()),
-            sync_function: "\"pgsegue\".\"sync_oracle\"".to_owned(),
-            follow_function: Some("\"pgsegue\".\"follow_oracle\"".to_owned()),
-            truncate_function: Some("\"pgsegue\".\"truncated_oracle\"".to_owned()),
-            mark_function: "\"pgsegue\".\"mark_oracle\"".to_owned(),
-            server_version: SERVER,
+            sync_function: function("sync"),
+            follow_function: Some(function("follow")),
+            truncate_function: Some(function("truncated")),
+            mark_function: function("mark"),
+            columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
+            server_version: 15,
         })
     }
 }
-
-/// What the suite is of.
-const SERVER: u32 = 15;
 
 /// The shadow of a table, or the column of it that holds a column of the source.
 pub fn shadow_name(name: &str) -> String {
