@@ -34,6 +34,7 @@ mod explain;
 mod faults;
 mod flips;
 mod history;
+mod hostile;
 mod limits;
 mod live;
 mod operator;

@@ -149,7 +149,7 @@ async fn a_hostile_role_that_calls_the_functions_can_only_bring_the_shadow_in_st
 async fn row_level_security_of_the_source_holds_and_hides_nothing_from_the_mirror() {
     let policies = "ALTER TABLE orders ENABLE ROW LEVEL SECURITY; \
                     CREATE POLICY mine ON orders USING (user_id = current_setting('app.tenant')::int)";
-    let toml = orders_toml("accepted = []", "reads = 100");
+    let toml = orders_toml("accepted = [\"policies public.orders_v2\"]", "reads = 100");
     let live = Live::declared(&format!("{ORDERS};{ORDERS_V2};{policies}"), &toml).await;
     live.start("orders_v2");
     let phase = eventually("checked", async || {

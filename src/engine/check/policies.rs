@@ -96,11 +96,11 @@ async fn differing(subject: &Subject<'_>) -> Result<Option<Finding>, Error> {
             if words(&of_source) == words(&of_shadow) {
                 return Ok(None);
             }
-            Finding::warning(
+            Finding::blocker(
                 Kind::Policies,
                 &shadow,
                 format!("the policies for reads of {shadow} differ from those of {source}"),
-                "compare them; accept it when they mean the same",
+                "compare them; accept it when they let through the same rows",
             )
             .or_accept()
         }

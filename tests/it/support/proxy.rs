@@ -35,10 +35,11 @@ impl Proxy {
     /// The config file alone: for commands that need no running proxy, and for failing starts.
     pub fn prepare(db: &TestDb, overrides: &str) -> Self {
         let (port, admin_port) = (free_port(), free_port());
+        let conninfo = toml::Table::from_iter([("url".to_owned(), db.conninfo.clone().into())]);
         let base = format!(
             "proxy.listen = \"127.0.0.1:{port}\"\nserver.address = \"127.0.0.1:{}\"\n\
-             control.url = \"{}\"\nadmin.listen = \"127.0.0.1:{admin_port}\"\n",
-            db.port, db.conninfo
+             admin.listen = \"127.0.0.1:{admin_port}\"\n\n[control]\n{conninfo}",
+            db.port
         );
         let proxy = Self {
             port,
