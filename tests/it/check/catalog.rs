@@ -312,3 +312,20 @@ async fn a_partitioned_source_is_looked_at_with_its_partitions() {
     assert_eq!(ids(&found(&db, &migration).await), ["I child public.orders"]);
     db.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
+
+#[tokio::test]
+async fn two_migrations_of_one_source_are_looked_at_each_by_itself() {
+    let db = database().await;
+    let first = orders(&db, 10).await;
+    install(&db, &first).await;
+    let second = pgsegue::manifest::Migration {
+        name: "orders_v3".to_owned(),
+        shadow: pgsegue::sql::ident::QualifiedName::parse("public.orders_v3").unwrap(),
+        ..first.clone()
+    };
+    let like =
+        "CREATE TABLE orders_v3 (LIKE orders_v2 INCLUDING ALL); ALTER TABLE orders_v3 ADD x int";
+    db.client.batch_execute(like).await.unwrap();
+    assert_eq!(found(&db, &first).await, []);
+    assert_eq!(ids(&found(&db, &second).await), ["I extra column public.orders_v3.x"]);
+}
