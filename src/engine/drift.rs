@@ -9,11 +9,18 @@
 use super::entry::{Definition, Entry};
 use super::runtime::Engine;
 use super::worker::Worker;
-use super::{Error, Phase, check, install, journal};
+use super::{Error, Phase, check, install, journal, partitions};
 use crate::manifest::Migration;
 use crate::pg::Connection;
+use crate::sql::target::{Target, by_name};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_postgres::GenericClient;
+
+/// How long the look waits for statements that were decided before a part had joined.
+const JOIN_WAIT: Duration = Duration::from_millis(100);
+const JOIN_POLL: Duration = Duration::from_millis(5);
 
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -52,7 +59,9 @@ pub(super) async fn fingerprint(
     let Migration { source, shadow, .. } = migration;
     let names = [&source.schema, &source.name, &shadow.schema, &shadow.name].map(|n| n.as_str());
     let [a, b, c, d] = &names;
-    Ok(client.query_one(FINGERPRINT, &[a, b, c, d]).await?.try_get(0)?)
+    let tables: String = client.query_one(FINGERPRINT, &[a, b, c, d]).await?.try_get(0)?;
+    let parts = partitions::read(client, source).await?;
+    Ok(format!("{tables} {}", partitions::word(&parts)))
 }
 
 /// Whether two fingerprints are of the same two tables, however they were altered.
@@ -60,14 +69,17 @@ fn same_tables(a: &str, b: &str) -> bool {
     a.split(' ').take(2).eq(b.split(' ').take(2))
 }
 
-/// Compares with what is known. True: nothing was, so this is it from now on.
-fn noticed(entry: &mut Entry, now: &str) -> bool {
+/// Compares with what is known.
+fn noticed(entry: &mut Entry, now: &str) -> Noticed {
     match &entry.definition {
         Definition::Unknown => {
             entry.definition = Definition::Known(now.to_owned());
-            return true;
+            return Noticed::First;
         }
         Definition::Known(known) if known == now => {}
+        Definition::Known(known) if let Some(oids) = partitions::joined(known, now) => {
+            return Noticed::Joined(oids);
+        }
         Definition::Known(known) => {
             let migration = &entry.declared.migration.name;
             tracing::warn!(migration, "a table's definition has changed");
@@ -77,7 +89,17 @@ fn noticed(entry: &mut Entry, now: &str) -> bool {
         }
         Definition::Changed(_) => entry.wake.notify_one(),
     }
-    false
+    Noticed::Nothing
+}
+
+/// What a look has found.
+enum Noticed {
+    /// All is as it was, or a change that the worker knows of.
+    Nothing,
+    /// Nothing was known: this is it from now on.
+    First,
+    /// These have become parts of the source.
+    Joined(Vec<u32>),
 }
 
 impl Engine {
@@ -86,14 +108,70 @@ impl Engine {
     pub(super) async fn look_for_drift(&self, control: &Connection) -> Result<(), Error> {
         for migration in self.mirrored() {
             let now = fingerprint(&control.client, &migration).await?;
-            let new = self.with_entry(&migration.name, |entry| noticed(entry, &now));
-            if new == Some(true) {
-                journal::save_fingerprint(&control.client, &migration.name, &now).await?;
+            match self.with_entry(&migration.name, |entry| noticed(entry, &now)) {
+                Some(Noticed::First) => {
+                    journal::save_fingerprint(&control.client, &migration.name, &now).await?;
+                }
+                Some(Noticed::Joined(oids)) => {
+                    self.parts_joined(control, &migration, (&now, &oids)).await?;
+                }
+                Some(Noticed::Nothing) | None => {}
             }
         }
         if self.is_behind_drift() {
             self.publish();
         }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Something has become a part of the source: its name counts from now on. If it is empty then,
+    /// and no statement is in flight that was decided before, nothing was written unseen.
+    async fn parts_joined(
+        &self,
+        control: &Connection,
+        migration: &Migration,
+        (now, oids): (&str, &[u32]),
+    ) -> Result<(), Error> {
+        let name = &migration.name;
+        let parts = by_name(&partitions::read(&control.client, &migration.source).await?);
+        let renamed = self.with_entry(name, |entry| {
+            let target = entry.target.as_ref().filter(|t| t.parts != parts)?;
+            entry.target = Some(Arc::new(Target { parts, ..Target::clone(target) }));
+            Some(())
+        });
+        if renamed.flatten().is_some() {
+            self.publish();
+        }
+        let epoch = self.routes().load().epoch;
+        let until = Instant::now() + JOIN_WAIT;
+        while !self.routes().all_reached(epoch) {
+            if Instant::now() > until {
+                // The next look goes on.
+                return Ok(());
+            }
+            tokio::time::sleep(JOIN_POLL).await;
+        }
+        let empty = partitions::are_empty(&control.client, oids).await?;
+        if empty {
+            journal::save_fingerprint(&control.client, name, now).await?;
+        }
+        self.with_entry(name, |entry| {
+            let Definition::Known(known) = &entry.definition else { return };
+            entry.definition = match empty {
+                true => Definition::Known(now.to_owned()),
+                false => Definition::Changed(known.clone()),
+            };
+            if !empty {
+                tracing::warn!(
+                    migration = name,
+                    "a table that may hold rows has joined the source"
+                );
+                entry.gate.close();
+                entry.wake.notify_one();
+            }
+        });
         Ok(())
     }
 }
@@ -137,7 +215,7 @@ impl Worker {
         tx.commit().await?;
         tracing::info!(migration = name, from = phase.name(), to = to.name(), why);
         self.engine.with_entry(&name, |entry| {
-            entry.target = Some(std::sync::Arc::new(follows.target()));
+            entry.target = Some(Arc::new(follows.target()));
             entry.definition = Definition::Known(now);
             entry.enter(to);
         });

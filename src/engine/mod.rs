@@ -16,6 +16,7 @@ mod levers;
 mod mapping;
 mod observe;
 mod pace;
+mod partitions;
 mod pass;
 mod range;
 pub mod repair;

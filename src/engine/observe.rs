@@ -3,10 +3,10 @@
 //! all the same. Nothing is installed for it.
 
 use super::shape::{self, KeyPair, Relation, Shape};
-use super::{Error, runtime::Engine};
+use super::{Error, partitions, runtime::Engine};
 use crate::manifest::Migration;
 use crate::pg::Connection;
-use crate::sql::target::Target;
+use crate::sql::target::{Part, Target};
 use std::sync::Arc;
 use tokio_postgres::GenericClient;
 
@@ -37,12 +37,18 @@ pub async fn look(client: &impl GenericClient, migration: &Migration) -> Result<
     };
     let why = why.unwrap_or_else(|| format!("the shadow {} does not exist yet", migration.shadow));
     let version = shape::server_version(client).await?;
-    let target = of_source(migration, source, version, &why);
+    let parts = partitions::read(client, &migration.source).await?;
+    let target = of_source(migration, (source, parts), version, &why);
     Ok(Found::SourceOnly(Arc::new(target), why))
 }
 
 /// A target that nothing is ever sent to.
-fn of_source(migration: &Migration, source: Relation, version: u32, why: &str) -> Target {
+fn of_source(
+    migration: &Migration,
+    (source, parts): (Relation, Vec<Part>),
+    version: u32,
+    why: &str,
+) -> Target {
     let key = migration
         .key
         .iter()
@@ -60,6 +66,7 @@ fn of_source(migration: &Migration, source: Relation, version: u32, why: &str) -
         },
         source,
         mapped: Vec::new(),
+        parts,
         follows: false,
         server_version: version,
     };

@@ -2,10 +2,10 @@
 //! from it the [`Target`] that statements are rewritten by.
 
 use super::mapping::{Form, form};
-use super::{Error, sync, truncate};
+use super::{Error, partitions, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
-use crate::sql::target::{OldColumn, Reverse, Target};
+use crate::sql::target::{OldColumn, Part, Reverse, Target, by_name};
 use tokio_postgres::{GenericClient, Row};
 
 /// A live column of a table.
@@ -103,6 +103,8 @@ pub struct Shape {
     pub key: Vec<KeyPair>,
     /// The mapped shadow columns, in the declaration's order.
     pub mapped: Vec<Mapped>,
+    /// What holds rows of the source besides itself.
+    pub parts: Vec<Part>,
     /// Whether `follow_…` and `truncated_…` are there: not before the functions are installed.
     pub follows: bool,
     /// The server's major version.
@@ -220,8 +222,9 @@ pub async fn read(
     let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL";
     let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
     let server_version = server_version(client).await?;
+    let parts = partitions::read(client, &migration.source).await?;
     let migration = migration.clone();
-    Ok(Some(Shape { migration, source, shadow, key, mapped, follows, server_version }))
+    Ok(Some(Shape { migration, source, shadow, key, mapped, parts, follows, server_version }))
 }
 
 /// The server's major version.
@@ -298,6 +301,7 @@ impl Shape {
             shadow: self.shadow.name.clone(),
             source_oid: self.source.oid,
             shadow_oid: self.shadow.oid,
+            parts: by_name(&self.parts),
             key: self.key.iter().map(|pair| pair.source.name.clone()).collect(),
             columns: self.source.columns.iter().map(|c| c.name.clone()).collect(),
             old_shape: self.source.columns.iter().map(|c| self.way_back(c)).collect(),

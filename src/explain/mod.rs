@@ -221,6 +221,10 @@ impl Known {
             Some(match name.table {
                 Table::Source => target.source.to_string(),
                 Table::Shadow => target.shadow.to_string(),
+                Table::Part(oid) => {
+                    let mut parts = target.parts.values().flatten();
+                    parts.find(|part| part.oid == oid)?.name.to_string()
+                }
             })
         };
         let mut tables: Vec<String> = statement.names.iter().filter_map(table).collect();

@@ -11,6 +11,8 @@ pub enum Table {
     Source,
     /// The table of the new shape.
     Shadow,
+    /// A partition of the source, or what inherits from it, by its object id.
+    Part(u32),
 }
 
 /// Whether the schema is spelled as well.
@@ -46,7 +48,10 @@ pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Me
         let Some(name) = identifier(text, token) else { continue };
         let qualifier = qualifier(text, tokens, index);
         for (target, t) in targets.iter().enumerate() {
-            for (table, full) in [(Table::Source, &t.source), (Table::Shadow, &t.shadow)] {
+            let parts = t.parts.get(&name).into_iter().flatten();
+            let parts = parts.map(|p| (Table::Part(p.oid), &p.name));
+            let tables = [(Table::Source, &t.source), (Table::Shadow, &t.shadow)];
+            for (table, full) in tables.into_iter().chain(parts) {
                 if full.name.as_str() != name {
                     continue;
                 }

@@ -19,6 +19,7 @@ pub mod truncate;
 pub mod write;
 
 mod cursor;
+mod ddl;
 mod read_hidden;
 mod read_visit;
 mod twin;

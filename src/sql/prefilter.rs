@@ -57,8 +57,8 @@ impl Prefilter {
         // In the text an inner quote of a name is doubled; the part before it is enough to look for.
         let words: BTreeSet<String> = targets
             .iter()
-            .flat_map(|t| [&t.source.name, &t.shadow.name])
-            .map(|n| n.as_str().split('"').max_by_key(|p| p.len()).unwrap_or_default().to_owned())
+            .flat_map(|t| t.names())
+            .map(|n| n.split('"').max_by_key(|p| p.len()).unwrap_or_default().to_owned())
             .collect();
         let has_letters_of_encodings = words.iter().any(|w| !w.is_ascii());
         let mut words: Vec<String> = words.into_iter().collect();

@@ -82,6 +82,8 @@ reasons! {
         "write TRUNCATE table, …";
     TruncatePart: "TRUNCATE of a part of the table",
         "DELETE FROM ONLY the part, or TRUNCATE the table as a whole";
+    MovesRows: "tables that join the source, or leave it",
+        "nothing: the migration is verified again; use unclassified = \"record\" if it is refused";
     ShadowWrite: "a write on the shadow",
         "write the source: the shadow follows it";
     // The shape of a write.

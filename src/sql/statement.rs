@@ -2,6 +2,7 @@
 //! the session. Fails closed: what is not recognised is [`Class::Unclassified`], never guessed.
 
 use super::cursor::Cursor;
+use super::ddl::{self, Ddl};
 use super::lex::{Kind, Token, identifier, is_keyword, tokens};
 use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions};
 use super::read::{Read, read};
@@ -222,6 +223,7 @@ impl<'a> Reader<'a> {
         match word {
             "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
             "truncate" => self.truncate(),
+            "alter" | "drop" => self.ddl(),
             _ if self.found.is_empty() => Class::Passthrough,
             "create" if self.writes_migrated(0) => self.create_as(),
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => {
@@ -229,7 +231,7 @@ impl<'a> Reader<'a> {
             }
             "copy" => self.copy(),
             "explain" => self.explain(),
-            "alter" | "drop" | "create" => self.ddl(),
+            "create" => self.ddl(),
             // They change no row of a table, or only by a statement seen on its own.
             "declare" | "prepare" | "lock" | "vacuum" | "analyze" | "comment" | "grant"
             | "revoke" | "show" | "fetch" | "move" | "close" | "cluster" | "reindex" | "set"
@@ -251,8 +253,8 @@ impl<'a> Reader<'a> {
         let sql = self.text.get(start..end).unwrap_or_default().to_ascii_lowercase();
         self.targets
             .iter()
-            .flat_map(|t| [&t.source.name, &t.shadow.name])
-            .any(|name| sql.contains(&name.as_str().to_ascii_lowercase()))
+            .flat_map(|t| t.names())
+            .any(|name| sql.contains(&name.to_ascii_lowercase()))
     }
 
     fn dml(&self) -> Class {
@@ -446,33 +448,10 @@ impl<'a> Reader<'a> {
     }
 
     fn ddl(&self) -> Class {
-        let mut c = self.cursor();
-        if c.eat("create") {
-            // CREATE TRIGGER | RULE … ON a migrated table would write behind our back.
-            let hidden = ["trigger", "rule"].iter().any(|k| c.find_top(k).is_some());
-            return match self.found.first() {
-                Some(m) if hidden => Class::Ddl(m.target),
-                _ => Class::Passthrough,
-            };
-        }
-        let mut c = self.cursor();
-        c.skip();
-        c.eat("foreign");
-        if !c.eat("table") {
-            return Class::Passthrough;
-        }
-        if c.eat("if") {
-            c.eat("exists");
-        }
-        loop {
-            c.eat("only");
-            let Some((_, token)) = c.qualified_name() else { return Class::Passthrough };
-            if let Some(m) = mention_at(self.found, token) {
-                return Class::Ddl(m.target);
-            }
-            if !c.eat_kind(Kind::Comma) {
-                return Class::Passthrough;
-            }
+        match ddl::read(self.text, self.tokens, self.targets, self.found) {
+            Ddl::Harmless => Class::Passthrough,
+            Ddl::Changes(target) => Class::Ddl(target),
+            Ddl::MovesRows => Class::Unclassified(Reason::MovesRows),
         }
     }
 

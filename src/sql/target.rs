@@ -2,7 +2,7 @@
 //! from the manifest and the catalog; immutable.
 
 use super::ident::{Ident, QualifiedName};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// One migration, as far as statements are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Target {
     pub source_oid: u32,
     /// The shadow's `pg_class.oid`.
     pub shadow_oid: u32,
+    /// What holds rows of the source besides itself, by unqualified name: partitions at every level,
+    /// and what inherits from it.
+    pub parts: BTreeMap<String, Vec<Part>>,
     /// Key columns of the source, in the order of the sync function's array arguments.
     pub key: Vec<Ident>,
     /// All live columns of the source in attnum order.
@@ -36,6 +39,32 @@ pub struct Target {
     pub mark_function: String,
     /// The server's major version: what its SQL can say.
     pub server_version: u32,
+}
+
+/// A table that holds rows of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
+}
+
+/// Parts by their unqualified names.
+pub fn by_name(parts: &[Part]) -> BTreeMap<String, Vec<Part>> {
+    let mut named: BTreeMap<String, Vec<Part>> = BTreeMap::new();
+    for part in parts {
+        named.entry(part.name.name.as_str().to_owned()).or_default().push(part.clone());
+    }
+    named
+}
+
+impl Target {
+    /// The names by which a statement may reach the tables of the migration.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let tables = [self.source.name.as_str(), self.shadow.name.as_str()];
+        tables.into_iter().chain(self.parts.keys().map(String::as_str))
+    }
 }
 
 /// One column of the source, expressed over the shadow.

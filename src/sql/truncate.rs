@@ -62,11 +62,13 @@ pub(super) fn read(text: &str, tokens: &[Token], found: &[Mention]) -> Option<Re
         }
         for mention in found.iter().filter(|m| m.token == token) {
             match mention.table {
-                Table::Source if !named.contains(&mention.target) => named.push(mention.target),
-                Table::Source => {}
+                Table::Source | Table::Part(_) if !named.contains(&mention.target) => {
+                    named.push(mention.target);
+                }
+                Table::Source | Table::Part(_) => {}
                 Table::Shadow => shadow = true,
             }
-            if only {
+            if only || matches!(mention.table, Table::Part(_)) {
                 extent = Extent::Part;
             }
         }

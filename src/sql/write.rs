@@ -13,6 +13,7 @@ pub(super) mod with;
 
 use super::cursor::Cursor;
 use super::lex::identifier;
+use super::mention::Table;
 use super::reason::Reason;
 use super::splice::Spliced;
 use super::statement::{Name, Reader};
@@ -321,9 +322,12 @@ fn names(reader: &Reader<'_>, shape: &Shape) -> Result<Option<Vec<String>>, Reas
     let Some(returning) = &shape.returning else { return Ok(None) };
     let mut of = shape.feeds.iter().filter_map(|f| reader.targets.get(f.name.target));
     let first = of.next().ok_or(Reason::WriteShape)?;
+    // A partition may have its columns in another order.
+    let whole = shape.feeds.iter().all(|f| f.name.table == Table::Source);
     let returned = columns::Returned {
         refname: &shape.refname,
-        columns: of.all(|t| t.source == first.source).then_some(first.columns.as_slice()),
+        columns: (whole && of.all(|t| t.source == first.source))
+            .then_some(first.columns.as_slice()),
         is_alone: shape.is_alone,
     };
     let tokens = reader.tokens.get(returning.tokens.clone()).unwrap_or_default();

@@ -12,6 +12,7 @@ fn target() -> Arc<Target> {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 0,
+        parts: Default::default(),
         key: vec![Ident::new("id")],
         old_shape: Err("there is no shadow".to_owned()),
         sync_function: "sync".into(),

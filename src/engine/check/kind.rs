@@ -76,7 +76,7 @@ kinds! {
     Reads "reads"
         "Reads inside functions and views stay on the source whatever the levers say: they show nothing of the shadow in a canary."
     Child "child"
-        "A write by the name of a partition or an inheritance child is not mirrored."
+        "What holds rows of the source counts as the source: its rows come and go with it."
     Parent "parent"
         "A write by the name of the parent reaches the source and is not mirrored."
     Unlogged "unlogged"

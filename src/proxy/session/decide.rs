@@ -140,7 +140,7 @@ impl Session {
                 }
             }
             Class::Ddl(target) => match case.route(*target) {
-                Some(route) if route.mirror != Mirror::Off && self.names_mean_it(case, *target) => {
+                Some(route) if route.mirror != Mirror::Off && self.concerns(case, *target) => {
                     Decision::Refused(Box::new(ddl_refused(route)))
                 }
                 _ => Decision::Original(None),
@@ -197,6 +197,12 @@ impl Session {
         let Class::Read(read) = &case.statement.class else { return false };
         let fit = read.fit.as_ref().ok().filter(|_| !self.retry.forces_source());
         fit.is_some_and(|fit| self.shadow_for(case, fit).is_some())
+    }
+
+    /// Whether a definition statement is about this migration: it names one of its tables, or, as
+    /// for a whole schema, none.
+    fn concerns(&self, case: &Case<'_>, target: usize) -> bool {
+        case.statement.names.is_empty() || self.names_mean_it(case, target)
     }
 
     fn names_mean_it(&self, case: &Case<'_>, target: usize) -> bool {

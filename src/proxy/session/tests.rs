@@ -21,6 +21,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 2,
+        parts: Default::default(),
         key: vec![Ident::new("id")],
         columns: Vec::new(),
         old_shape: Err(String::new()),

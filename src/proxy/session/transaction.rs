@@ -133,13 +133,15 @@ pub(super) struct Facts {
     pub(super) is_fresh: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct TargetFacts {
     /// What the unqualified names of source and shadow mean: object ids, if anything.
     visible: (Option<u32>, Option<u32>),
     /// Those of the migrated tables.
     meant: (u32, u32),
     may_read_shadow: bool,
+    /// The parts of the source whose unqualified names mean something else.
+    hidden: Vec<u32>,
 }
 
 impl Facts {
@@ -162,6 +164,17 @@ impl Facts {
                 ", pg_catalog.has_table_privilege({}::pg_catalog.oid, 'SELECT')::pg_catalog.text",
                 target.shadow_oid
             );
+            let parts = target.parts.values().flatten().map(|p| p.oid.to_string());
+            let parts = parts.collect::<Vec<_>>().join(",");
+            let _infallible = match parts.is_empty() {
+                true => write!(sql, ", ''"),
+                false => write!(
+                    sql,
+                    ", (SELECT pg_catalog.string_agg(p::pg_catalog.text, ',') FROM \
+                     pg_catalog.unnest('{{{parts}}}'::pg_catalog.oid[]) AS p \
+                     WHERE pg_catalog.pg_table_is_visible(p) IS NOT TRUE)"
+                ),
+            };
         }
         sql
     }
@@ -179,9 +192,12 @@ impl Facts {
         };
         let oid = |i: usize| text(i).and_then(|t| t.parse::<u32>().ok());
         let targets = understander.targets.iter().enumerate().map(|(n, target)| TargetFacts {
-            visible: (oid(3 + 3 * n), oid(4 + 3 * n)),
+            visible: (oid(3 + 4 * n), oid(4 + 4 * n)),
             meant: (target.source_oid, target.shadow_oid),
-            may_read_shadow: text(5 + 3 * n) == Some("true"),
+            may_read_shadow: text(5 + 4 * n) == Some("true"),
+            hidden: text(6 + 4 * n)
+                .map(|list| list.split(',').filter_map(|oid| oid.parse().ok()).collect())
+                .unwrap_or_default(),
         });
         Some(Self {
             generation: understander.generation,
@@ -203,6 +219,9 @@ impl Facts {
             }
             (Spelling::Unqualified, Table::Shadow) => {
                 facts.is_none_or(|f| f.visible.1 == Some(f.meant.1))
+            }
+            (Spelling::Unqualified, Table::Part(oid)) => {
+                facts.is_none_or(|f| !f.hidden.contains(&oid))
             }
         }
     }

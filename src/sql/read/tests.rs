@@ -22,6 +22,7 @@ fn targets() -> Vec<Arc<Target>> {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 2,
+        parts: Default::default(),
         key: vec![Ident::new("id")],
         columns: Vec::new(),
         old_shape: Ok(vec![

@@ -154,7 +154,7 @@ impl Shape {
             }
             let (target_index, spelling) = (mention.target, mention.spelling);
             shape.feeds.push(Feed {
-                name: Name { target: target_index, table: Table::Source, spelling },
+                name: Name { target: target_index, table: mention.table, spelling },
                 reach: clauses.reach(&c, target),
                 vacates,
             });

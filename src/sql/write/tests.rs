@@ -12,6 +12,7 @@ fn target(key: &[&str]) -> Target {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 2,
+        parts: Default::default(),
         key: key.iter().map(|k| Ident::new(*k)).collect(),
         columns: ["id", "a", "b"].map(Ident::new).into(),
         old_shape: Err(String::new()),

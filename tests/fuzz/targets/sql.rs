@@ -171,6 +171,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         shadow: QualifiedName::parse(shadow).expect("a name"),
         source_oid: 1,
         shadow_oid: 2,
+        parts: Default::default(),
         key: key.iter().map(|k| Ident::new(*k)).collect(),
         columns: shape.iter().map(|c| c.name.clone()).collect(),
         old_shape: Ok(shape.clone()),

@@ -2,9 +2,11 @@
 //! without the proxy, and the shadow follows.
 
 mod control;
+mod ddl;
 mod keys;
 mod marked;
 mod names;
+mod partitions;
 mod protocol;
 mod truncate;
 mod unclassified;

@@ -1,0 +1,198 @@
+//! ALTER, DROP and CREATE: what they do to the tables of a migration. What can neither change a row
+//! nor make the functions or the names wrong passes; the rest is refused, or, where partitions
+//! come and go, marked.
+
+use super::cursor::Cursor;
+use super::lex::{Kind, Token, is_keyword};
+use super::mention::{Mention, Table, mention_at};
+use super::target::Target;
+use std::sync::Arc;
+
+/// What a definition statement does to the migrated tables.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ddl {
+    /// Nothing that matters.
+    Harmless,
+    /// It changes what this migration goes by.
+    Changes(usize),
+    /// It may bring rows to a source, or take some away.
+    MovesRows,
+}
+
+/// Reads an ALTER, DROP or CREATE.
+pub(super) fn read(
+    text: &str,
+    tokens: &[Token],
+    targets: &[Arc<Target>],
+    found: &[Mention],
+) -> Ddl {
+    let mut c = Cursor::new(text, tokens);
+    let reader = Reader { text, tokens, targets, found };
+    if c.eat("create") {
+        return reader.create(c);
+    }
+    let dropped = c.is("drop");
+    c.skip();
+    if c.eat("schema") {
+        return reader.schema(c, dropped);
+    }
+    let foreign = c.eat("foreign");
+    if c.eat("index") && !dropped && !foreign {
+        // It renames tables, too.
+        return reader.index(c);
+    }
+    if !c.eat("table") {
+        return Ddl::Harmless;
+    }
+    if c.eat("if") {
+        c.eat("exists");
+    }
+    if dropped { reader.drop(c) } else { reader.alter(c) }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    tokens: &'a [Token],
+    targets: &'a [Arc<Target>],
+    found: &'a [Mention],
+}
+
+impl Reader<'_> {
+    /// The migrated table that is named next.
+    fn named(&self, c: &mut Cursor<'_>) -> Option<&Mention> {
+        let (_, token) = c.qualified_name()?;
+        mention_at(self.found, token)
+    }
+
+    /// Triggers and rules would write behind our back.
+    fn create(&self, mut c: Cursor<'_>) -> Ddl {
+        if c.eat("or") {
+            c.eat("replace");
+        }
+        c.eat("constraint");
+        let before_table = match (c.eat("trigger"), c.eat("rule")) {
+            (true, _) => "on",
+            (_, true) => "to",
+            _ => return Ddl::Harmless,
+        };
+        while let Some(found) = c.find_top(before_table) {
+            c.at = found + 1;
+            if let Some(mention) = self.named(&mut c.clone()) {
+                return Ddl::Changes(mention.target);
+            }
+        }
+        Ddl::Harmless
+    }
+
+    fn schema(&self, mut c: Cursor<'_>, dropped: bool) -> Ddl {
+        if dropped && c.find_top("cascade").is_none() {
+            // The server refuses to drop one that is not empty.
+            return Ddl::Harmless;
+        }
+        if !dropped && c.find_top("rename").is_none() {
+            return Ddl::Harmless;
+        }
+        if c.eat("if") {
+            c.eat("exists");
+        }
+        loop {
+            let Some(name) = c.name() else { return Ddl::Harmless };
+            let holds = |t: &Arc<Target>| {
+                let mut tables = [&t.source, &t.shadow]
+                    .into_iter()
+                    .chain(t.parts.values().flatten().map(|p| &p.name));
+                name == "pgsegue" || tables.any(|table| table.schema.as_str() == name)
+            };
+            if let Some(target) = self.targets.iter().position(holds) {
+                return Ddl::Changes(target);
+            }
+            if !c.eat_kind(Kind::Comma) {
+                return Ddl::Harmless;
+            }
+        }
+    }
+
+    fn index(&self, mut c: Cursor<'_>) -> Ddl {
+        if c.eat("if") {
+            c.eat("exists");
+        }
+        self.named(&mut c).map_or(Ddl::Harmless, |m| Ddl::Changes(m.target))
+    }
+
+    fn drop(&self, mut c: Cursor<'_>) -> Ddl {
+        let mut does = Ddl::Harmless;
+        loop {
+            match self.named(&mut c) {
+                Some(Mention { table: Table::Part(_), .. }) => does = Ddl::MovesRows,
+                Some(mention) => return Ddl::Changes(mention.target),
+                None => {}
+            }
+            if !c.eat_kind(Kind::Comma) {
+                return does;
+            }
+        }
+    }
+
+    fn alter(&self, mut c: Cursor<'_>) -> Ddl {
+        c.eat("only");
+        let altered = self.named(&mut c).copied();
+        if c.is_text("*") {
+            c.skip();
+        }
+        let changes = |m: Mention| Ddl::Changes(m.target);
+        if c.eat("attach") || c.eat("detach") {
+            c.eat("partition");
+            let part = self.named(&mut c).copied();
+            let concurrently = c.find_top("concurrently").is_some();
+            return match (altered, part) {
+                // Neither a part of the shadow, nor the migrated table as a part of another.
+                (Some(m @ Mention { table: Table::Shadow, .. }), _) => changes(m),
+                (_, Some(m @ Mention { table: Table::Source | Table::Shadow, .. })) => changes(m),
+                // It ends after a mark, which would be worked off by then.
+                (Some(m), _) | (None, Some(m)) if concurrently => changes(m),
+                (Some(_), _) | (_, Some(_)) => Ddl::MovesRows,
+                (None, None) => Ddl::Harmless,
+            };
+        }
+        if let Some(altered) = altered {
+            return if self.is_harmless(c) { Ddl::Harmless } else { changes(altered) };
+        }
+        // Another table becomes one that inherits from it, or is one no more.
+        let inherits = c.find_top("inherit").and_then(|at| {
+            let mut c = c;
+            c.at = at + 1;
+            self.named(&mut c)
+        });
+        if inherits.is_some() { Ddl::MovesRows } else { Ddl::Harmless }
+    }
+
+    /// Whether all actions of an ALTER TABLE leave rows, columns, constraints, triggers and names as
+    /// they are.
+    fn is_harmless(&self, c: Cursor<'_>) -> bool {
+        let rest = self.tokens.get(c.at..).unwrap_or_default();
+        let mut actions = rest.split(|t| t.kind == Kind::Comma && t.depth == 0);
+        actions.all(|action| self.is_harmless_action(action))
+    }
+
+    fn is_harmless_action(&self, action: &[Token]) -> bool {
+        let mut c = Cursor::new(self.text, action);
+        let options = |c: &Cursor<'_>| c.is_kind(Kind::Open);
+        if c.eat("alter") {
+            c.eat("column");
+            if c.name().is_none() {
+                return false;
+            }
+            let set = c.eat("set");
+            let reset = c.eat("reset");
+            let word = ["statistics", "storage", "compression"];
+            return (set && word.iter().any(|w| c.is(w))) || ((set || reset) && options(&c));
+        }
+        if c.eat("set") {
+            return options(&c) || c.is("tablespace") || c.is("without");
+        }
+        let first = action.first();
+        let harmless = ["validate", "cluster", "replica"];
+        (c.eat("reset") && options(&c))
+            || first.is_some_and(|t| harmless.iter().any(|w| is_keyword(self.text, t, w)))
+    }
+}

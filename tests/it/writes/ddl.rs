@@ -1,0 +1,92 @@
+//! Definitions of migrated tables: what would make the functions or the rows wrong is refused, the
+//! rest is the client's own affair.
+
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, outcome, text};
+
+const REFUSED: &[&str] = &[
+    "ALTER TABLE orders ADD COLUMN more int",
+    "ALTER TABLE public.orders_v2 DROP COLUMN note",
+    "ALTER TABLE IF EXISTS ONLY orders RENAME TO gone",
+    "ALTER TABLE orders RENAME note TO remark",
+    "ALTER TABLE orders SET (fillfactor = 70), ALTER total TYPE bigint",
+    "ALTER TABLE orders DISABLE TRIGGER ALL",
+    "ALTER INDEX orders RENAME TO gone",
+    "DROP TABLE orders",
+    "DROP TABLE IF EXISTS other, \"orders_v2\" CASCADE",
+    "DROP SCHEMA public CASCADE",
+    "DROP SCHEMA IF EXISTS nowhere, pgsegue CASCADE",
+    "ALTER SCHEMA public RENAME TO private",
+    "CREATE TRIGGER t BEFORE UPDATE OF note ON orders FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "CREATE OR REPLACE RULE r AS ON DELETE TO orders DO INSTEAD NOTHING",
+    "SELECT 1; ALTER TABLE orders ADD COLUMN more int",
+];
+
+const ALLOWED: &[&str] = &[
+    "CREATE INDEX totals ON orders (total)",
+    "ALTER INDEX totals RENAME TO totals_too",
+    "DROP INDEX totals_too",
+    "CREATE STATISTICS both_of ON id, total FROM orders",
+    "ALTER TABLE orders ALTER COLUMN note SET STATISTICS 300, SET (fillfactor = 80)",
+    "ALTER TABLE orders ALTER note SET STORAGE EXTERNAL",
+    "ALTER TABLE orders RESET (fillfactor)",
+    "ALTER TABLE orders REPLICA IDENTITY FULL",
+    "ALTER TABLE orders CLUSTER ON orders_pkey",
+    "COMMENT ON TABLE orders IS 'being moved'",
+    "GRANT SELECT ON orders TO PUBLIC",
+    "REVOKE SELECT ON orders FROM PUBLIC",
+    "ANALYZE orders",
+    "VACUUM orders",
+    "REINDEX TABLE orders",
+    "CREATE VIEW seen AS SELECT * FROM orders",
+    "DROP VIEW seen",
+    "CREATE TABLE orders.nowhere (id int)",
+    "CREATE TABLE copied (LIKE orders)",
+    "ALTER TABLE copied ADD COLUMN orders int, DROP COLUMN note",
+    "ALTER TABLE copied RENAME TO orders_copied",
+    "DROP TABLE orders_copied",
+    "CREATE TEMP TABLE orders (id int)",
+    "ALTER TABLE orders ADD COLUMN mine int",
+    "DROP TABLE orders",
+    "BEGIN; LOCK TABLE orders IN SHARE MODE; SELECT count(*) FROM orders; COMMIT",
+    "DROP SCHEMA IF EXISTS nowhere CASCADE",
+    "DROP TRIGGER IF EXISTS t ON orders",
+];
+
+#[tokio::test]
+async fn what_would_break_the_migration_is_refused_and_nothing_changes() {
+    let live = Live::orders("", "").await;
+    let ddl =
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'";
+    live.db.client.batch_execute(ddl).await.unwrap();
+    let client = live.client().await;
+    for sql in REFUSED {
+        let refused = outcome(&client, sql).await.unwrap_err();
+        assert_eq!(refused, "55006 \"public.orders\" is being migrated", "{sql}");
+        if !sql.starts_with("SELECT") {
+            let prepared = client.prepare(sql).await;
+            let error = match prepared {
+                Ok(statement) => client.execute(&statement, &[]).await.unwrap_err(),
+                Err(error) => error,
+            };
+            assert_eq!(error.code().unwrap().code(), "55006", "{sql}");
+        }
+    }
+    client.batch_execute("BEGIN").await.unwrap();
+    outcome(&client, "DROP TABLE orders").await.unwrap_err();
+    assert!(outcome(&client, "SELECT 1").await.unwrap_err().starts_with("25P02"));
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(text(&client, "SELECT count(*) FROM orders").await, "10");
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn what_changes_neither_rows_nor_functions_comes_through() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for sql in ALLOWED {
+        pair.simple(sql).await;
+    }
+    pair.simple("UPDATE orders SET total = total + 1").await;
+    assert!(live.statements("recorded", "write") < 0.5);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
