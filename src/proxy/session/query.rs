@@ -86,8 +86,11 @@ impl Session {
                 // Nothing of ours can run before it; what it then does if it ends the transaction
                 // is not seen by the client before it is marked.
                 self.mark_behind(&marks);
+                self.count("recorded", "write");
             }
             Decision::Marked(marks) if !self.take_marked() => {
+                // Looked at twice: before its mark and after.
+                self.count("recorded", "write");
                 let isolated = if begins(sql) { Isolated::Yes } else { Isolated::No };
                 return self.inject_mark(&marks, isolated, out);
             }

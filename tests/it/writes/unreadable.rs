@@ -62,6 +62,7 @@ async fn a_text_that_cannot_be_read_and_names_the_table_is_marked() {
     client.batch_execute(begin).await.unwrap();
     let seen = "SELECT count(*) FROM pgsegue.dirty_keys WHERE key IS NULL";
     assert_ne!(text(&client, seen).await, "0");
+    assert!(live.statements("recorded", "write") > 0.5);
     client.batch_execute("COMMIT").await.unwrap();
     live.orders_in_step().await;
 }
