@@ -146,7 +146,7 @@ impl Author {
             }
             self.steps.push(Step::Settle);
         }
-        let count = self.random.between(12, 50);
+        let count = if self.random.chance(3) { 150 } else { self.random.between(12, 50) };
         for number in 0..count {
             if number > 0 && number % 13 == 0 {
                 let level = *self.random.pick(&levels);
@@ -207,7 +207,7 @@ impl Author {
 
     /// Whether a statement fits this case.
     pub fn may(&self, sql: &Sql) -> bool {
-        const MARKED: [&str; 4] = ["MERGE", "DO $do$", "TRUNCATE", "EXPLAIN"];
+        const MARKED: [&str; 5] = ["MERGE", "DO $do$", "TRUNCATE", "EXPLAIN", "LOCK"];
         if self.calm && MARKED.iter().any(|word| sql.text.starts_with(word)) {
             return false;
         }

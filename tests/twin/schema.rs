@@ -49,7 +49,21 @@ pub struct Table {
     pub cut: Cut,
     /// A column that refers to the key of another table.
     pub refers: Option<(usize, usize)>,
+    pub trigger: Trigger,
+    pub number: usize,
+    /// An index on an expression of this column.
+    pub folded: Option<usize>,
     pub migrated: bool,
+}
+
+/// What fires before a row is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    None,
+    /// It changes this column.
+    Changes(usize),
+    /// It keeps rows with this key from being written.
+    Swallows,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +74,8 @@ pub struct Schema {
     /// Schemas that the search_path has.
     pub visible: Vec<String>,
     rows: String,
+    /// Whether the app's role may write.
+    trusting: bool,
 }
 
 const PLAIN: [&str; 16] = [
@@ -146,7 +162,9 @@ impl Schema {
             let name = if nasty { nasty_names[number] } else { names[number] };
             let schema = random.pick(&schemas).clone();
             let mut table = table(random, schema, name, nasty);
+            table.number = number;
             refer(random, &mut table, &tables);
+            more(random, &mut table);
             tables.push(table);
         }
         tables[0].migrated = true;
@@ -154,9 +172,10 @@ impl Schema {
             tables[1].migrated = true;
         }
         let visible = if random.chance(85) { schemas } else { vec!["public".to_owned()] };
+        let trusting = random.chance(70);
         let path: Vec<String> = visible.iter().rev().map(|s| quoted(s)).collect();
         let mut schema =
-            Self { tables, search_path: path.join(", "), visible, rows: String::new() };
+            Self { tables, search_path: path.join(", "), visible, rows: String::new(), trusting };
         schema.rows = schema.first_rows(random);
         schema
     }
@@ -178,6 +197,14 @@ impl Schema {
             k = quoted(&first.columns[0].name),
             t = first.full()
         );
+        for table in &self.tables {
+            sql += &format!(
+                "GRANT USAGE ON SCHEMA {} TO twin_app;\nGRANT {} ON {} TO twin_app;\n",
+                quoted(&table.schema),
+                if self.trusting { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT" },
+                table.full()
+            );
+        }
         sql + &self.rows
     }
 
@@ -188,7 +215,8 @@ impl Schema {
             let settable: Vec<&Column> =
                 table.columns.iter().filter(|c| !matches!(c.fill, Fill::Generated(_))).collect();
             let names: Vec<String> = settable.iter().map(|c| quoted(&c.name)).collect();
-            for _ in 0..random.below(16) {
+            let rows = if random.chance(5) { 300 } else { random.below(16) };
+            for _ in 0..rows {
                 let values: Vec<String> = settable
                     .iter()
                     .map(|column| match &column.fill {
@@ -263,6 +291,9 @@ fn table(random: &mut Random, schema: String, name: &str, nasty: bool) -> Table 
         key_constraint,
         cut,
         refers: None,
+        trigger: Trigger::None,
+        number: 0,
+        folded: None,
         migrated: false,
     }
 }
@@ -340,6 +371,47 @@ fn refer(random: &mut Random, table: &mut Table, earlier: &[Table]) {
     }
 }
 
+/// A trigger or an index, now and then.
+fn more(random: &mut Random, table: &mut Table) {
+    let mut others = table.key..table.columns.len();
+    let text =
+        |at: &usize| table.columns[*at].kind == Kind::Text && table.columns[*at].fill == Fill::Null;
+    let text = others.find(text);
+    if table.cut == Cut::Whole && random.chance(12) {
+        table.folded = text;
+    }
+    table.trigger = match (random.below(12), text) {
+        (0, Some(at)) => Trigger::Changes(at),
+        (1, _) => Trigger::Swallows,
+        _ => Trigger::None,
+    };
+}
+
+fn trigger(table: &Table) -> String {
+    let (when, body) = match table.trigger {
+        Trigger::None => return String::new(),
+        Trigger::Changes(at) => {
+            let name = quoted(&table.columns[at].name);
+            ("INSERT OR UPDATE", format!("NEW.{name} := left(NEW.{name}, 5) || '+'; RETURN NEW;"))
+        }
+        Trigger::Swallows => {
+            let name = quoted(&table.columns[0].name);
+            let row = "CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END";
+            let row = format!("({row}).{name}::text");
+            let end = "IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW;";
+            let body = format!("IF {row} IN ('3', 'a') THEN RETURN NULL; END IF; {end}");
+            ("INSERT OR UPDATE OR DELETE", body)
+        }
+    };
+    // `check` takes a function whose text has the name of a migrated table for one that writes it.
+    let function = format!("public.twin_before_{}", table.number);
+    format!(
+        "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $t$ BEGIN {body} END $t$;\n\
+         CREATE TRIGGER before BEFORE {when} ON {} FOR EACH ROW EXECUTE FUNCTION {function}();\n",
+        table.full()
+    )
+}
+
 fn create(table: &Table, all: &[Table]) -> String {
     let mut lines: Vec<String> = table.columns.iter().map(definition).collect();
     let key: Vec<String> = table.keys().iter().map(|c| quoted(&c.name)).collect();
@@ -349,10 +421,12 @@ fn create(table: &Table, all: &[Table]) -> String {
         key.join(", ")
     ));
     if let Some((column, to)) = table.refers {
+        let deferred = table.columns.len().is_multiple_of(2);
         lines.push(format!(
-            "FOREIGN KEY ({}) REFERENCES {}",
+            "FOREIGN KEY ({}) REFERENCES {}{}",
             quoted(&table.columns[column].name),
-            all[to].full()
+            all[to].full(),
+            if deferred { " DEFERRABLE INITIALLY DEFERRED" } else { "" }
         ));
     }
     let full = table.full();
@@ -380,7 +454,11 @@ fn create(table: &Table, all: &[Table]) -> String {
             (by("LIST"), part("some", "FOR VALUES IN (1, 2, 3, 4)") + &part("rest", "DEFAULT"))
         }
     };
-    format!("CREATE TABLE {full} (\n  {}\n){how};\n{parts}", lines.join(",\n  "))
+    let folded = table.folded.map_or_else(String::new, |at| {
+        format!("CREATE UNIQUE INDEX ON {full} (lower({}));\n", quoted(&table.columns[at].name))
+    });
+    format!("CREATE TABLE {full} (\n  {}\n){how};\n{parts}{folded}", lines.join(",\n  "))
+        + &trigger(table)
 }
 
 fn definition(column: &Column) -> String {

@@ -6,7 +6,7 @@ use crate::frames::{self, Exchange};
 use crate::pen::{Constants, Order, Pen, Sql};
 use crate::schema::{Column, Fill, Table, quoted};
 use crate::sql::statement;
-use crate::{copy, writes};
+use crate::{copy, reads, writes};
 
 pub fn something(author: &mut Author, session: usize) {
     let in_transaction = author.sessions[session].left > 0;
@@ -23,7 +23,8 @@ pub fn something(author: &mut Author, session: usize) {
         53..=64 => copy::copy(author, session),
         65..=74 => named(author, session),
         75..=82 => pipeline(author, session),
-        83..=93 => setting(author, session),
+        83..=91 => setting(author, session),
+        92..=93 => odd_frames(author, session),
         94..=95 => cancel(author, session),
         _ => hide(author, session),
     }
@@ -39,7 +40,8 @@ fn begin(author: &mut Author, session: usize) {
         4 => "begin work",
         _ => "BEGIN",
     };
-    author.sessions[session].left = author.random.between(2, 7);
+    let long = author.random.chance(3);
+    author.sessions[session].left = if long { 90 } else { author.random.between(2, 7) };
     author.plain(session, text);
 }
 
@@ -80,6 +82,9 @@ fn ordered(sql: &Sql, text: String) -> Exchange {
 }
 
 fn cursor(author: &mut Author, session: usize) {
+    if author.random.chance(25) {
+        return cursor_of_read(author, session);
+    }
     let table = author.schema.tables[0].clone();
     let (name, key) = (table.full(), quoted(&table.columns[0].name));
     let open = author.sessions[session].cursor;
@@ -106,6 +111,16 @@ fn cursor(author: &mut Author, session: usize) {
         }
     };
     author.plain(session, &text);
+}
+
+/// A query that is read by a cursor, all of it.
+fn cursor_of_read(author: &mut Author, session: usize) {
+    let sql = reads::read(&mut author.random, &author.schema, Constants::Inline);
+    let how = *author.random.pick(&["", "", " SCROLL", " NO SCROLL"]);
+    let declare = format!("DECLARE every{how} CURSOR FOR {}", sql.text);
+    let mut all = Sql::plain(format!("{declare}; FETCH ALL FROM every; CLOSE every"));
+    all.order = Order::Any;
+    author.send(session, frames::simple(&all));
 }
 
 /// A text of several statements.
@@ -159,6 +174,33 @@ fn pipeline(author: &mut Author, session: usize) {
     author.send(session, frames::pipeline(&statements));
 }
 
+/// Frames in an order that drivers do not have.
+fn odd_frames(author: &mut Author, session: usize) {
+    use crate::raw::{close, describe, execute, flush, sync};
+    let constants = author.constants();
+    let sql = statement(&mut author.random, &author.schema, constants);
+    if !author.may(&sql) {
+        return;
+    }
+    let parse = frames::prepare(&sql, "odd");
+    let bound = frames::bound(&sql, "odd", 0, 0);
+    let (what, parts): (&str, Vec<Vec<u8>>) = match author.random.below(6) {
+        0 => ("described only", vec![parse, flush(), close(b'S', "odd"), sync()]),
+        1 => ("closed before", vec![parse, close(b'S', "odd"), bound, sync()]),
+        2 => ("twice", vec![parse.clone(), parse, bound, sync()]),
+        3 => ("executed again", vec![parse, bound, execute("", 0), close(b'S', "odd"), sync()]),
+        4 => ("no portal", vec![describe(b'P', "none"), parse, bound, sync()]),
+        _ => ("two syncs", vec![parse, bound.clone(), sync(), bound, close(b'S', "odd"), sync()]),
+    };
+    let readies = if what == "two syncs" { 2 } else { 1 };
+    let label = format!("{what}: {}", sql.text);
+    let frames = parts.concat();
+    author.send(session, Exchange { label, frames, readies, order: sql.order });
+    let frames = [close(b'S', "odd"), sync()].concat();
+    let exchange = Exchange { label: "close".to_owned(), frames, readies: 1, order: Order::Exact };
+    author.send(session, exchange);
+}
+
 fn setting(author: &mut Author, session: usize) {
     let in_transaction = author.sessions[session].left > 0;
     let path = author.schema.search_path.clone();
@@ -182,6 +224,9 @@ fn setting(author: &mut Author, session: usize) {
         "SET plan_cache_mode = force_generic_plan".to_owned(),
         "SELECT pg_backend_pid() IS NOT NULL".to_owned(),
         "LISTEN something".to_owned(),
+        "SET ROLE twin_app".to_owned(),
+        "RESET ROLE".to_owned(),
+        "SET CONSTRAINTS ALL IMMEDIATE".to_owned(),
         String::new(),
         "-- nothing\n;".to_owned(),
     ];
@@ -197,6 +242,10 @@ fn setting(author: &mut Author, session: usize) {
         return author.plain(session, text);
     }
     let text = author.random.pick(&texts).clone();
+    if text.contains("standard_conforming") {
+        // What was prepared before would be read in another way when it is prepared again.
+        author.sessions[session].named.clear();
+    }
     author.say(session, &Sql::plain(text));
 }
 

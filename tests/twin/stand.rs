@@ -15,12 +15,20 @@ use pgsegue::tls;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Remembers that somebody marked a migration: then a verify may find what nothing else has on record.
+const MARKS: &str = "CREATE SCHEMA twin; CREATE TABLE twin.marks (reason text);
+CREATE FUNCTION twin.remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ BEGIN INSERT INTO twin.marks VALUES (NEW.reason); RETURN NULL; END $$;
+CREATE TRIGGER remember AFTER INSERT ON pgsegue.dirty_keys FOR EACH ROW WHEN (NEW.key IS NULL)
+    EXECUTE FUNCTION twin.remember()";
 
 // Never dropped; the server's own supervisor ends it with this process.
 static SERVER: LazyLock<Postgres> = LazyLock::new(|| {
@@ -29,6 +37,8 @@ static SERVER: LazyLock<Postgres> = LazyLock::new(|| {
     let options = Options { settings, ..Options::default() };
     Postgres::start(&options).unwrap_or_else(|error| panic!("{error}"))
 });
+/// The role that apps take on with SET ROLE.
+static ROLE: OnceCell<()> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 pub struct Stand {
@@ -42,6 +52,65 @@ pub struct Stand {
     pub spent: Spent,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// Making databases takes longer than anything else, so they are used again.
+static FREE: Mutex<Vec<Databases>> = Mutex::const_new(Vec::new());
+
+struct Databases {
+    plain: String,
+    live: String,
+}
+
+impl Databases {
+    /// Two that are empty.
+    async fn take(case: &Case) -> Result<Self, String> {
+        let admin = connect("postgres").await;
+        let role = async || admin.batch_execute("CREATE ROLE twin_app").await.unwrap();
+        ROLE.get_or_init(role).await;
+        let free = FREE.lock().await.pop();
+        let databases = match free {
+            Some(databases) => databases,
+            None => {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                Self { plain: format!("plain_{number}"), live: format!("live_{number}") }
+            }
+        };
+        for name in [&databases.plain, &databases.live] {
+            let exists = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+            let exists: bool = admin.query_one(exists, &[name]).await.unwrap().get(0);
+            let begin = match exists {
+                true => format!("ALTER DATABASE {name} RESET ALL"),
+                false => format!("CREATE DATABASE {name}"),
+            };
+            let settings: &[&str] = match case.plans {
+                Plans::AsUsual => &[],
+                Plans::Scans => &["enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"],
+            };
+            let settings = settings.iter().map(|s| format!("ALTER DATABASE {name} SET {s} = off"));
+            for sql in std::iter::once(begin).chain(settings) {
+                admin.batch_execute(&sql).await.map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(databases)
+    }
+
+    /// Empties them for the next; what cannot be emptied is left where it is.
+    async fn put(self) {
+        const EMPTY: &str = "DO $$ DECLARE s text; BEGIN
+            PERFORM pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid();
+            FOR s IN SELECT nspname FROM pg_namespace
+                WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+            LOOP EXECUTE format('DROP SCHEMA %I CASCADE', s); END LOOP; END $$;
+            CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC";
+        for name in [&self.plain, &self.live] {
+            if connect(name).await.batch_execute(EMPTY).await.is_err() {
+                return;
+            }
+        }
+        FREE.lock().await.push(self);
+    }
 }
 
 /// Where the time of a case goes.
@@ -79,21 +148,7 @@ impl Stand {
     pub async fn build(case: &Case) -> Result<Self, String> {
         let began = Instant::now();
         let mut spent = Spent::default();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (plain, live) = (format!("plain_{number}"), format!("live_{number}"));
-        let admin = connect("postgres").await;
-        for name in [&plain, &live] {
-            let sql = format!("CREATE DATABASE {name}");
-            admin.batch_execute(&sql).await.map_err(|e| e.to_string())?;
-            let settings: &[&str] = match case.plans {
-                Plans::AsUsual => &[],
-                Plans::Scans => &["enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"],
-            };
-            for setting in settings {
-                let sql = format!("ALTER DATABASE {name} SET {setting} = off");
-                admin.batch_execute(&sql).await.map_err(|e| e.to_string())?;
-            }
-        }
+        let Databases { plain, live } = Databases::take(case).await?;
         let ddl = case.schema.ddl();
         for (name, ddl) in [(&plain, ddl.clone()), (&live, ddl + &case.plan.ddl)] {
             let client = connect(name).await;
@@ -124,6 +179,8 @@ impl Stand {
             Begin::Ready => stand.until_ready(case, &control).await?,
             Begin::Mirrored => stand.until_mirrored(case, &control).await?,
         }
+        let client = connect(&stand.live).await;
+        client.batch_execute(MARKS).await.map_err(|e| e.to_string())?;
         stand.spent.ready = started.elapsed();
         Ok(stand)
     }
@@ -205,15 +262,13 @@ impl Stand {
         (SERVER.port(), self.proxy_port)
     }
 
+    /// Ends engine and proxy, and leaves the databases to another case.
     pub async fn end(self) {
         self.stop.cancel();
         for task in self.tasks {
             task.await.unwrap();
         }
-        let admin = connect("postgres").await;
-        for name in [self.plain, self.live] {
-            admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.ok();
-        }
+        Databases { plain: self.plain, live: self.live }.put().await;
     }
 }
 

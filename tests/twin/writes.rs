@@ -88,6 +88,13 @@ fn insert_select(pen: &mut Pen<'_>, table: &Table) -> String {
     }
     let from = pen.name(table);
     let shift = pen.random.between(10, 40);
+    if pen.random.chance(15) && table.key == 1 && columns[0].kind.is_integer() {
+        let key = pen.column("", columns[0]);
+        let only: Vec<&&Column> = columns.iter().skip(1).filter(|c| c.not_null).collect();
+        if only.is_empty() {
+            return format!(" ({key}) SELECT n + {shift} FROM plain ORDER BY n");
+        }
+    }
     let outputs: Vec<String> = columns
         .iter()
         .map(|c| {
@@ -118,6 +125,10 @@ fn on_conflict(pen: &mut Pen<'_>, table: &Table, aliased: bool) -> String {
         (1, Some(unique)) => format!(" ({})", pen.column("", unique)),
         (2, _) => format!(" ON CONSTRAINT {}", quoted(&table.key_constraint)),
         (3, _) => format!(" ({key}) WHERE true"),
+        (4, _) if table.folded.is_some() => {
+            let at = table.folded.unwrap_or_default();
+            format!(" (lower({}))", pen.column("", &table.columns[at]))
+        }
         _ => format!(" ({key})"),
     };
     if target.is_empty() || pen.random.chance(35) {
@@ -176,7 +187,19 @@ fn update_of(pen: &mut Pen<'_>, table: &Table) -> String {
     let only = if pen.random.chance(4) { "ONLY " } else { "" };
     let (alias, prefix) = pen.alias(table);
     let sets = sets(pen, table, &prefix);
+    let others: Vec<&Table> =
+        pen.schema.tables.iter().filter(|t| t.full() != table.full()).collect();
     let (from, joined) = match pen.random.below(12) {
+        2 if !prefix.is_empty() && !others.is_empty() => {
+            // At most one row of the other table for each of this one.
+            let other = others[pen.random.below(others.len())];
+            let key = pen.column(&prefix, &table.columns[0]);
+            let name = pen.name(other);
+            let theirs = quoted(&other.columns[0].name);
+            let from =
+                format!(" FROM (SELECT DISTINCT o.{theirs}::text AS k FROM {name} AS o) AS one");
+            (from, format!("{key}::text = one.k AND "))
+        }
         0 if !prefix.is_empty() => {
             let key = pen.column(&prefix, &table.columns[0]);
             (" FROM plain AS p".to_owned(), format!("{key}::text = p.n::text AND "))
@@ -331,7 +354,8 @@ fn odd(pen: &mut Pen<'_>) -> String {
     let table = pen.table();
     let name = pen.name(table);
     let key = quoted(&table.columns[0].name);
-    match pen.random.below(9) {
+    match pen.random.below(10) {
+        9 => format!("LOCK TABLE {name} IN ROW EXCLUSIVE MODE"),
         0 => format!("DELETE FROM {name} WHERE 1 / (length({key}::text) * 0) = 1"),
         1 => format!("UPDATE {name} SET nothing_like_it = 1"),
         2 => format!("INSERT INTO {name} ({key}) VALUES ('no such value')"),
