@@ -159,10 +159,12 @@ impl Facts {
                     ", pg_catalog.to_regclass({name})::pg_catalog.oid::pg_catalog.text"
                 );
             }
+            // Policies of the source hide rows from this role: a shadow without any would show them.
             let _infallible = write!(
                 sql,
-                ", pg_catalog.has_table_privilege({}::pg_catalog.oid, 'SELECT')::pg_catalog.text",
-                target.shadow_oid
+                ", (pg_catalog.has_table_privilege({shadow}::pg_catalog.oid, 'SELECT') AND (pg_catalog.row_security_active({shadow}::pg_catalog.oid) OR NOT pg_catalog.row_security_active({source}::pg_catalog.oid)))::pg_catalog.text",
+                shadow = target.shadow_oid,
+                source = target.source_oid
             );
             let parts = target.parts.values().flatten().map(|p| p.oid.to_string());
             let parts = parts.collect::<Vec<_>>().join(",");
