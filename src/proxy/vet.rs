@@ -7,6 +7,7 @@ use super::Options;
 use super::reach::{Relations, is_dearer};
 use super::side;
 use crate::pg::Database;
+use crate::sql::read::LeansOn;
 use crate::sql::target::Target;
 use crate::wire::backend::{self, push_frame};
 use quick_cache::sync::Cache;
@@ -35,6 +36,7 @@ pub(super) struct Query<'a> {
     pub(super) fingerprint: &'a str,
     /// Declared parameter types, as in a Parse.
     pub(super) types: &'a [u8],
+    pub(super) leans_on: &'a LeansOn,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,6 +65,8 @@ pub(super) struct Native {
     columns: Vec<NativeColumn>,
     /// The shadows that it reads, by object id.
     shadows: Vec<u32>,
+    /// Why its rows are no right answer, if so: then a dark read would be no test.
+    pub(super) incomparable: Option<&'static str>,
     /// Resolved parameter types.
     pub(super) parameters: Vec<u32>,
 }
@@ -116,6 +120,7 @@ struct Job {
     source: String,
     shadow: String,
     targets: Vec<Arc<Target>>,
+    leans_on: LeansOn,
 }
 
 /// The verdicts, and the way to get one.
@@ -170,7 +175,8 @@ impl Vetting {
         if let (Some(jobs), Some(shadow)) = (&self.jobs, shadow()) {
             let verdict = Verdict { vetted: vetted.clone(), since: Instant::now() };
             let source = query.text.to_owned();
-            let job = Job { key: key.clone(), source, shadow, targets: targets() };
+            let leans_on = query.leans_on.clone();
+            let job = Job { key: key.clone(), source, shadow, targets: targets(), leans_on };
             if jobs.try_send(job).is_ok() {
                 self.verdicts.insert(key, verdict);
             }
@@ -265,7 +271,7 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
         .collect();
     let source = transaction.prepare_typed(&job.source, &types).await?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
-    let native = compare(&source, &shadow, &job.targets)?;
+    let mut native = compare(&source, &shadow, &job.targets)?;
     let on_source = explain(&transaction, &job.source, &source).await?;
     let on_shadow = explain(&transaction, &job.shadow, &shadow).await?;
     for target in &job.targets {
@@ -275,8 +281,47 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
             return Err(Unfit::Dearer);
         }
     }
+    native.incomparable = incomparable(&transaction, &job.leans_on).await?;
     transaction.rollback().await?;
     Ok(native)
+}
+
+/// Why the rows of a query are not one right answer, as far as the catalog tells: a view may hide
+/// what its text does not say, a policy may read settings of the client's session, floating-point
+/// sums hang on their order, and of equal values that look different any may be taken. A name that
+/// means nothing is that of a WITH query.
+async fn incomparable(
+    transaction: &Transaction<'_>,
+    leans_on: &LeansOn,
+) -> Result<Option<&'static str>, Unfit> {
+    let row = transaction
+        .query_one(
+            "WITH c AS (SELECT oid, relkind, relrowsecurity FROM pg_catalog.pg_class WHERE oid IN \
+                 (SELECT pg_catalog.to_regclass(n) FROM pg_catalog.unnest($1::text[]) AS n)), \
+             t AS (SELECT coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), t.oid) AS oid, \
+                 t.typtype, a.atttypmod, NOT coalesce(l.collisdeterministic, true) AS loose \
+                 FROM c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 \
+                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                 LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation) \
+             SELECT coalesce(bool_or(relkind NOT IN ('r', 'p', 'm')), false), \
+                 coalesce(bool_or(relrowsecurity), false), \
+                 EXISTS (SELECT FROM t WHERE oid IN ('float4'::regtype, 'float8'::regtype)), \
+                 EXISTS (SELECT FROM t WHERE loose OR typtype IN ('c', 'r', 'm') \
+                     OR oid = 'numeric'::regtype AND atttypmod = -1 \
+                     OR oid::regtype::text IN ('real', 'double precision', 'interval', 'jsonb', \
+                         'time with time zone', 'character') \
+                     OR oid::regtype::text LIKE '%citext') FROM c",
+            &[&leans_on.tables],
+        )
+        .await?;
+    let found = |i: usize| row.try_get::<_, bool>(i);
+    Ok(match () {
+        () if found(0)? => Some("a view or a foreign table"),
+        () if found(1)? => Some("row security"),
+        () if found(2)? && leans_on.sums => Some("a sum of floating-point numbers, perhaps"),
+        () if found(3)? && leans_on.picks => Some("one of several values that are equal, perhaps"),
+        () => None,
+    })
 }
 
 /// A table and its partitions.
@@ -319,7 +364,7 @@ fn compare(
     }
     let parameters = source.params().iter().map(tokio_postgres::types::Type::oid).collect();
     let shadows = targets.iter().map(|t| t.shadow_oid).collect();
-    Ok(Native { columns, shadows, parameters })
+    Ok(Native { columns, shadows, incomparable: None, parameters })
 }
 
 /// The generic plan: what a prepared statement gets, whatever its parameters are.

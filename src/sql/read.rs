@@ -43,6 +43,19 @@ pub struct Fit {
     pieces: Vec<Piece>,
     /// Whether its rows, as a multiset, are one right answer; else why a dark read is no test.
     pub comparable: Result<(), &'static str>,
+    /// What decides it further, once the catalog is asked.
+    pub leans_on: LeansOn,
+}
+
+/// What a query counts on for its rows to be one right answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LeansOn {
+    /// The tables that it names, as in SQL; one may be a view, which may hide anything.
+    pub tables: Vec<String>,
+    /// It adds up: of floating-point numbers the sum hangs on their order.
+    pub sums: bool,
+    /// It takes one of several equal values: of equal ones that look different it may take any.
+    pub picks: bool,
 }
 
 /// A change of the text.
@@ -237,6 +250,7 @@ fn fit(
         return Err(unfit);
     }
     let comparable = found.comparable(&query, targets);
+    let leans_on = std::mem::take(&mut found.leans_on);
     let given = std::mem::take(&mut found.given);
     let (factors, edits) = found.into_edits();
     let found_mentions = mentions(text, tokens, targets);
@@ -258,7 +272,7 @@ fn fit(
         pieces.extend(edited(tokens, &parsable, edit).ok_or("a change that cannot be placed")?);
     }
     pieces.sort_by_key(|piece| piece.at().start);
-    Ok(Fit { pieces, comparable })
+    Ok(Fit { pieces, comparable, leans_on })
 }
 
 /// The places of a change in the text.

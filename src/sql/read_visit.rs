@@ -2,13 +2,14 @@
 //! answer, and predicates that have an exact twin on the shadow.
 
 use super::ident::Ident;
+use super::read::LeansOn;
 use super::read_hidden::{Edit, Hidden};
 use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor,
-    TableWithJoins, Visitor,
+    DataType, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    GroupByExpr, Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SelectItem, SetExpr,
+    TableFactor, TableWithJoins, Visitor,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -71,6 +72,7 @@ pub(super) struct Found<'a> {
     hidden: Hidden,
     selects: usize,
     incomparable: Option<&'static str>,
+    pub(super) leans_on: LeansOn,
 }
 
 type Unfit = ControlFlow<String>;
@@ -102,6 +104,7 @@ impl<'a> Found<'a> {
             hidden: Hidden::default(),
             selects: 0,
             incomparable: None,
+            leans_on: LeansOn::default(),
         }
     }
 
@@ -203,6 +206,8 @@ impl<'a> Found<'a> {
         if has_row_argument(function) {
             return unfit("a whole-row reference");
         }
+        self.leans_on.sums |= ["sum", "avg"].contains(&name.as_str());
+        self.leans_on.picks |= ["min", "max"].contains(&name.as_str());
         if function.over.is_some() {
             self.incomparable = Some("a window function");
         }
@@ -245,6 +250,7 @@ impl Visitor for Found<'_> {
             self.incomparable = Some("LIMIT in a subquery");
         }
         self.hidden.enter_query(query);
+        self.leans_on.picks |= matches!(*query.body, SetExpr::SetOperation { .. });
         match query.body.as_ref() {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 unfit("a data-modifying WITH")
@@ -268,6 +274,8 @@ impl Visitor for Found<'_> {
         }
         let mut tables = Vec::new();
         select.from.iter().for_each(|from| flatten(from, &mut tables));
+        self.leans_on.picks |= select.distinct.is_some()
+            || !matches!(&select.group_by, GroupByExpr::Expressions(all, _) if all.is_empty());
         let first = self.factors.len();
         for table in &tables {
             self.factor(table, select, tables.len())?;
@@ -284,6 +292,17 @@ impl Visitor for Found<'_> {
 
     fn post_visit_query(&mut self, _: &Query) -> Unfit {
         self.hidden.leave_query();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> Unfit {
+        match parts(relation) {
+            Some(parts) => {
+                let quoted = parts.iter().map(|p| Ident::new(folded(p)).quoted());
+                self.leans_on.tables.push(quoted.collect::<Vec<_>>().join("."));
+            }
+            None => self.incomparable = Some("a table of a name that is not understood"),
+        }
         ControlFlow::Continue(())
     }
 
@@ -313,6 +332,19 @@ impl Visitor for Found<'_> {
     fn pre_visit_expr(&mut self, expr: &Expr) -> Unfit {
         match expr {
             Expr::Function(function) => self.function(function),
+            Expr::Cast {
+                data_type:
+                    DataType::Float(_)
+                    | DataType::Float4
+                    | DataType::Float8
+                    | DataType::Real
+                    | DataType::Double(_)
+                    | DataType::DoublePrecision,
+                ..
+            } => {
+                self.incomparable = Some("a floating-point number");
+                ControlFlow::Continue(())
+            }
             Expr::QualifiedWildcard(..) => unfit("a whole-row reference"),
             Expr::Identifier(ident) => self.identifier(ident),
             Expr::CompoundIdentifier(parts) if parts.len() > 2 => {

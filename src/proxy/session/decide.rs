@@ -333,6 +333,7 @@ impl Session {
             text: case.text.get(case.statement.at.clone())?,
             fingerprint: &read.fingerprint,
             types: case.types,
+            leans_on: &fit.leans_on,
         };
         let targets = || fit.targets().filter_map(|t| case.route(t)).map(|r| Arc::clone(&r.target));
         let shadow =
@@ -357,7 +358,7 @@ impl Session {
         if !route.dark_reads.covers(drawn) || !alone || !known {
             return None;
         }
-        let native = self.vetted(case, fit)?;
+        let native = self.vetted(case, fit).filter(|n| n.incomparable.is_none())?;
         Some((route, native))
     }
 }

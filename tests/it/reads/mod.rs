@@ -1,6 +1,7 @@
 //! Reads that the shadow serves, and those that stay on the source: the client cannot tell.
 
 mod collations;
+mod dark;
 mod music;
 mod names;
 mod proof;
