@@ -8,7 +8,7 @@ use super::reach::{Relations, is_dearer};
 use super::side;
 use crate::pg::Database;
 use crate::sql::read::LeansOn;
-use crate::sql::target::Target;
+use crate::sql::target::{Reverse, Target};
 use crate::wire::backend::{self, push_frame};
 use quick_cache::sync::Cache;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ const QUEUE: usize = 256;
 const CACHED: usize = 10_000;
 /// A verdict older than this is looked at anew; the old one is good until then.
 const FIT_FOR: Duration = Duration::from_secs(60);
+/// Columns whose index is named where a read is unfit for want of one.
+const INDEXES_NAMED_MAX: usize = 3;
 /// Indexes and statistics may have come since.
 const UNFIT_FOR: Duration = Duration::from_secs(5);
 
@@ -220,8 +222,8 @@ enum Unfit {
     Fails(String),
     #[error("parameters or columns differ: {0}")]
     Differs(String),
-    #[error("the shadow would be scanned where the source's rows are looked up")]
-    Dearer,
+    #[error("the shadow would be scanned where the source's rows are looked up{0}")]
+    Dearer(String),
 }
 
 impl From<tokio_postgres::Error> for Unfit {
@@ -253,7 +255,8 @@ pub async fn vet_once(
         fingerprint: Box::default(),
         types: Box::default(),
     };
-    let job = Job { key, source: source.to_owned(), shadow: shadow.to_owned(), targets };
+    let leans_on = LeansOn::default();
+    let job = Job { key, source: source.to_owned(), shadow: shadow.to_owned(), targets, leans_on };
     vet(client, &job).await.map(drop).map_err(|why| why.to_string())
 }
 
@@ -278,7 +281,7 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
         let source = relations(&transaction, target.source_oid).await?;
         let shadow = relations(&transaction, target.shadow_oid).await?;
         if is_dearer((&on_shadow, &shadow), (&on_source, &source)) {
-            return Err(Unfit::Dearer);
+            return Err(Unfit::Dearer(way_out(target)));
         }
     }
     native.incomparable = incomparable(&transaction, &job.leans_on).await?;
@@ -322,6 +325,24 @@ async fn incomparable(
         () if found(3)? && leans_on.picks => Some("one of several values that are equal, perhaps"),
         () => None,
     })
+}
+
+/// Indexes that would serve conditions, order and groups of columns that come back by an expression.
+fn way_out(target: &Target) -> String {
+    let Ok(columns) = &target.old_shape else { return String::new() };
+    let indexes = columns.iter().filter_map(|c| match &c.reverse {
+        Reverse::Expression(sql) => Some(format!(
+            "CREATE INDEX ON {} ((CAST(({sql}) AS {})))",
+            target.shadow.quoted(),
+            c.type_sql
+        )),
+        Reverse::Bare(_) => None,
+    });
+    let indexes = indexes.take(INDEXES_NAMED_MAX).collect::<Vec<_>>();
+    match indexes.as_slice() {
+        [] => String::new(),
+        all => format!("; if it is for one of these columns, an index helps: {}", all.join("; ")),
+    }
 }
 
 /// A table and its partitions.

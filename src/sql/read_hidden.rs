@@ -98,6 +98,8 @@ pub(super) struct Hidden {
     open: Vec<usize>,
     /// Per open query, what its SELECT is ordered by.
     orders: Vec<Vec<Reference>>,
+    /// Where the columns of queries behind IN are spelled: they are compared, and seen by nobody.
+    compared: Vec<Place>,
     edits: Vec<Edit>,
 }
 
@@ -144,6 +146,11 @@ impl Hidden {
         }
         if let Some(condition) = &select.selection {
             finder.conjuncts(condition, Constants::No);
+        }
+        if let Some(reference) = listed_alone(select)
+            && finder.hidden.compared.contains(&reference.first)
+        {
+            finder.replace(&reference);
         }
         if groups(select) {
             return;
@@ -252,6 +259,23 @@ impl Scope {
     }
 }
 
+/// The column that a query gives, if that is all of it.
+fn only_column(query: &Query) -> Option<Reference> {
+    match query.body.as_ref() {
+        SetExpr::Select(select) if query.order_by.is_none() => listed_alone(select),
+        _ => None,
+    }
+}
+
+fn listed_alone(select: &Select) -> Option<Reference> {
+    match select.projection.as_slice() {
+        [SelectItem::UnnamedExpr(e)] if select.distinct.is_none() && !groups(select) => {
+            Reference::of(e)
+        }
+        _ => None,
+    }
+}
+
 fn groups(select: &Select) -> bool {
     let plain = matches!(&select.group_by, GroupByExpr::Expressions(all, _) if all.is_empty());
     !plain || select.having.is_some()
@@ -350,9 +374,10 @@ impl Finder<'_> {
                 Expr::BinaryOp { left, op, right } if compares(op) => {
                     self.comparison(left, right, constants);
                 }
-                Expr::InSubquery { expr, negated: false, .. } => {
+                Expr::InSubquery { expr, subquery, negated: false } => {
                     if let Some(reference) = Reference::of(expr) {
                         self.replace(&reference);
+                        self.hidden.compared.extend(only_column(subquery).map(|r| r.first));
                     }
                 }
                 _ => {}

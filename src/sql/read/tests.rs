@@ -200,6 +200,12 @@ fn joins_order_and_extremes_of_a_widened_column_speak_of_the_shadows_own() {
             "SELECT 1 FROM public.orders o WHERE o.id IN (SELECT a FROM x)",
             format!("SELECT 1 FROM {HIDING} o WHERE {K} IN (SELECT a FROM x)"),
         ),
+        (
+            "SELECT 1 FROM x WHERE x.a IN (SELECT o.id FROM public.orders o WHERE o.user_id = 1)",
+            format!(
+                "SELECT 1 FROM x WHERE x.a IN (SELECT {K} FROM {HIDING} o WHERE o.user_id = 1)"
+            ),
+        ),
     ] {
         assert_eq!(shadow(sql), expected);
     }

@@ -103,7 +103,7 @@ impl Proof {
     }
 
     async fn stays(&mut self, sql: &str, why: &str, explained: &Value) -> Result<(), String> {
-        let notes = explained["notes"].to_string();
+        let notes = explained.to_string();
         if explained["sql"].is_null() {
             return if notes.contains(why) { Ok(()) } else { Err(notes) };
         }
