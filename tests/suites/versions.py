@@ -31,7 +31,7 @@ VERSIONS = {
     "18": "18.4.0-beta.17",
 }
 # A whole migration before each test; messages, protocol versions, marks and the check's catalogs.
-SMOKE = ["--test", "it", "--", "wire::", "versions::", "writes::marked", "check::rows"]
+SMOKE = ["--test", "it", "--", "wire::", "versions::", "writes::marked", "writes::newer", "check::rows"]
 WIDE = ["--test", "it", "--", "wire::", "versions::", "writes::", "reads::", "engine_", "check::"]
 
 

@@ -6,6 +6,7 @@ mod ddl;
 mod keys;
 mod marked;
 mod names;
+mod newer;
 mod partitions;
 mod protocol;
 mod truncate;
