@@ -32,9 +32,9 @@ pub(super) fn all(check: &mut Check<'_>, raw: Vec<file::Migration>) -> Vec<Decla
     for raw in raw {
         let name = name(check, &raw.name, &names);
         names.push(raw.name.get_ref().clone());
-        let owner = (names.len(), raw.name.get_ref().as_str());
-        let source = table(check, &raw.source, owner, &mut tables);
-        let shadow = table(check, &raw.shadow, owner, &mut tables);
+        let (number, owner) = (names.len(), raw.name.get_ref().as_str());
+        let source = table(check, &raw.source, (Part::Source, number, owner), &mut tables);
+        let shadow = table(check, &raw.shadow, (Part::Shadow, number, owner), &mut tables);
         let key = key(check, &raw.key, raw.columns.get_ref());
         if raw.columns.get_ref().0.is_empty() {
             let hint =
@@ -86,12 +86,19 @@ fn name(check: &mut Check<'_>, raw: &Spanned<String>, others: &[String]) -> Opti
     Some(text.clone())
 }
 
-/// A table may have one part in one migration only.
+/// What a table is to a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Source,
+    Shadow,
+}
+
+/// A table may be the source of several migrations, or the shadow of one.
 fn table(
     check: &mut Check<'_>,
     raw: &Spanned<String>,
-    owner: (usize, &str),
-    taken: &mut Vec<(QualifiedName, usize, String)>,
+    (part, number, owner): (Part, usize, &str),
+    taken: &mut Vec<(QualifiedName, Part, usize, String)>,
 ) -> Option<QualifiedName> {
     let name = match QualifiedName::parse(raw.get_ref()) {
         Ok(name) => name,
@@ -100,19 +107,22 @@ fn table(
             return None;
         }
     };
-    let (number, owner) = owner;
-    if let Some((_, by_number, by)) = taken.iter().find(|(other, _, _)| *other == name) {
+    let both_sources = |by: Part| by == Part::Source && part == Part::Source;
+    let taker = taken.iter().find(|(other, by, _, _)| *other == name && !both_sources(*by));
+    if let Some((_, _, by_number, by)) = taker {
         let message = if *by_number == number {
             format!("the shadow is the source itself: {name}")
         } else {
             format!("{name} is a table of the migration \"{by}\" already")
         };
-        check.wrong(&raw.span(), &message, "a table can have a part in one migration only");
+        check.wrong(&raw.span(), &message, HINT);
         return None;
     }
-    taken.push((name.clone(), number, owner.to_owned()));
+    taken.push((name.clone(), part, number, owner.to_owned()));
     Some(name)
 }
+
+const HINT: &str = "several migrations may have one source; a shadow is of one, and no source";
 
 fn key(
     check: &mut Check<'_>,

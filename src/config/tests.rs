@@ -122,7 +122,7 @@ p.toml:8:10: the shadow is the source itself: public.orders
   |
 8 | shadow = "public.Orders"
   |          ^^^^^^^^^^^^^^^
-hint: a table can have a part in one migration only"#,
+hint: several migrations may have one source; a shadow is of one, and no source"#,
     ),
     (
         "key = [\"id\"]",
@@ -380,9 +380,8 @@ fn a_mistake_gets_its_place_and_what_to_write_instead() {
 }
 
 #[test]
-fn two_migrations_share_neither_name_nor_table() {
+fn two_migrations_share_neither_name_nor_shadow_and_perhaps_the_source() {
     let second = VALID.split_once("[[migration]]").unwrap().1;
-    let second = second.replace("public.orders_v2", "archive.orders_v2");
     let found = message(&format!("{VALID}[[migration]]{second}"));
     assert_eq!(
         found,
@@ -390,12 +389,23 @@ fn two_migrations_share_neither_name_nor_table() {
    |
 16 | name = "orders_v2"
    |        ^^^^^^^^^^^
-p.toml:17:10: public.orders is a table of the migration "orders_v2" already
+p.toml:18:10: public.orders_v2 is a table of the migration "orders_v2" already
    |
-17 | source = "public.orders"
-   |          ^^^^^^^^^^^^^^^
-hint: a table can have a part in one migration only"#
+18 | shadow = "public.orders_v2"
+   |          ^^^^^^^^^^^^^^^^^^
+hint: several migrations may have one source; a shadow is of one, and no source"#
     );
+    let chained = second
+        .replace("\"orders_v2\"", "\"orders_v3\"")
+        .replace("\"public.orders_v2\"", "\"public.orders_v3\"")
+        .replace("\"public.orders\"", "\"public.orders_v2\"");
+    let found = message(&format!("{VALID}[[migration]]{chained}"));
+    assert!(
+        found.starts_with("p.toml:17:10: public.orders_v2 is a table of the migration"),
+        "{found}"
+    );
+    let third = chained.replace("source = \"public.orders_v2\"", "source = \"public.orders\"");
+    assert_eq!(parsed(&format!("{VALID}[[migration]]{third}")).unwrap().migrations.len(), 2);
 }
 
 #[test]

@@ -159,7 +159,14 @@ pub(crate) fn routes(
     now: &Routes,
     epoch: u64,
 ) -> Routes {
-    let routes: Vec<Arc<Route>> = entries.values().filter_map(Entry::route).collect();
+    let mut routes: Vec<Arc<Route>> = entries.values().filter_map(Entry::route).collect();
+    let shared = |route: &Arc<Route>| {
+        routes.iter().filter(|r| r.target.source == route.target.source).count() > 1
+    };
+    if routes.iter().any(shared) {
+        // A query goes by the first migration of its table: the one that serves most reads.
+        routes.sort_by_key(|route| std::cmp::Reverse((route.reads, route.dark_reads)));
+    }
     let same_targets = routes.len() == now.routes.len()
         && routes.iter().zip(&now.routes).all(|(a, b)| a.target == b.target);
     let same = same_targets && *functions == now.functions;

@@ -185,7 +185,7 @@ impl Known {
                 let why = "it changes no migrated table, and reads none that could be another";
                 said.route("passthrough", "source", why);
             }
-            Class::Ddl(target) => self.ddl(*target, &mut said),
+            Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(truncate, &mut said),
             Class::Unclassified(_) => self.unclassified(statement, &mut said),
             Class::Write(write) => {
@@ -256,8 +256,10 @@ impl Known {
         concerned.map(|(_, setting)| setting).collect()
     }
 
-    fn ddl(&self, target: usize, said: &mut Said) {
-        let Some(setting) = self.settings.get(target) else { return };
+    fn ddl(&self, targets: &[usize], said: &mut Said) {
+        let settings = || targets.iter().filter_map(|target| self.settings.get(*target));
+        let mirrored = settings().find(|setting| setting.dual_write);
+        let Some(setting) = mirrored.or_else(|| settings().next()) else { return };
         if setting.dual_write {
             said.route("ddl", "refused", &format!("{} is under way", setting.at()));
             said.client("SQLSTATE 55006; nothing is changed".to_owned());

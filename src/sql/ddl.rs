@@ -4,7 +4,7 @@
 
 use super::cursor::Cursor;
 use super::lex::{Kind, Token, is_keyword};
-use super::mention::{Mention, Table, mention_at};
+use super::mention::{Mention, Table, mention_at, mentions_at};
 use super::target::Target;
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub(super) enum Ddl {
     /// Nothing that matters.
     Harmless,
-    /// It changes what this migration goes by.
-    Changes(usize),
+    /// It changes what these migrations go by.
+    Changes(Vec<usize>),
     /// It may bring rows to a source, or take some away.
     MovesRows,
 }
@@ -64,6 +64,11 @@ impl Reader<'_> {
         mention_at(self.found, token)
     }
 
+    /// What changes the table at a mention: of every migration that it may be in.
+    fn changes(&self, mention: &Mention) -> Ddl {
+        Ddl::Changes(mentions_at(self.found, mention.token).iter().map(|m| m.target).collect())
+    }
+
     /// Triggers and rules would write behind our back.
     fn create(&self, mut c: Cursor<'_>) -> Ddl {
         if c.eat("or") {
@@ -78,7 +83,7 @@ impl Reader<'_> {
         while let Some(found) = c.find_top(before_table) {
             c.at = found + 1;
             if let Some(mention) = self.named(&mut c.clone()) {
-                return Ddl::Changes(mention.target);
+                return self.changes(mention);
             }
         }
         Ddl::Harmless
@@ -95,42 +100,47 @@ impl Reader<'_> {
         if c.eat("if") {
             c.eat("exists");
         }
+        let mut changed = Vec::new();
         loop {
-            let Some(name) = c.name() else { return Ddl::Harmless };
+            let Some(name) = c.name() else { break };
             let holds = |t: &Arc<Target>| {
                 let mut tables = [&t.source, &t.shadow]
                     .into_iter()
                     .chain(t.parts.values().flatten().map(|p| &p.name));
                 name == "pgsegue" || tables.any(|table| table.schema.as_str() == name)
             };
-            if let Some(target) = self.targets.iter().position(holds) {
-                return Ddl::Changes(target);
-            }
+            let held = self.targets.iter().enumerate().filter(|(_, t)| holds(t));
+            changed.extend(held.map(|(target, _)| target));
             if !c.eat_kind(Kind::Comma) {
-                return Ddl::Harmless;
+                break;
             }
         }
+        if changed.is_empty() { Ddl::Harmless } else { Ddl::Changes(changed) }
     }
 
     fn index(&self, mut c: Cursor<'_>) -> Ddl {
         if c.eat("if") {
             c.eat("exists");
         }
-        self.named(&mut c).map_or(Ddl::Harmless, |m| Ddl::Changes(m.target))
+        self.named(&mut c).map_or(Ddl::Harmless, |m| self.changes(m))
     }
 
     fn drop(&self, mut c: Cursor<'_>) -> Ddl {
-        let mut does = Ddl::Harmless;
+        let (mut does, mut changed) = (Ddl::Harmless, Vec::new());
         loop {
             match self.named(&mut c) {
                 Some(Mention { table: Table::Part(_), .. }) => does = Ddl::MovesRows,
-                Some(mention) => return Ddl::Changes(mention.target),
+                Some(mention) => {
+                    let all = mentions_at(self.found, mention.token);
+                    changed.extend(all.iter().map(|m| m.target));
+                }
                 None => {}
             }
             if !c.eat_kind(Kind::Comma) {
-                return does;
+                break;
             }
         }
+        if changed.is_empty() { does } else { Ddl::Changes(changed) }
     }
 
     fn alter(&self, mut c: Cursor<'_>) -> Ddl {
@@ -139,7 +149,7 @@ impl Reader<'_> {
         if c.is_text("*") {
             c.skip();
         }
-        let changes = |m: Mention| Ddl::Changes(m.target);
+        let changes = |m: Mention| self.changes(&m);
         if c.eat("attach") || c.eat("detach") {
             c.eat("partition");
             let part = self.named(&mut c).copied();

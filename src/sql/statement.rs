@@ -56,8 +56,8 @@ pub enum Class {
     Write(Box<Write>),
     /// It may empty migrated tables: what it has emptied is to be found out behind it.
     Truncate(Truncate),
-    /// A change of the definition of a migrated table.
-    Ddl(usize),
+    /// A change of the definition of tables of these targets.
+    Ddl(Vec<usize>),
     /// It may change a migrated table in a way that is not understood; says why.
     Unclassified(Reason),
 }
@@ -450,7 +450,7 @@ impl<'a> Reader<'a> {
     fn ddl(&self) -> Class {
         match ddl::read(self.text, self.tokens, self.targets, self.found) {
             Ddl::Harmless => Class::Passthrough,
-            Ddl::Changes(target) => Class::Ddl(target),
+            Ddl::Changes(targets) => Class::Ddl(targets),
             Ddl::MovesRows => Class::Unclassified(Reason::MovesRows),
         }
     }

@@ -256,7 +256,7 @@ impl Verdict {
                 let fed = write.feeds().any(|feed| feed.name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })
             }
-            statement::Class::Ddl(of) if *of == target => Some(Self::Ddl),
+            statement::Class::Ddl(of) if of.contains(&target) => Some(Self::Ddl),
             statement::Class::Ddl(_) => Some(Self::Other),
             statement::Class::Read(read) => Some(match &read.fit {
                 Ok(_) => Self::Read,

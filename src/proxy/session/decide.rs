@@ -139,12 +139,15 @@ impl Session {
                     Err(_) => Decision::Original(route),
                 }
             }
-            Class::Ddl(target) => match case.route(*target) {
-                Some(route) if route.mirror != Mirror::Off && self.concerns(case, *target) => {
-                    Decision::Refused(Box::new(ddl_refused(route)))
+            Class::Ddl(targets) => {
+                let mut meant = targets.iter().filter(|t| self.concerns(case, **t));
+                let migrated =
+                    meant.find_map(|t| case.route(*t).filter(|route| route.mirror != Mirror::Off));
+                match migrated {
+                    Some(route) => Decision::Refused(Box::new(ddl_refused(route))),
+                    None => Decision::Original(None),
                 }
-                _ => Decision::Original(None),
-            },
+            }
             Class::Unclassified(why) => self.decide_unclassified(case, *why),
         }
     }

@@ -9,6 +9,7 @@ mod names;
 mod newer;
 mod partitions;
 mod protocol;
+mod several;
 mod truncate;
 mod unclassified;
 mod unreadable;

@@ -24,11 +24,12 @@ const FORMS: &[&str] = &[
     "COPY orders (id, user_id) FROM PROGRAM 'echo 900,1' CSV",
 ];
 
-/// Those that this version of Postgres knows.
+/// Those that this version of Postgres knows and that cannot be mirrored there.
 async fn forms(client: &Client) -> Vec<&'static str> {
     let version: i32 = text(client, "SHOW server_version_num").await.parse().unwrap();
-    let known = |sql: &&str| version >= 150_000 || !sql.starts_with("MERGE");
-    FORMS.iter().copied().filter(known).collect()
+    let old_row = |sql: &str| sql.contains("SET id =") && version >= 180_000;
+    let merge = |sql: &str| sql.starts_with("MERGE") && !(150_000..170_000).contains(&version);
+    FORMS.iter().copied().filter(|sql| !old_row(sql) && !merge(sql)).collect()
 }
 
 #[tokio::test]
