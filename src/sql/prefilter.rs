@@ -48,18 +48,20 @@ const FIRST_WORDS: [&str; 19] = [
     "load",
 ];
 
+/// The longest part of a name that is spelled the same in every text: an inner quote is doubled, and
+/// in code within a string so are apostrophes and backslashes.
+pub(super) fn part_as_spelled(name: &str) -> &str {
+    name.split(['"', '\'', '\\']).max_by_key(|part| part.len()).unwrap_or_default()
+}
+
 impl Prefilter {
     /// A filter for these targets; one without targets lets everything pass as plain.
     pub fn new(targets: &[Arc<Target>]) -> Self {
         if targets.is_empty() {
             return Self { names: None, spelling: 0, has_letters_of_encodings: false };
         }
-        // In the text an inner quote of a name is doubled; the part before it is enough to look for.
-        let words: BTreeSet<String> = targets
-            .iter()
-            .flat_map(|t| t.names())
-            .map(|n| n.split('"').max_by_key(|p| p.len()).unwrap_or_default().to_owned())
-            .collect();
+        let words: BTreeSet<String> =
+            targets.iter().flat_map(|t| t.names()).map(|n| part_as_spelled(n).to_owned()).collect();
         let has_letters_of_encodings = words.iter().any(|w| !w.is_ascii());
         let mut words: Vec<String> = words.into_iter().collect();
         words.push("u&\"".to_owned());

@@ -251,10 +251,9 @@ impl<'a> Reader<'a> {
         let start = self.tokens.first().map_or(0, |t| t.at.start);
         let end = self.tokens.last().map_or(0, |t| t.at.end);
         let sql = self.text.get(start..end).unwrap_or_default().to_ascii_lowercase();
-        self.targets
-            .iter()
-            .flat_map(|t| t.names())
-            .any(|name| sql.contains(&name.to_ascii_lowercase()))
+        let part = |name| super::prefilter::part_as_spelled(name).to_ascii_lowercase();
+        sql.contains("u&\"")
+            || self.targets.iter().flat_map(|t| t.names()).any(|name| sql.contains(&part(name)))
     }
 
     fn dml(&self) -> Class {

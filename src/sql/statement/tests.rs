@@ -271,3 +271,23 @@ fn deep_and_long_texts_neither_abort_nor_take_long() {
         assert!(["read", "source"].contains(&class(&sql).as_str()));
     }
 }
+
+#[test]
+fn code_that_spells_a_name_in_quotes_is_code_on_the_table() {
+    let mut odd = Target::clone(&targets()[0]);
+    odd.source.name = Ident::new("Or\"d'er\\s");
+    let odd = vec![Arc::new(odd)];
+    for code in [
+        "DO $$ BEGIN DELETE FROM \"Or\"\"d'er\\s\"; END $$",
+        "DO 'BEGIN DELETE FROM \"Or\"\"d''er\\s\"; END'",
+        "DO E'BEGIN DELETE FROM \"Or\"\"d\\'er\\\\s\"; END'",
+        "DO $$ BEGIN DELETE FROM U&\"\\004fr\"\"d'er\\005cs\"; END $$",
+    ] {
+        for text in [code.to_owned(), format!("SELECT 1; {code}")] {
+            assert_eq!(Prefilter::new(&odd).look(text.as_bytes()), Verdict::Understand, "{text}");
+            let understanding = understand(&text, &odd, &Functions::default());
+            let last = understanding.statements.last().unwrap();
+            assert!(matches!(last.class, Class::Unclassified(_)), "{text}");
+        }
+    }
+}
