@@ -101,8 +101,7 @@ impl Reader<'_> {
             c.eat("exists");
         }
         let mut changed = Vec::new();
-        loop {
-            let Some(name) = c.name() else { break };
+        while let Some(name) = c.name() {
             let holds = |t: &Arc<Target>| {
                 let mut tables = [&t.source, &t.shadow]
                     .into_iter()
