@@ -62,6 +62,7 @@ fn of_source(
             oid: 0,
             kind: source.kind.clone(),
             has_triggers: false,
+            changes_rows: false,
             columns: Vec::new(),
         },
         source,

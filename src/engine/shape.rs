@@ -5,7 +5,8 @@ use super::mapping::{Form, form};
 use super::{Error, partitions, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
-use crate::sql::target::{OldColumn, Part, Reverse, Target, by_name};
+use crate::sql::reason::Reason;
+use crate::sql::target::{Copyable, KeyType, OldColumn, Part, Reverse, Target, by_name};
 use tokio_postgres::{GenericClient, Row};
 
 /// A live column of a table.
@@ -68,6 +69,8 @@ pub struct Relation {
     pub kind: String,
     /// Whether a write to it or to a partition fires a trigger or a rule of its owner's.
     pub has_triggers: bool,
+    /// Whether a trigger of a table or of its partitions may change a row before it is inserted.
+    pub changes_rows: bool,
     /// Its live columns in attnum order.
     pub columns: Vec<Column>,
 }
@@ -130,7 +133,10 @@ pub async fn relation(
         .query_opt(
             "SELECT c.oid, c.relkind::text, c.relhasrules OR EXISTS (SELECT FROM pg_trigger \
              WHERE NOT tgisinternal AND tgrelid IN (SELECT c.oid UNION \
-             SELECT relid FROM pg_partition_tree(c.oid))) FROM pg_class c JOIN pg_namespace n \
+             SELECT relid FROM pg_partition_tree(c.oid))), EXISTS (SELECT FROM pg_trigger \
+             WHERE NOT tgisinternal AND tgtype & 7 = 7 AND tgrelid IN (WITH RECURSIVE tree AS \
+             (SELECT c.oid UNION SELECT inhrelid FROM pg_inherits JOIN tree AS t \
+             ON inhparent = t.oid) SELECT oid FROM tree)) FROM pg_class c JOIN pg_namespace n \
              ON n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text",
             &[&name.schema.as_str(), &name.name.as_str()],
         )
@@ -151,8 +157,8 @@ pub async fn relation(
         )
         .await?;
     let columns = rows.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    let (kind, has_triggers) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(Some(Relation { name: name.clone(), oid, kind, has_triggers, columns }))
+    let (kind, has_triggers, changes_rows) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    Ok(Some(Relation { name: name.clone(), oid, kind, has_triggers, changes_rows, columns }))
 }
 
 fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
@@ -310,7 +316,25 @@ impl Shape {
             truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
             mark_function: sync::mark_name(&self.migration.name),
             server_version: self.server_version,
+            copy: self.copyable(),
         }
+    }
+
+    fn copyable(&self) -> Result<Copyable, Reason> {
+        if self.source.changes_rows {
+            return Err(Reason::CopyTrigger);
+        }
+        let key = self.key.iter().map(|pair| &pair.source);
+        if key.clone().any(|column| column.type_sql.ends_with(']')) {
+            return Err(Reason::CopyArrayKey);
+        }
+        let given = self.source.columns.iter().filter(|c| c.filled != Filled::Generated);
+        Ok(Copyable {
+            columns: given.map(|column| column.name.clone()).collect(),
+            key_types: key
+                .map(|column| KeyType { sql: column.type_sql.clone(), oid: column.type_oid })
+                .collect(),
+        })
     }
 
     /// How a source column comes back from the shadow; the reason when it does not.

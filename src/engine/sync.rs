@@ -350,6 +350,19 @@ fn remove(shape: &Shape, p: &Parts) -> String {
     )
 }
 
+/// Keys that were inserted, if at all: a COPY may have left rows out.
+fn inserted(Parts { keys, source_of_u, .. }: &Parts, mode: usize) -> String {
+    format!(
+        "IF ${mode} = 4 THEN
+            SELECT count(*) INTO v_want FROM (SELECT DISTINCT u.* FROM {keys}) AS u
+            WHERE EXISTS ({source_of_u});
+            IF v_up = v_want THEN
+                RETURN 0;
+            END IF;
+        END IF;"
+    )
+}
+
 const DECLARATIONS: &str = "#variable_conflict use_column
 DECLARE
     v_want int8 := cardinality($1);
@@ -376,6 +389,7 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
     let record_gone = record("'deleted while rows are copied'", &without_source);
     let record_failed = record("v_reason", "");
     let (upserts, remove) = (upserts(shape, p, budget), remove(shape, p));
+    let inserted = inserted(p, mode);
     format!(
         "{DECLARATIONS}BEGIN
     IF v_want IS NULL OR v_want = 0 THEN
@@ -395,6 +409,7 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
         IF v_up = v_want THEN
             RETURN 0;
         END IF;
+        {inserted}
         {remove}
         IF ${mode} = 3 THEN
             RETURN 0;

@@ -14,7 +14,8 @@ use crate::sql::layout::pretty;
 use crate::sql::lex::{Kind, first_word, identifier, tokens};
 use crate::sql::mention::Table;
 use crate::sql::read::Read;
-use crate::sql::statement::{Class, Statement, understand};
+use crate::sql::reason::Reason;
+use crate::sql::statement::{Class, Name, Statement, understand};
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::sql::truncate::{Reach, Truncate};
 use crate::sql::write::{Feed, Modes, Verb, Write};
@@ -187,7 +188,8 @@ impl Known {
             }
             Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(truncate, &mut said),
-            Class::Unclassified(_) => self.unclassified(statement, &mut said),
+            Class::Unclassified(why) => self.unclassified(statement, *why, &mut said),
+            Class::CopyFrom(names, _) => self.copied(names, &mut said),
             Class::Write(write) => {
                 self.write(text, write, &mut said);
                 let mut buffer = [0; 16];
@@ -288,8 +290,17 @@ impl Known {
         );
     }
 
-    fn unclassified(&self, statement: &Statement, said: &mut Said) {
-        let Class::Unclassified(reason) = &statement.class else { return };
+    fn copied(&self, names: &[Name], said: &mut Said) {
+        self.fed(names.iter().filter_map(|name| self.settings.get(name.target)).collect(), said);
+        said.client("COPY n".to_owned());
+        said.note(
+            "while dual write is on, the keys are read along in the data, and synced when these \
+             are complete"
+                .to_owned(),
+        );
+    }
+
+    fn unclassified(&self, statement: &Statement, reason: Reason, said: &mut Said) {
         let concerned = self.concerned(statement);
         let mirrored: Vec<_> = concerned.iter().filter(|s| s.dual_write).collect();
         let refuses = mirrored.iter().find(|s| s.unclassified == Unclassified::Refuse);
@@ -322,12 +333,25 @@ impl Known {
                 );
             }
         }
-        said.not_understood(*reason);
+        said.not_understood(reason);
     }
 
     fn write(&self, text: &str, write: &Write, said: &mut Said) {
         let of = |feed: &Feed| self.settings.get(feed.name.target);
-        let mut feeds: Vec<&Setting> = write.feeds().filter_map(of).collect();
+        let off = self.fed(write.feeds().filter_map(of).collect(), said);
+        if !off.is_empty() {
+            said.note(
+                "the form below is sent once dual write is on; then its functions are installed, \
+                 too"
+                .to_owned(),
+            );
+        }
+        let modes = Modes::all(SyncMode::Sync);
+        said.sql(pretty(write.mirrored(text, &self.targets, modes).text()));
+    }
+
+    /// Where a write goes that is fed to these; says which of them are not mirrored.
+    fn fed(&self, mut feeds: Vec<&Setting>, said: &mut Said) -> String {
         feeds.sort_by(|a, b| a.name.cmp(&b.name));
         feeds.dedup_by(|a, b| a.name == b.name);
         let dual = |on: bool| {
@@ -342,15 +366,7 @@ impl Known {
         };
         let route = if on.is_empty() { "source" } else { "source, mirrored to the shadow" };
         said.route("write", route, &why);
-        if !off.is_empty() {
-            said.note(
-                "the form below is sent once dual write is on; then its functions are installed, \
-                 too"
-                .to_owned(),
-            );
-        }
-        let modes = Modes::all(SyncMode::Sync);
-        said.sql(pretty(write.mirrored(text, &self.targets, modes).text()));
+        off
     }
 
     async fn read(

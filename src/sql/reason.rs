@@ -74,8 +74,34 @@ reasons! {
         "run the write as a statement of its own; RETURNING gives its rows";
     CopyUnclear: "a COPY that is not understood",
         "write COPY table (columns) FROM STDIN";
-    CopyFrom: "COPY FROM",
+    CopyFile: "COPY FROM a file or program",
+        "send the data: COPY FROM STDIN, or psql's \\copy";
+    CopyOption: "COPY FROM with an option that is not understood",
+        "leave it out, or COPY into a temporary table and INSERT … SELECT from it";
+    CopyWithoutKey: "COPY FROM without the key columns",
+        "list the key columns and send their values, or INSERT the rows";
+    CopyEncoding: "COPY FROM in an encoding that is not understood",
+        "send the data in UTF8";
+    CopyTrigger: "COPY FROM into a table with a trigger before each row",
         "COPY into a temporary table, then INSERT … SELECT from it";
+    CopyArrayKey: "COPY FROM with a key that is an array",
+        "COPY into a temporary table, then INSERT … SELECT from it";
+    CopyAmong: "COPY FROM among other statements",
+        "send COPY FROM STDIN as a text of its own";
+    CopyColumns: "COPY FROM of other columns than expected",
+        "list the columns in the COPY";
+    CopyKeyNull: "COPY FROM with a key that is NULL",
+        "send the values of the key columns";
+    CopyKeyDefault: "COPY FROM with a key that is a default",
+        "send the values of the key columns";
+    CopyKeyEscaped: "COPY FROM with a key in escaped bytes",
+        "send the bytes themselves instead of their numbers";
+    CopyKeyEncoding: "COPY FROM with a key in another encoding",
+        "send the data in the encoding of the client";
+    CopyData: "COPY FROM of data that are not understood",
+        "send the data in another format";
+    CopyManyKeys: "COPY FROM of more keys than are kept",
+        "send fewer rows per COPY";
     ExplainAnalyze: "EXPLAIN ANALYZE of a write",
         "EXPLAIN without ANALYZE, or analyze it on a copy of the table: it does write";
     TruncateUnclear: "a TRUNCATE that is not understood",

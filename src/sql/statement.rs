@@ -1,10 +1,13 @@
 //! What a text of SQL means for the migrated tables: per statement a class, and what it does to
 //! the session. Fails closed: what is not recognised is [`Class::Unclassified`], never guessed.
 
+use super::copy::{self, CopyFrom};
 use super::cursor::Cursor;
 use super::ddl::{self, Ddl};
 use super::lex::{Kind, Token, identifier, is_keyword, tokens};
-use super::mention::{Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions};
+use super::mention::{
+    Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions, mentions_at,
+};
 use super::read::{Read, read};
 use super::reason::Reason;
 use super::target::{Functions, Target};
@@ -56,6 +59,8 @@ pub enum Class {
     Write(Box<Write>),
     /// It may empty migrated tables: what it has emptied is to be found out behind it.
     Truncate(Truncate),
+    /// A COPY … FROM STDIN into a source, which these names may mean.
+    CopyFrom(Arc<[Name]>, Arc<CopyFrom>),
     /// A change of the definition of tables of these targets.
     Ddl(Vec<usize>),
     /// It may change a migrated table in a way that is not understood; says why.
@@ -428,9 +433,28 @@ impl<'a> Reader<'a> {
             return Class::Unclassified(Reason::CopyUnclear);
         };
         c.eat_group();
-        match mention_at(self.found, token).is_some() && !c.is("to") {
-            true => Class::Unclassified(Reason::CopyFrom),
-            false => Class::Passthrough,
+        let named = mentions_at(self.found, token);
+        if named.is_empty() || c.is("to") {
+            return Class::Passthrough;
+        }
+        let name = |m: &Mention| Name { target: m.target, table: m.table, spelling: m.spelling };
+        let is_part = |m: &Mention| matches!(m.table, Table::Part(_));
+        match copy::read(self.text, self.tokens) {
+            _ if named.iter().any(|m| m.table == Table::Shadow) => {
+                Class::Unclassified(Reason::ShadowWrite)
+            }
+            // A part has its columns in an order of its own.
+            Ok(copy) if copy.columns().is_none() && named.iter().any(is_part) => {
+                Class::Unclassified(Reason::CopyColumns)
+            }
+            Ok(copy) => {
+                let mut targets = named.iter().filter_map(|m| self.targets.get(m.target));
+                match targets.find_map(|target| copy.reader(target, copy::ANY_DIALECT).err()) {
+                    Some(why) => Class::Unclassified(why),
+                    None => Class::CopyFrom(named.iter().map(name).collect(), Arc::new(copy)),
+                }
+            }
+            Err(why) => Class::Unclassified(why),
         }
     }
 

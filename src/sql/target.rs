@@ -2,6 +2,7 @@
 //! from the manifest and the catalog; immutable.
 
 use super::ident::{Ident, QualifiedName};
+use super::reason::Reason;
 use std::collections::{BTreeMap, HashSet};
 
 /// One migration, as far as statements are concerned.
@@ -39,6 +40,26 @@ pub struct Target {
     pub mark_function: String,
     /// The server's major version: what its SQL can say.
     pub server_version: u32,
+    /// What reading along with COPY … FROM STDIN needs. `Err` holds why it cannot be.
+    pub copy: Result<Copyable, Reason>,
+}
+
+/// A source that COPY … FROM STDIN fills as its data say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copyable {
+    /// The columns of a COPY that lists none: live, not generated, in attnum order.
+    pub columns: Vec<Ident>,
+    /// The types of the key columns.
+    pub key_types: Vec<KeyType>,
+}
+
+/// The type of a key column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyType {
+    /// As `format_type` prints it, typmod included.
+    pub sql: String,
+    /// `pg_type.oid`.
+    pub oid: u32,
 }
 
 /// A table that holds rows of a source.
@@ -113,6 +134,8 @@ pub enum SyncMode {
     RecordOnly = 2,
     /// For the repair worker: errors are raised, nothing is recorded.
     Repair = 3,
+    /// As `Sync`, for keys that were inserted, if at all: those without a source row are none.
+    Inserted = 4,
 }
 
 impl SyncMode {

@@ -86,7 +86,8 @@ impl Modes {
     #[must_use]
     pub fn with(self, feed: usize, mode: SyncMode) -> Self {
         let bits: u64 = match mode {
-            SyncMode::Sync => 1,
+            // Inserted is a COPY's, and no less than that.
+            SyncMode::Sync | SyncMode::Inserted => 1,
             SyncMode::SyncRecordDeletes => 2,
             // Repair is no client's.
             SyncMode::RecordOnly | SyncMode::Repair => 3,

@@ -36,6 +36,12 @@ pub fn command_rows(body: &[u8]) -> Option<u64> {
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
+/// Reads a `G` body: the format code of the whole, and the number of columns.
+pub fn copy_in(body: &[u8]) -> Option<(u8, usize)> {
+    let mut r = Reader::new(body);
+    Some((r.u8()?, r.count()?))
+}
+
 /// One field of a `T` body, without its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {

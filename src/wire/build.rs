@@ -104,6 +104,11 @@ pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, text(name)));
 }
 
+/// Appends `C` of a portal.
+pub fn close_portal(out: &mut Vec<u8>, name: &[u8]) {
+    append(out, &Close::new(TARGET_TYPE_BYTE_PORTAL, text(name)));
+}
+
 /// Appends the whole life of a statement without parameters, but for the Sync: `C P B E C C`. The
 /// first closes what an earlier run has left that failed half way (was cancelled, for example).
 pub fn run_once(out: &mut Vec<u8>, name: &str, sql: &str) {
@@ -114,6 +119,49 @@ pub fn run_once(out: &mut Vec<u8>, name: &str, sql: &str) {
     append(out, &Execute::new(name.clone(), 0));
     append(out, &Close::new(TARGET_TYPE_BYTE_PORTAL, name.clone()));
     append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, name));
+}
+
+/// As [`run_once`], with parameters: their number, and each with its length before it, all in this
+/// format.
+pub fn run_once_with(
+    out: &mut Vec<u8>,
+    name: &str,
+    sql: &str,
+    (format, count, values): (i16, u16, &[u8]),
+) {
+    let named = Some(name.to_owned());
+    append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, named.clone()));
+    append(out, &Parse::new(named.clone(), sql.to_owned(), Vec::new()));
+    push_frame(out, b'B', |out| {
+        for name in [name, name] {
+            out.extend_from_slice(name.as_bytes());
+            out.push(0);
+        }
+        out.extend_from_slice(&1i16.to_be_bytes());
+        out.extend_from_slice(&format.to_be_bytes());
+        out.extend_from_slice(&count.to_be_bytes());
+        out.extend_from_slice(values);
+        out.extend_from_slice(&0i16.to_be_bytes());
+    });
+    append(out, &Execute::new(named.clone(), 0));
+    append(out, &Close::new(TARGET_TYPE_BYTE_PORTAL, named.clone()));
+    append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, named));
+}
+
+/// Appends what runs a text of one statement without parameters, but for the Sync: `C C P B E`. As
+/// a simple query does, it drops the unnamed statement.
+pub fn run(out: &mut Vec<u8>, name: &str, sql: &[u8]) {
+    close_statement(out, b"");
+    close_statement(out, name.as_bytes());
+    push_frame(out, b'P', |out| {
+        out.extend_from_slice(name.as_bytes());
+        out.push(0);
+        out.extend_from_slice(sql);
+        out.extend_from_slice(&[0, 0, 0]);
+    });
+    let name = Some(name.to_owned());
+    append(out, &Bind::new(name.clone(), name.clone(), Vec::new(), Vec::new(), Vec::new()));
+    append(out, &Execute::new(name, 0));
 }
 
 /// Appends an `S`.

@@ -256,6 +256,10 @@ impl Verdict {
                 let fed = write.feeds().any(|feed| feed.name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })
             }
+            statement::Class::CopyFrom(names, _) => {
+                let fed = names.iter().any(|name| name.target == target);
+                Some(if fed { Self::Write } else { Self::Other })
+            }
             statement::Class::Ddl(of) if of.contains(&target) => Some(Self::Ddl),
             statement::Class::Ddl(_) => Some(Self::Other),
             statement::Class::Read(read) => Some(match &read.fit {

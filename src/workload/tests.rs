@@ -20,6 +20,7 @@ fn target() -> Arc<Target> {
         truncate_function: None,
         mark_function: "mark".into(),
         server_version: 15,
+        copy: Err(crate::sql::reason::Reason::CopyOption),
         columns: vec![Ident::new("id")],
     })
 }

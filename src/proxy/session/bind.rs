@@ -152,6 +152,10 @@ impl Session {
         let mut portal = Portal { effect: statement.effect, dark, watch, ..Portal::plain() };
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),
+            Decision::Copied(copied) => {
+                portal.rows = Rows::Copied(Box::new(copied));
+                FormKey::Original
+            }
             Decision::Marked(marks) => {
                 portal.marks = Some(self.counted_marks(marks));
                 FormKey::Original

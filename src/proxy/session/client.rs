@@ -22,7 +22,11 @@ impl Session {
             let rest = data.get(at..).unwrap_or_default();
             if self.client_pass > 0 {
                 let n = self.client_pass.min(rest.len());
-                out.to_server.extend_from_slice(rest.get(..n).unwrap_or_default());
+                let passing = rest.get(..n).unwrap_or_default();
+                out.to_server.extend_from_slice(passing);
+                if let Some(copying) = &mut self.copying {
+                    copying.read(passing);
+                }
                 self.client_pass -= n;
                 at += n;
                 if self.client_pass > 0 {
@@ -72,6 +76,7 @@ impl Session {
     /// Lets a frame pass without waiting for its end, if nothing has to be read in it.
     fn passes(&mut self, header: Header, rest: &[u8]) -> bool {
         let pass = match header.tag {
+            _ if let Some(passes) = self.passes_in_copy(header) => passes,
             b'S' => false,
             b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' if self.skipping => true,
             b'Q' | b'P' | b'D' | b'E' | b'C' => false,
@@ -130,6 +135,7 @@ impl Session {
             b'D' => self.on_describe(frame, body, out),
             b'E' => self.on_execute(frame, body, out),
             b'C' => self.on_close(frame, body, out),
+            b'c' | b'f' => self.on_copy_end(tag, frame, out),
             _ => self.on_sync(frame, out),
         }
     }

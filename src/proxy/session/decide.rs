@@ -1,6 +1,7 @@
 //! Class × route × session → what is sent. One place, no I/O.
 
 use super::Session;
+use super::copy::Copied;
 use super::expect::Mirrors;
 use super::prepared::{FormKey, Marks};
 use super::steps::Steps;
@@ -27,6 +28,8 @@ pub(super) enum Decision {
     Mirrored(Arc<Mirrors>, Modes),
     /// The client's text, and these behind it.
     Followed(Arc<Steps>),
+    /// The client's text; the keys of its data are read along.
+    Copied(Copied),
     /// The form on the shadow.
     Shadow(Arc<Route>, Arc<Native>),
     /// The client's text, after marking these migrations.
@@ -60,7 +63,9 @@ impl Case<'_> {
         });
         match &self.statement.class {
             Class::Passthrough | Class::Truncate(_) => false,
-            Class::Write(..) | Class::Ddl(_) | Class::Unclassified(_) => unqualified,
+            Class::Write(..) | Class::CopyFrom(..) | Class::Ddl(_) | Class::Unclassified(_) => {
+                unqualified
+            }
             Class::Read(read) => read.fit.as_ref().is_ok_and(|f| {
                 f.targets().any(|t| self.route(t).is_some_and(|r| may_leave_source(r)))
             }),
@@ -124,11 +129,14 @@ impl Session {
     pub(super) fn decide(&mut self, case: &Case<'_>) -> Decision {
         let unsure = |why| Self::decide_unsure(case, why);
         match &case.statement.class {
-            Class::Write(..) if self.cannot_ask(case) => unsure(Reason::FailedTransaction),
+            Class::Write(..) | Class::CopyFrom(..) if self.cannot_ask(case) => {
+                unsure(Reason::FailedTransaction)
+            }
             Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
             Class::Passthrough => Decision::Original(None),
             Class::Truncate(truncate) => self.decide_truncate(case, truncate),
             Class::Write(write) => self.decide_write(case, write),
+            Class::CopyFrom(names, copy) => self.decide_copy(case, names, copy),
             Class::Read(read) => {
                 let route = self.first_named(case);
                 match &read.fit {
@@ -179,7 +187,7 @@ impl Session {
         self.has_failed() && case.needs_facts() && self.facts_are_stale(case)
     }
 
-    fn facts_mean(&self, name: crate::sql::statement::Name) -> bool {
+    pub(super) fn facts_mean(&self, name: crate::sql::statement::Name) -> bool {
         self.facts.as_ref().is_none_or(|f| f.means(name))
     }
 

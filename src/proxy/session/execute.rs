@@ -3,7 +3,7 @@
 use super::decide::Case;
 use super::expect::{Expect, Reply, Rows, ServedBy};
 use super::prepared::{FormKey, Portal};
-use super::{Flow, Out, Session};
+use super::{Flow, Out, Protocol, Session};
 use crate::proxy::dark::Job;
 use crate::proxy::vet::Native;
 use crate::routing::Route;
@@ -51,6 +51,9 @@ impl Session {
             self.count("mirrored", "write");
             self.inject_steps(steps, out);
         }
+        if let Rows::Copied(copied) = portal.rows {
+            self.copy_is_asked(*copied, Protocol::Extended);
+        }
         Flow::Done
     }
 
@@ -69,7 +72,7 @@ impl Session {
 
     fn count_execute(&self, rows: &Rows) {
         match rows {
-            Rows::Mirrored(_) => self.count("mirrored", "write"),
+            Rows::Mirrored(_) | Rows::Copied(_) => self.count("mirrored", "write"),
             Rows::Read(read) => match read.served_by {
                 ServedBy::Shadow(..) => self.count("shadow", "read"),
                 ServedBy::Source => {}

@@ -1,6 +1,7 @@
 //! The queue of expected replies: for every frame that was sent, what comes back and what is done
 //! with it.
 
+use super::copy::{Behind, Copied};
 use super::prepared::{Bound, Portal, Undo};
 use super::steps::Steps;
 use super::watch::Watch;
@@ -35,6 +36,11 @@ pub(super) enum Expect {
     Sync(Reply),
     /// What is run at the end of a marked query; the `Z` behind it is the query's.
     Commit,
+    /// `D C`: what runs behind a mirrored COPY.
+    Behind(Box<Behind>),
+    /// The Sync of ours behind a mirrored COPY that came as a simple query: its completion, then
+    /// `Z`.
+    Completion(Vec<u8>),
     /// A simple query: per statement what is done with its replies, then `Z`.
     Query(VecDeque<Rows>),
     /// Not a frame: CopyDone or CopyFail was sent here. A Sync before it, within a COPY, is
@@ -60,6 +66,8 @@ pub(super) enum Rows {
     Undescribed,
     /// Those of a mirrored write.
     Mirrored(Box<Mirrored>),
+    /// Those of a mirrored COPY: its completion waits.
+    Copied(Box<Copied>),
     /// Those of a query on a migrated table.
     Read(Box<ReadRows>),
     /// Those of a statement that fails on purpose: its error becomes this one.
@@ -129,7 +137,10 @@ impl Expect {
     /// Whether a mirrored write is behind it.
     pub(super) fn is_mirrored(&self) -> bool {
         match self {
-            Self::Execute(_, rows) => rows.mirrored().is_some(),
+            Self::Execute(_, rows) => {
+                rows.mirrored().is_some() || matches!(rows.bare(), Rows::Copied(_))
+            }
+            Self::Behind(_) => true,
             Self::Query(rows) => rows.iter().any(|r| r.mirrored().is_some()),
             _ => false,
         }
@@ -148,6 +159,8 @@ impl Expect {
             | Self::Probe(_)
             | Self::Refusal(_)
             | Self::Commit
+            | Self::Behind(_)
+            | Self::Completion(_)
             | Self::Query(_)
             | Self::CopyEnd => {}
         }
@@ -195,7 +208,7 @@ impl Rows {
             },
             Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Followed(form) | Self::Steps(_, form) => form.as_deref(),
-            Self::Plain | Self::Undescribed | Self::Refused(_) => None,
+            Self::Plain | Self::Undescribed | Self::Copied(_) | Self::Refused(_) => None,
             Self::Watched(watched) => watched.1.form(),
         }
     }
@@ -206,7 +219,7 @@ impl Rows {
             Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
-            Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
+            Self::Copied(_) | Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
             Self::Watched(watched) => watched.1.rows_pass(),
         }
     }
@@ -228,6 +241,7 @@ impl Rows {
             Self::Watched(watched) => watched.1.mirrored(),
             Self::Plain
             | Self::Undescribed
+            | Self::Copied(_)
             | Self::Read(_)
             | Self::Refused(_)
             | Self::Mark(_)

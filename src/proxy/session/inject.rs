@@ -19,7 +19,7 @@ pub(super) const REFUSED_SQL: &str = "refused by pgsegue";
 pub(super) const WRITABLE: &str = "SET transaction_read_only = off";
 
 const FACTS: &str = "pgsegue facts";
-const MARK: &str = "pgsegue mark";
+pub(super) const MARK: &str = "pgsegue mark";
 
 /// Whether a mark goes in a transaction of its own, before the text: one that begins with
 /// transaction control must not begin behind another statement of ours.
@@ -121,6 +121,11 @@ impl Session {
 /// The mark as a statement of its own, for its place before a statement of the client's.
 pub(super) fn mark_before(marks: &Marks) -> String {
     format!("{}; ", mark_sql(marks, Isolated::No))
+}
+
+/// The mark as the only statement of a text.
+pub(super) fn mark_alone(marks: &Marks) -> String {
+    mark_sql(marks, Isolated::No)
 }
 
 /// In the transaction of the statement itself there is nothing to mark if it is read only: the

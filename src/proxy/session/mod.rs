@@ -7,6 +7,7 @@
 
 mod bind;
 mod client;
+mod copy;
 mod decide;
 mod execute;
 mod expect;
@@ -75,6 +76,8 @@ pub(super) struct Session {
     retry: Retry,
     /// The simple query that a mark was written for.
     marked: Option<marked::MarkedQuery>,
+    /// The mirrored COPY that the client sends.
+    copying: Option<Box<copy::Copying>>,
     draws: u64,
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
@@ -96,6 +99,8 @@ enum Hold {
     Mark,
     /// The mark is written.
     Marked,
+    /// The server has not said whether it takes the data of a mirrored COPY.
+    Copy,
     /// A marked query runs, and has to be brought to its end before anything else is sent.
     Commit,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
@@ -150,6 +155,7 @@ impl Session {
             skipping: false,
             retry: Retry::default(),
             marked: None,
+            copying: None,
             draws: 0,
             client_pass: 0,
             server_pass: 0,
@@ -160,7 +166,7 @@ impl Session {
     /// Whether the client's input has to wait for the server.
     pub(super) fn is_held(&self) -> bool {
         let held = match self.hold {
-            Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark) => true,
+            Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark | Hold::Copy) => true,
             // A long text has to be sent to its end.
             Some(Hold::Commit) => self.client_pass == 0,
             Some(Hold::Marked | Hold::Failed) | None => false,

@@ -2,6 +2,7 @@
 //! marks put into their places.
 
 use super::Session;
+use super::copy::Copied;
 use super::decide::Decision;
 use super::expect::{Form, Rows, ServedBy};
 use super::prepared::{FormKey, Marks};
@@ -30,6 +31,8 @@ pub(super) struct Plan {
     /// one's transaction, whichever the text ends and begins.
     pub(super) within: Vec<Marks>,
     pub(super) on_shadow: bool,
+    /// Of a text of one statement: the COPY that it is.
+    pub(super) copied: Option<(Copied, Option<Watch>)>,
     pub(super) form: Option<Arc<Form>>,
     placeholder: Arc<Form>,
     /// Pieces of the text that are replaced, in order.
@@ -47,6 +50,7 @@ impl Default for Plan {
             before: None,
             within: Vec::new(),
             on_shadow: false,
+            copied: None,
             form: None,
             placeholder: Arc::new(nothing),
             forms: Vec::new(),
@@ -100,6 +104,9 @@ impl Session {
         let case = query.case(statement);
         match &statement.class {
             Class::Read(_) if !alone => Decision::Original(None),
+            Class::CopyFrom(..) if !alone || !self.is_between_groups() => {
+                Self::decide_unsure(&case, Reason::CopyAmong)
+            }
             Class::Write(..) if plan.meanings_changed && case.needs_facts() => {
                 Self::decide_unsure(&case, Reason::NamesChanged)
             }
@@ -141,6 +148,10 @@ impl Session {
                 plan.on_shadow = true;
                 let form = Arc::clone(&plan.placeholder);
                 Self::read_rows(route, ServedBy::Shadow(form, native))
+            }
+            Decision::Copied(copied) => {
+                plan.copied = Some((copied, watch));
+                return Ok(());
             }
             Decision::Marked(marks) => {
                 // Alone it is looked at twice: before its mark and after.
@@ -215,6 +226,7 @@ impl Plan {
                 }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
                 Rows::Undescribed
+                | Rows::Copied(_)
                 | Rows::Refused(_)
                 | Rows::Followed(None)
                 | Rows::Steps(_, None)

@@ -156,6 +156,9 @@ impl Session {
         plan.within.iter().for_each(|marks| self.close_gates(marks));
         self.query_has_run(query, u);
         self.facts_used();
+        if let Some((copied, watch)) = plan.copied.take() {
+            return self.copy_by_query(query.text.as_bytes(), (copied, watch), out);
+        }
         match plan.form {
             None => self.forward_query(query.frame, plan.rows, out),
             Some(form) => {
@@ -224,7 +227,7 @@ impl Session {
                 self.count("passthrough", "read");
                 Rows::Plain
             }
-            (Class::Write(..), _) => {
+            (Class::Write(..) | Class::CopyFrom(..), _) => {
                 self.count("source", "write");
                 Rows::Plain
             }

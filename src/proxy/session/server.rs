@@ -168,11 +168,14 @@ impl Session {
     fn extended_reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
         let ends = match self.replies.front() {
             Some(Expect::Describe(..)) => matches!(tag, b'T' | b'n'),
-            Some(Expect::Execute(..) | Expect::Probe(_)) => matches!(tag, b'C' | b'I' | b's'),
+            Some(Expect::Execute(..) | Expect::Probe(_) | Expect::Behind(_)) => {
+                matches!(tag, b'C' | b'I' | b's')
+            }
             _ => true,
         };
         if tag == b'G' {
             self.copy_begins();
+            self.copy_is_answered(body);
         }
         let Some(mut front) = self.replies.pop_front() else { return Fate::Forward };
         let fate = match &mut front {
@@ -192,6 +195,10 @@ impl Session {
             }
             Expect::Describe(_, rows) | Expect::Execute(_, rows) => {
                 self.rows_reply(rows, (Protocol::Extended, tag), body, out)
+            }
+            Expect::Behind(behind) => {
+                self.behind_reply(behind, tag, body, out);
+                Fate::Swallow
             }
             Expect::Probe(understander) => {
                 let understander = Arc::clone(understander);
@@ -266,6 +273,8 @@ impl Session {
                 let steps = Arc::clone(steps);
                 self.steps_reply(&steps, tag, body, out)
             }
+            Rows::Copied(copied) if tag == b'C' => self.is_copied(copied, body),
+            Rows::Copied(_) => Fate::Forward,
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
         }
@@ -393,6 +402,7 @@ impl Session {
                 rows.clear();
                 return;
             }
+            Some(Expect::Completion(completion)) => return completion.clear(),
             None | Some(Expect::Startup | Expect::Sync(_) | Expect::Commit) => return,
             Some(_) => {}
         }
@@ -408,6 +418,10 @@ impl Session {
                 }
                 return;
             }
+            if let Expect::Completion(completion) = front {
+                self.names.unbind(unbound);
+                return completion.clear();
+            }
             match self.replies.pop_front() {
                 Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
                 Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
@@ -415,6 +429,9 @@ impl Session {
             }
         }
         self.names.unbind(unbound);
+        if self.copy_has_failed(out) {
+            return;
+        }
         match self.hold.take() {
             Some(Hold::Mark) => {
                 self.marked = None;
@@ -458,6 +475,7 @@ impl Session {
                 return Fate::Forward;
             }
             Some(Expect::Sync(Reply::Swallow)) => return Fate::Swallow,
+            Some(Expect::Completion(mut completion)) => out.to_client.append(&mut completion),
             _ => {}
         }
         if self.status == TransactionStatus::Idle {

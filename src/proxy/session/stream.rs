@@ -207,6 +207,7 @@ impl Session {
                     let routes = mirrors.in_rows.iter().chain(&mirrors.by_notice).cloned();
                     mark_or_refuse(routes.collect(), Reason::LongValues)
                 }
+                Decision::Copied(copied) => mark_or_refuse(copied.routes(), Reason::LongValues),
                 Decision::Followed(steps) => mark_or_refuse(steps.routes(), Reason::LongValues),
                 other => other,
             },

@@ -30,6 +30,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         truncate_function: Some("truncated".into()),
         mark_function: "mark".into(),
         server_version: 15,
+        copy: Err(crate::sql::reason::Reason::CopyOption),
     };
     let route = Route {
         target: Arc::new(target),

@@ -49,7 +49,7 @@ impl Watch {
 pub(super) fn taken(decision: &Decision) -> Taken {
     match decision {
         Decision::Original(_) => Taken::Source,
-        Decision::Mirrored(..) | Decision::Followed(_) => Taken::Mirrored,
+        Decision::Mirrored(..) | Decision::Followed(_) | Decision::Copied(_) => Taken::Mirrored,
         Decision::Shadow(..) => Taken::Shadow,
         Decision::Marked(_) => Taken::Marked,
         Decision::Refused(_) => Taken::Refused,

@@ -34,6 +34,7 @@ fn targets() -> Vec<Arc<Target>> {
         truncate_function: None,
         mark_function: "m".into(),
         server_version: 15,
+        copy: Err(crate::sql::reason::Reason::CopyOption),
     })]
 }
 

@@ -23,6 +23,10 @@ fn targets() -> Vec<Arc<Target>> {
         truncate_function: None,
         mark_function: "m".into(),
         server_version: 15,
+        copy: Ok(crate::sql::target::Copyable {
+            columns: vec![Ident::new("id")],
+            key_types: vec![],
+        }),
     })]
 }
 
@@ -36,6 +40,7 @@ fn class(sql: &str) -> String {
         }
         Class::Truncate(t) => format!("truncate {:?} {:?} {:?}", t.named, t.reach, t.extent),
         Class::Ddl(_) => "ddl".to_owned(),
+        Class::CopyFrom(..) => "copy".to_owned(),
         Class::Unclassified(_) => "unclassified".to_owned(),
     });
     names.collect::<Vec<_>>().join(" ")
@@ -87,7 +92,11 @@ const CLASSES: &[(&str, &str)] = &[
     ("select a from orders where id in (select 1) for update", "source"),
     ("merge into orders using x on true when matched then delete", "unclassified"),
     ("merge into x using orders on true when matched then delete", "pass"),
-    ("copy orders from stdin", "unclassified"),
+    ("copy orders from stdin", "copy"),
+    ("copy orders (a, id) from stdin csv", "copy"),
+    ("copy orders (a) from stdin", "unclassified"),
+    ("copy orders from stdin (what)", "unclassified"),
+    ("copy orders_v2 from stdin", "unclassified"),
     ("copy public.orders (a, b) to stdout", "pass"),
     ("copy (select * from orders) to stdout", "pass"),
     ("copy (update orders set a = 1 returning a) to stdout", "within"),

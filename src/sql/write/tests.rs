@@ -21,6 +21,7 @@ fn target(key: &[&str]) -> Target {
         truncate_function: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
         server_version: 15,
+        copy: Err(crate::sql::reason::Reason::CopyOption),
     }
 }
 

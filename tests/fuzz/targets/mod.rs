@@ -7,6 +7,7 @@
 //! has read encodes to the very bytes that it was given.
 
 mod backend;
+mod copy;
 mod frames;
 mod frontend;
 mod sql;
@@ -18,13 +19,14 @@ pub use sql::targets as sql_targets;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("frames", frames::run),
     ("startup", startup::run),
     ("frontend", frontend::run),
     ("backend", backend::run),
     ("sql", sql::run),
     ("sql_words", sql::run_words),
+    ("copy", copy::run),
 ];
 
 /// Runs the target of this name.

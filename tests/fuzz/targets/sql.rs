@@ -180,6 +180,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         truncate_function: Some(format!("\"pgsegue\".\"truncated_{migration}\"")),
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
         server_version: 15,
+        copy: Err(pgsegue::sql::reason::Reason::CopyOption),
     };
     vec![
         Arc::new(target("m", "public.orders", "public.orders_v2", &["id"])),
@@ -253,7 +254,11 @@ fn written(text: &str, statement: &Statement) {
                 is_sql(text, statement, &form, statement.at.len() + most);
             }
         }
-        Class::Passthrough | Class::Truncate(_) | Class::Ddl(_) | Class::Unclassified(_) => {}
+        Class::Passthrough
+        | Class::Truncate(_)
+        | Class::CopyFrom(..)
+        | Class::Ddl(_)
+        | Class::Unclassified(_) => {}
     }
 }
 

@@ -2,6 +2,7 @@
 //! without the proxy, and the shadow follows.
 
 mod control;
+mod copy;
 mod ddl;
 mod keys;
 mod marked;

@@ -1,14 +1,15 @@
 //! One statement, judged.
 
-use crate::ast::{self, Facts, TableName, items, kind, node};
+use crate::ast::{self, Facts, TableName, items, kind, node, table_name};
 use crate::corpus::File;
 use crate::hidden;
 use crate::read;
 use crate::report::{Report, Verdict};
 use crate::tables::{Catalog, PUBLIC};
+use pgsegue::sql::copy::CopyFrom;
 use pgsegue::sql::prefilter::{Prefilter, Verdict as Looked};
 use pgsegue::sql::read::Read;
-use pgsegue::sql::statement::{Class, Statement, understand};
+use pgsegue::sql::statement::{Class, Name, Statement, understand};
 use pgsegue::sql::target::{Functions, SyncMode, Target};
 use pgsegue::sql::truncate::{Extent, Reach, Truncate};
 use pgsegue::sql::write::{Modes, Write};
@@ -169,6 +170,7 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
         Class::Passthrough => Verdict::Wrong("a write that passes".to_owned()),
         Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
         Class::Read(read) => judge_read(sql, tree, statement, read, targets),
+        Class::CopyFrom(names, copy) => judge_copy(tree, names, copy, targets),
         Class::Truncate(truncate) => judge_truncate(tree, truncate, targets),
         Class::Write(write) => judge_write(sql, tree, facts, write, targets),
     }
@@ -256,6 +258,31 @@ fn judge_write(
     match compared {
         Ok(()) => Verdict::Understood("mirrored".to_owned()),
         Err(why) => Verdict::Wrong(format!("{why}: {}", form.text())),
+    }
+}
+
+fn judge_copy(tree: &Value, names: &[Name], copy: &CopyFrom, targets: &[Arc<Target>]) -> Verdict {
+    let ("CopyStmt", fields) = kind(tree) else {
+        return Verdict::Wrong("a COPY of something else".to_owned());
+    };
+    let table = table_name(&fields["relation"]["RangeVar"]);
+    let table = if table.1.is_empty() { table_name(&fields["relation"]) } else { table };
+    let said = |name: &Name| targets.get(name.target).is_some_and(|t| is_name_of(&table, t));
+    let listed: Vec<_> = items(&fields["attlist"])
+        .iter()
+        .filter_map(|column| node(column, "String")?["sval"].as_str())
+        .collect();
+    let columns = copy.columns().unwrap_or_default();
+    if fields["is_from"].as_bool() != Some(true) || fields["is_program"].as_bool() == Some(true) {
+        Verdict::Wrong("a COPY that is not from the client".to_owned())
+    } else if fields["filename"].as_str().is_some_and(|name| !name.is_empty()) {
+        Verdict::Wrong("a COPY from a file".to_owned())
+    } else if !names.iter().all(said) {
+        Verdict::Wrong(format!("a COPY of {names:?}"))
+    } else if !columns.iter().eq(listed.iter()) {
+        Verdict::Wrong(format!("a COPY of {columns:?}, not {listed:?}"))
+    } else {
+        Verdict::Understood("read along".to_owned())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::ast::{TableName, items, kind, node, string};
 use pgsegue::sql::ident::{Ident, QualifiedName};
-use pgsegue::sql::target::{OldColumn, Reverse, Target};
+use pgsegue::sql::target::{Copyable, OldColumn, Reverse, Target};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -86,6 +86,10 @@ impl Catalog {
             mark_function: function("mark"),
             columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
             server_version: 15,
+            copy: Ok(Copyable {
+                columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
+                key_types: Vec::new(),
+            }),
         })
     }
 }
