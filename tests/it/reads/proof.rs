@@ -119,7 +119,7 @@ impl Proof {
 
     /// Why the vetting keeps a query on the source.
     fn reason(&self, sql: &str) -> Option<String> {
-        let spelled = format!("{sql:?}");
+        let spelled = format!("{:?}", pgsegue::sql::normal::normal(sql).unwrap());
         let log = self.live.proxy.log();
         log.lines()
             .find(|l| l.contains("stays on the source") && l.contains(&spelled))
