@@ -78,6 +78,7 @@ impl Catalog {
             },
             source_oid: 1,
             shadow_oid: 2,
+            parts: std::collections::BTreeMap::new(),
             key: key.into_iter().map(Ident::new).collect(),
             old_shape: Ok(table.columns.iter().map(|(n, t)| old_column(n, *t)).collect()),
             sync_function: function("sync"),
