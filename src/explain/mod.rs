@@ -186,6 +186,10 @@ impl Known {
                 let why = "it changes no migrated table, and reads none that could be another";
                 said.route("passthrough", "source", why);
             }
+            Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => {
+                let why = "EXECUTE is what it executes: explain that statement";
+                said.route("prepared", "by the statement that the name stands for", why);
+            }
             Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(truncate, &mut said),
             Class::Unclassified(why) => self.unclassified(statement, *why, &mut said),

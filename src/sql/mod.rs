@@ -11,6 +11,7 @@ pub mod lex;
 pub mod mention;
 pub mod normal;
 pub mod prefilter;
+pub mod prepare;
 pub mod read;
 pub mod reason;
 pub mod splice;

@@ -26,8 +26,9 @@ pub struct Prefilter {
 }
 
 /// Texts with these first words have an effect on the session, or hide code.
-const FIRST_WORDS: [&str; 19] = [
+const FIRST_WORDS: [&str; 20] = [
     "truncate",
+    "prepare",
     "begin",
     "start",
     "commit",
@@ -92,8 +93,12 @@ impl Prefilter {
         let mut buffer = [0; 16];
         let first = first_word(text, &mut buffer).unwrap_or_default();
         let Some(names) = &self.names else {
-            // A write hidden behind a name now is hidden when a migration is declared, too.
-            return if first == "prepare" { Verdict::Understand } else { Verdict::Plain };
+            // What a name stands for now, it stands for when a migration is declared, too.
+            let several = has_second_statement(text) && NAMING.iter().any(|w| says(text, w));
+            return match several || NAMING.contains(&first) {
+                true => Verdict::Understand,
+                false => Verdict::Plain,
+            };
         };
         if FIRST_WORDS.contains(&first) || names.is_match(text) || has_second_statement(text) {
             Verdict::Understand
@@ -101,6 +106,13 @@ impl Prefilter {
             Verdict::Plain
         }
     }
+}
+
+/// Statements that change what the names of prepared statements stand for.
+const NAMING: [&str; 3] = ["prepare", "deallocate", "discard"];
+
+fn says(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether anything but blanks follows a semicolon: the first word does not tell all then.

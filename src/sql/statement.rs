@@ -8,6 +8,7 @@ use super::lex::{Kind, Token, identifier, is_keyword, tokens};
 use super::mention::{
     Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions, mentions_at,
 };
+use super::prepare::{self, Deallocate, Execute, Prepare};
 use super::read::{Read, read};
 use super::reason::Reason;
 use super::target::{Functions, Target};
@@ -59,6 +60,12 @@ pub enum Class {
     Write(Box<Write>),
     /// It may empty migrated tables: what it has emptied is to be found out behind it.
     Truncate(Truncate),
+    /// It gives a name to a statement.
+    Prepare(Prepare),
+    /// It executes what a name stands for: what it means, the session knows.
+    Execute(Execute),
+    /// It drops prepared statements.
+    Deallocate(Deallocate),
     /// A COPY … FROM STDIN into a source, which these names may mean.
     CopyFrom(Arc<[Name]>, Arc<CopyFrom>),
     /// A change of the definition of tables of these targets.
@@ -227,6 +234,12 @@ impl<'a> Reader<'a> {
     fn class(&self, word: &str) -> Class {
         match word {
             "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
+            "prepare" => prepare::prepare(self.text, self.tokens)
+                .map_or_else(|| self.unless_nested_write(0, Reason::PreparedInSql), Class::Prepare),
+            "execute" => prepare::execute(self.text, self.tokens)
+                .map_or(Class::Unclassified(Reason::ExecuteOfWrite), Class::Execute),
+            "deallocate" | "discard" => prepare::deallocate(self.text, self.tokens)
+                .map_or(Class::Passthrough, Class::Deallocate),
             "truncate" => self.truncate(),
             "alter" | "drop" => self.ddl(),
             _ if self.found.is_empty() => Class::Passthrough,
@@ -238,13 +251,11 @@ impl<'a> Reader<'a> {
             "explain" => self.explain(),
             "create" => self.ddl(),
             // They change no row of a table, or only by a statement seen on its own.
-            "declare" | "prepare" | "lock" | "vacuum" | "analyze" | "comment" | "grant"
-            | "revoke" | "show" | "fetch" | "move" | "close" | "cluster" | "reindex" | "set"
-            | "reset" | "security" | "checkpoint" | "begin" | "start" | "commit" | "end"
-            | "rollback" | "abort" | "savepoint" | "release" | "discard" | "deallocate"
-            | "listen" | "notify" | "unlisten" | "refresh" | "import" | "load" => {
-                Class::Passthrough
-            }
+            "declare" | "lock" | "vacuum" | "analyze" | "comment" | "grant" | "revoke" | "show"
+            | "fetch" | "move" | "close" | "cluster" | "reindex" | "set" | "reset" | "security"
+            | "checkpoint" | "begin" | "start" | "commit" | "end" | "rollback" | "abort"
+            | "savepoint" | "release" | "listen" | "notify" | "unlisten" | "refresh" | "import"
+            | "load" => Class::Passthrough,
             _ => Class::Unclassified(Reason::UnknownKind),
         }
     }

@@ -181,6 +181,19 @@ pub fn push_error(
     });
 }
 
+/// A body with one text in the place of another, wherever it is.
+pub fn replaced(body: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len());
+    let mut rest = body;
+    while let Some(at) = rest.windows(from.len().max(1)).position(|w| w == from.as_bytes()) {
+        out.extend_from_slice(rest.get(..at).unwrap_or_default());
+        out.extend_from_slice(to.as_bytes());
+        rest = rest.get(at + from.len()..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
 /// The SQLSTATE of an `E` body.
 pub fn sqlstate(body: &[u8]) -> Option<&[u8]> {
     field(body, b'C')

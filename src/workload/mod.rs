@@ -251,7 +251,10 @@ impl Verdict {
             }
             _ if !named => None,
             statement::Class::Unclassified(_) => None,
-            statement::Class::Passthrough => Some(Self::Other),
+            statement::Class::Passthrough
+            | statement::Class::Prepare(_)
+            | statement::Class::Execute(_)
+            | statement::Class::Deallocate(_) => Some(Self::Other),
             statement::Class::Write(write) => {
                 let fed = write.feeds().any(|feed| feed.name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })

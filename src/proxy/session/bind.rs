@@ -16,7 +16,7 @@ use std::sync::Arc;
 impl Session {
     /// Whether a statement concerns no migrated table, by the targets of this generation.
     pub(super) fn is_plain(&self, name: &[u8], generation: u64) -> bool {
-        if self.names.hidden_writes || self.is_uncertain(name) {
+        if self.names.hidden_writes || self.is_uncertain(name) || self.names_are_uncertain() {
             return false;
         }
         self.names.statement(name).is_some_and(|s| {
@@ -41,11 +41,14 @@ impl Session {
         let Some(bind) = frontend::bind(body) else {
             return self.pass_bind(frame, b"", Portal::plain(), out);
         };
-        if self.waits_for_name(bind.statement, out) {
+        if self.waits_for_name(bind.statement, out) || self.waits_for_names(out) {
             return Flow::Hold;
         }
         match self.refresh(bind.statement, &routes) {
             _ if self.names.may_be_hidden(bind.statement) => {
+                self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out)
+            }
+            None if self.binds_a_hidden_write(&routes, bind.statement) => {
                 self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out)
             }
             None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
@@ -87,7 +90,13 @@ impl Session {
         Some(known)
     }
 
-    fn pass_bind(&mut self, frame: &[u8], portal: &[u8], what: Portal, out: &mut Out) -> Flow {
+    pub(super) fn pass_bind(
+        &mut self,
+        frame: &[u8],
+        portal: &[u8],
+        what: Portal,
+        out: &mut Out,
+    ) -> Flow {
         self.retry.give_up();
         let bound = self.names.put_portal(portal, what);
         out.to_server.extend_from_slice(frame);
@@ -103,6 +112,8 @@ impl Session {
         routes: &Routes,
         out: &mut Out,
     ) -> Flow {
+        // It may give names to other statements.
+        self.names.in_sql.forget();
         let decision = super::decide::mark_or_refuse(routes.mirrored(), why);
         let watch = self.watch_unread(routes, why, super::watch::taken(&decision));
         let portal = Portal { watch, ..Portal::plain() };
@@ -140,6 +151,9 @@ impl Session {
             statement,
             types: &types,
         };
+        if let Class::Execute(execute) = &statement.class {
+            return self.bind_execute((frame, bind), &case, execute, out);
+        }
         if self.lacks_facts(&case) {
             self.inject_facts(&understander, Protocol::Extended, out);
             return Flow::Hold;
@@ -166,7 +180,7 @@ impl Session {
                 FormKey::Original
             }
             Decision::Original(route) => {
-                portal.rows = self.count_original(&case, route);
+                portal.rows = self.original_rows(&case, route);
                 FormKey::Original
             }
             Decision::Mirrored(mirrors, modes) => {
@@ -286,7 +300,7 @@ impl Session {
 
     /// The client's result formats, with room for our leading columns; what we read ourselves is
     /// text.
-    fn result_formats(&self, portal: &[u8], formats: &[i16]) -> Vec<i16> {
+    pub(super) fn result_formats(&self, portal: &[u8], formats: &[i16]) -> Vec<i16> {
         match self.names.portal(portal).map(|p| &p.rows) {
             Some(Rows::Mirrored(m)) => match (m.layout, formats) {
                 (Layout::Counted | Layout::Outcome, _) => Vec::new(),

@@ -175,6 +175,10 @@ impl Session {
                     .map(|s| s.extra.iter().map(|(_, name, _)| name.clone()).collect())
                     .unwrap_or_default();
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
+                for form in self.names.in_sql.lose(name) {
+                    crate::wire::build::close_statement(&mut out.to_server, form.as_bytes());
+                    self.replies.push_back(Expect::Close(Reply::Swallow, None));
+                }
                 for name in extra {
                     crate::wire::build::close_statement(&mut out.to_server, &name);
                     self.replies.push_back(Expect::Close(Reply::Swallow, None));

@@ -62,7 +62,11 @@ impl Case<'_> {
             n.spelling == crate::sql::mention::Spelling::Unqualified && concerned(n.target)
         });
         match &self.statement.class {
-            Class::Passthrough | Class::Truncate(_) => false,
+            Class::Passthrough
+            | Class::Truncate(_)
+            | Class::Prepare(_)
+            | Class::Execute(_)
+            | Class::Deallocate(_) => false,
             Class::Write(..) | Class::CopyFrom(..) | Class::Ddl(_) | Class::Unclassified(_) => {
                 unqualified
             }
@@ -133,7 +137,11 @@ impl Session {
                 unsure(Reason::FailedTransaction)
             }
             Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
-            Class::Passthrough => Decision::Original(None),
+            Class::Passthrough | Class::Prepare(_) | Class::Deallocate(_) => {
+                Decision::Original(None)
+            }
+            // Where it is known what that is, this has been asked of it.
+            Class::Execute(_) => unsure(Reason::ExecuteOfWrite),
             Class::Truncate(truncate) => self.decide_truncate(case, truncate),
             Class::Write(write) => self.decide_write(case, write),
             Class::CopyFrom(names, copy) => self.decide_copy(case, names, copy),

@@ -47,6 +47,9 @@ impl Session {
         let watch = name.and_then(|name| self.names.take_watch(name));
         let rows = Rows::of_portal(&portal).watched(watch);
         self.replies.push_back(Expect::Execute(Reply::Forward, rows));
+        if let Rows::Names(change, _) = &portal.rows {
+            self.drop_forms(change, out);
+        }
         if let Some(steps) = &portal.steps {
             self.count("mirrored", "write");
             self.inject_steps(steps, out);

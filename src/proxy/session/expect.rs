@@ -78,6 +78,8 @@ pub(super) enum Rows {
     Followed(Option<Arc<Form>>),
     /// Those of the steps; then the completion of the statement before them.
     Steps(Arc<Steps>, Option<Arc<Form>>),
+    /// Those of a statement that changes what names of statements stand for.
+    Names(Arc<super::named::Change>, Option<Arc<Form>>),
     /// Those of the client's own statement, in a text that is not its own everywhere.
     Among(Arc<Form>),
     /// Those of a statement that is counted when it is answered; what is done with them.
@@ -96,6 +98,8 @@ pub(super) struct Mirrored {
     pub(super) form: Arc<Form>,
     /// Rows touched so far.
     pub(super) rows: u64,
+    /// What it is executed by, where that is a name of ours, and the client's name for it.
+    pub(super) renamed: Option<Arc<(String, String)>>,
 }
 
 /// The migrations that a write is fed to.
@@ -207,7 +211,7 @@ impl Rows {
                 ServedBy::Source => None,
             },
             Self::Mark(form) | Self::Among(form) => Some(form),
-            Self::Followed(form) | Self::Steps(_, form) => form.as_deref(),
+            Self::Followed(form) | Self::Steps(_, form) | Self::Names(_, form) => form.as_deref(),
             Self::Plain | Self::Undescribed | Self::Copied(_) | Self::Refused(_) => None,
             Self::Watched(watched) => watched.1.form(),
         }
@@ -219,8 +223,28 @@ impl Rows {
             Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
-            Self::Copied(_) | Self::Mark(_) | Self::Followed(_) | Self::Steps(..) => false,
+            Self::Copied(_)
+            | Self::Mark(_)
+            | Self::Followed(_)
+            | Self::Steps(..)
+            | Self::Names(..) => false,
             Self::Watched(watched) => watched.1.rows_pass(),
+        }
+    }
+
+    /// What it does to the names of prepared statements.
+    pub(super) fn change(&self) -> Option<&Arc<super::named::Change>> {
+        match self.bare() {
+            Self::Names(change, _) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// The name of ours that errors may have, and the client's.
+    pub(super) fn renamed(&self) -> Option<&(String, String)> {
+        match self.bare() {
+            Self::Mirrored(m) => m.renamed.as_deref(),
+            _ => None,
         }
     }
 
@@ -247,6 +271,7 @@ impl Rows {
             | Self::Mark(_)
             | Self::Followed(_)
             | Self::Steps(..)
+            | Self::Names(..)
             | Self::Among(_) => None,
         }
     }

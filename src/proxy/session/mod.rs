@@ -15,6 +15,7 @@ mod hidden;
 mod inject;
 mod marked;
 mod mirrored;
+mod named;
 mod parse;
 mod plan;
 mod prepared;

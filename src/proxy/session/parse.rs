@@ -6,7 +6,6 @@ use super::prepared::{FormKey, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::Routes;
-use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Understanding};
 use crate::wire::{build, frontend};
 use std::sync::Arc;
@@ -94,7 +93,9 @@ impl Session {
         let understander = self.context.understander(routes);
         let known = understander.know(sql, self.readable(), self.context.options.sql_bytes_max);
         match known {
-            _ if self.may_execute_hidden(sql) => Known::Unreadable(Reason::ExecuteOfWrite),
+            known if self.may_execute_hidden(sql, routes) => {
+                super::hidden::executes(sql, &known, &understander)
+            }
             known => known,
         }
     }

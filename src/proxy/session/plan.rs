@@ -5,6 +5,7 @@ use super::Session;
 use super::copy::Copied;
 use super::decide::Decision;
 use super::expect::{Form, Rows, ServedBy};
+use super::named::Change;
 use super::prepared::{FormKey, Marks};
 use super::query::Text;
 use super::steps::Steps;
@@ -39,7 +40,11 @@ pub(super) struct Plan {
     forms: Vec<(Range<usize>, Spliced)>,
     /// What is marked already where the next statement will be.
     marked: Vec<Arc<Route>>,
-    meanings_changed: bool,
+    pub(super) meanings_changed: bool,
+    /// What its statements do to the names of prepared ones.
+    pub(super) changes: Vec<Arc<Change>>,
+    /// What they do to the session.
+    pub(super) effects: Vec<Effect>,
 }
 
 impl Default for Plan {
@@ -56,6 +61,8 @@ impl Default for Plan {
             forms: Vec::new(),
             marked: Vec::new(),
             meanings_changed: false,
+            changes: Vec::new(),
+            effects: Vec::new(),
         }
     }
 }
@@ -70,6 +77,8 @@ impl Session {
     ) -> Result<(), Box<Report>> {
         let alone = u.statements.len() == 1;
         for (index, statement) in u.statements.iter().enumerate() {
+            let effect = self.effect_of(query.routes, statement, &plan.changes);
+            plan.effects.push(effect);
             if alone && self.retry.forces_source() {
                 let watch = self.watch(&query.case(statement), u.tallies(index), Taken::Source);
                 plan.rows.push_back(self.retry.rows_again().watched(watch));
@@ -79,11 +88,20 @@ impl Session {
                 // It may end what has been marked, or undo it.
                 plan.marked.clear();
             }
-            let decision = self.decide_planned(query, statement, alone, plan);
-            let taken = super::watch::taken(&decision);
-            let watch = self.watch(&query.case(statement), u.tallies(index), taken);
-            self.plan_statement(query, statement, alone, (decision, watch, &mut *plan))?;
-            plan.meanings_changed |= match statement.effect {
+            let decision = match &statement.class {
+                Class::Execute(execute) => self.plan_execute(query, (statement, execute), plan),
+                Class::Prepare(_) | Class::Deallocate(_) => {
+                    self.plan_change(query, statement, plan);
+                    None
+                }
+                _ => Some(self.decide_planned(query, statement, alone, plan)),
+            };
+            if let Some(decision) = decision {
+                let taken = super::watch::taken(&decision);
+                let watch = self.watch(&query.case(statement), u.tallies(index), taken);
+                self.plan_statement(query, statement, alone, (decision, watch, &mut *plan))?;
+            }
+            plan.meanings_changed |= match effect {
                 Effect::State | Effect::Discard | Effect::Anything => true,
                 // What the transaction has changed may end with it.
                 Effect::Begin(_) | Effect::End => self.transaction.is_stateful(),
@@ -191,6 +209,22 @@ impl Plan {
         self.within.push(marks);
     }
 
+    /// A statement that changes what names stand for is next.
+    pub(super) fn change(&mut self, change: Arc<Change>) {
+        self.rows.push_back(Rows::Names(Arc::clone(&change), Some(self.placeholder())));
+        self.changes.push(change);
+    }
+
+    /// Puts another text in the place of a piece of the client's, behind those before.
+    pub(super) fn replace(&mut self, at: Range<usize>, with: Spliced) {
+        self.forms.push((at, with));
+    }
+
+    /// Stands for the whole rewritten text until there is one.
+    pub(super) fn placeholder(&self) -> Arc<Form> {
+        Arc::clone(&self.placeholder)
+    }
+
     fn follow(&mut self, steps: &Arc<Steps>, statement: &Statement, watch: Option<Watch>) {
         let mut behind = Spliced::default();
         behind.ours(&super::steps::behind(steps));
@@ -221,7 +255,10 @@ impl Plan {
                         *slot = Arc::clone(&form);
                     }
                 }
-                Rows::Mark(slot) | Rows::Followed(Some(slot)) | Rows::Steps(_, Some(slot)) => {
+                Rows::Mark(slot)
+                | Rows::Followed(Some(slot))
+                | Rows::Steps(_, Some(slot))
+                | Rows::Names(_, Some(slot)) => {
                     *slot = Arc::clone(&form);
                 }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
@@ -230,6 +267,7 @@ impl Plan {
                 | Rows::Refused(_)
                 | Rows::Followed(None)
                 | Rows::Steps(_, None)
+                | Rows::Names(_, None)
                 | Rows::Among(_)
                 | Rows::Watched(_) => {}
             }

@@ -67,13 +67,18 @@ impl Prepared {
 
     /// A name of ours for one more form.
     pub(super) fn name_for(&self, key: FormKey) -> Box<[u8]> {
-        let form = match key {
-            FormKey::Original => "original".to_owned(),
-            FormKey::Mirrored(generation, modes) => format!("mirrored {generation} {modes:x}"),
-            FormKey::Shadow(generation) => format!("shadow {generation}"),
-        };
-        format!("pgsegue {} {form}", self.id).into_bytes().into()
+        form_name(self.id, key).into_bytes().into()
     }
+}
+
+/// The server's name of a form of the statement with this number.
+pub(super) fn form_name(id: u64, key: FormKey) -> String {
+    let form = match key {
+        FormKey::Original => "original".to_owned(),
+        FormKey::Mirrored(generation, modes) => format!("mirrored {generation} {modes:x}"),
+        FormKey::Shadow(generation) => format!("shadow {generation}"),
+    };
+    format!("pgsegue {id} {form}")
 }
 
 /// What to take back when a Parse is answered by an error or skipped.
@@ -219,8 +224,10 @@ pub(super) struct Names {
     statements: ByName<Prepared>,
     portals: ByName<Portal>,
     next_id: u64,
-    /// SQL-level PREPARE has hidden a write behind a name.
+    /// A text that was not read may have hidden a write behind a name.
     pub(super) hidden_writes: bool,
+    /// What was prepared in SQL.
+    pub(super) in_sql: super::named::Statements,
     /// Statements up to this id may have been dropped by DISCARD or DEALLOCATE.
     discarded: u64,
 }
@@ -241,6 +248,17 @@ impl Names {
 
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Option<Prepared> {
         self.statements.put(name, statement)
+    }
+
+    /// The server has another statement of this name by now.
+    pub(super) fn forget_statement(&mut self, name: &[u8]) {
+        self.statements.remove(name);
+    }
+
+    /// A text that was not read may have given names to other statements.
+    pub(super) fn may_have_changed(&mut self) {
+        self.hidden_writes = true;
+        self.in_sql.forget();
     }
 
     /// Forgets a statement, unless the name stands for another by now.

@@ -12,7 +12,7 @@ use crate::proxy::context::{Counted, Known, Understander};
 use crate::routing::Routes;
 use crate::sql::lex::first_word;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Effect, Understanding};
+use crate::sql::statement::{Class, Effect, Statement, Understanding};
 use crate::sql::write::{Layout, Write};
 use crate::wire::{build, frontend};
 use std::collections::VecDeque;
@@ -35,7 +35,7 @@ impl Session {
         let understander = self.context.understander(&routes);
         let bytes_max = self.context.options.sql_bytes_max;
         let mut known = understander.know(sql, self.readable(), bytes_max);
-        if self.may_execute_hidden(sql) || hidden::prepares_and_executes(&known) {
+        if self.may_execute_hidden(sql, &routes) || hidden::prepares_and_executes(&known) {
             known = hidden::executes(sql, &known, &understander);
         }
         match known {
@@ -57,8 +57,11 @@ impl Session {
     }
 
     /// Whether a text may run a write that SQL-level PREPARE has hidden.
-    pub(super) fn may_execute_hidden(&self, sql: &[u8]) -> bool {
-        self.names.hidden_writes && hidden::may_execute(sql)
+    pub(super) fn may_execute_hidden(&self, sql: &[u8], routes: &Routes) -> bool {
+        if !self.names.hidden_writes && !self.names.in_sql.used {
+            return false;
+        }
+        hidden::may_execute(sql) && (self.names.hidden_writes || self.has_hidden_writes(routes))
     }
 
     /// Whether the next frame finds a failed transaction: nothing is in flight that could end it.
@@ -129,7 +132,7 @@ impl Session {
         if !routes.routes.is_empty() {
             // It may have done anything to the session.
             self.apply(Effect::State, routes);
-            self.names.hidden_writes = true;
+            self.names.may_have_changed();
         }
         // Of a text that is not read, the first statement stands for all.
         let rows = watch.map(|watch| Rows::Plain.watched(Some(watch)));
@@ -137,6 +140,10 @@ impl Session {
     }
 
     fn query_understood(&mut self, query: &Text<'_>, u: &Counted, out: &mut Out) -> Flow {
+        let executes = |s: &Statement| matches!(s.class, Class::Execute(_));
+        if u.statements.iter().any(executes) && self.waits_for_names(out) {
+            return Flow::Hold;
+        }
         if self.wants_facts(query, u) {
             self.inject_facts(query.understander, Protocol::Simple, out);
             return Flow::Hold;
@@ -154,7 +161,7 @@ impl Session {
             return self.inject_mark(&marks, isolated, out);
         }
         plan.within.iter().for_each(|marks| self.close_gates(marks));
-        self.query_has_run(query, u);
+        self.query_has_run(query, u, &plan.effects);
         self.facts_used();
         if let Some((copied, watch)) = plan.copied.take() {
             return self.copy_by_query(query.text.as_bytes(), (copied, watch), out);
@@ -177,20 +184,20 @@ impl Session {
         let asks = !self.has_failed() && !self.retry.forces_source();
         let stale = |s| {
             let case = query.case(s);
-            case.needs_facts() && self.facts_are_stale(&case)
+            (case.needs_facts() && self.facts_are_stale(&case)) || self.executed_needs_facts(&case)
         };
         asks && u.statements.iter().any(stale)
     }
 
     /// Applies the effects of a text that is about to be sent, and offers its dark read.
-    fn query_has_run(&mut self, query: &Text<'_>, u: &Understanding) {
+    fn query_has_run(&mut self, query: &Text<'_>, u: &Understanding, effects: &[Effect]) {
         if let [only] = u.statements.as_slice()
             && !self.retry.forces_source()
         {
             self.offer_dark_read(&query.case(only));
         }
-        for statement in &u.statements {
-            self.apply(statement.effect, query.routes);
+        for effect in effects {
+            self.apply(*effect, query.routes);
         }
     }
 
@@ -199,12 +206,20 @@ impl Session {
         self.transaction.apply(effect, routes);
         match effect {
             Effect::State => self.facts = None,
-            Effect::Discard | Effect::Anything => {
+            Effect::Discard => {
                 self.facts = None;
                 self.names.forget_extra();
             }
-            Effect::PreparesWrite => self.names.hidden_writes = true,
-            Effect::None | Effect::Begin(_) | Effect::SetTransaction(_) | Effect::End => {}
+            Effect::Anything => {
+                self.facts = None;
+                self.names.forget_extra();
+                self.names.in_sql.forget();
+            }
+            Effect::PreparesWrite
+            | Effect::None
+            | Effect::Begin(_)
+            | Effect::SetTransaction(_)
+            | Effect::End => {}
         }
     }
 
@@ -232,7 +247,13 @@ impl Session {
                 Rows::Plain
             }
             (
-                Class::Passthrough | Class::Truncate(_) | Class::Ddl(_) | Class::Unclassified(_),
+                Class::Passthrough
+                | Class::Truncate(_)
+                | Class::Prepare(_)
+                | Class::Execute(_)
+                | Class::Deallocate(_)
+                | Class::Ddl(_)
+                | Class::Unclassified(_),
                 _,
             ) => {
                 self.count("passthrough", "other");
@@ -252,7 +273,8 @@ impl Session {
         (layout, form): (Option<Layout>, Arc<Form>),
     ) -> Rows {
         let Some(layout) = layout else { return Rows::Plain };
-        Rows::Mirrored(Box::new(Mirrored { mirrors, verb: write.verb(), layout, form, rows: 0 }))
+        let verb = write.verb();
+        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, layout, form, rows: 0, renamed: None }))
     }
 
     fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {

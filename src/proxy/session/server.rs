@@ -179,7 +179,16 @@ impl Session {
         }
         let Some(mut front) = self.replies.pop_front() else { return Fate::Forward };
         let fate = match &mut front {
-            Expect::Parse(reply, _) | Expect::Bind(reply, _) => Self::fate(*reply),
+            Expect::Parse(reply, undo) => {
+                if let Some(Undo::Client { name, .. }) = undo.as_deref()
+                    && !self.names.in_sql.is_empty()
+                {
+                    // The server had no statement of that name.
+                    drop(self.names.in_sql.lose(name));
+                }
+                Self::fate(*reply)
+            }
+            Expect::Bind(reply, _) => Self::fate(*reply),
             Expect::Close(reply, closed) => {
                 if let Some(closed) = closed.take() {
                     self.names.close(&closed.0, closed.1);
@@ -267,6 +276,16 @@ impl Session {
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
             Rows::Mark(_) => Fate::Swallow,
             Rows::Plain | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => Fate::Forward,
+            Rows::Names(change, _) => {
+                let change = Arc::clone(change);
+                if tag == b'C' {
+                    self.names_changed(&change);
+                }
+                match *change {
+                    super::named::Change::Form(..) => Fate::Swallow,
+                    _ => Fate::Forward,
+                }
+            }
             Rows::Followed(_) if tag == b'C' => Fate::Swallow,
             Rows::Followed(_) => Fate::Forward,
             Rows::Steps(steps, _) => {
@@ -357,6 +376,13 @@ impl Session {
             Some(Expect::Execute(_, rows)) => rows.verb(),
             _ => None,
         };
+        let names = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.front().and_then(Rows::renamed),
+            Some(Expect::Execute(_, rows)) => rows.renamed(),
+            _ => None,
+        };
+        let renamed = names.map(|(ours, theirs)| backend::replaced(body, ours, theirs));
+        let body = renamed.as_deref().unwrap_or(body);
         match (replacement, form) {
             (Some(report), _) => build::error(&mut out.to_client, &report),
             (None, Some(form)) => {

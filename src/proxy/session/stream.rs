@@ -86,7 +86,9 @@ impl Session {
             let understander = self.context.understander(&routes);
             // It hides a write from the migrations to come.
             let plain = understander.know(head, Readable::Always, HEAD_BYTES);
-            self.names.hidden_writes |= !matches!(plain, Known::Plain);
+            if !matches!(plain, Known::Plain) {
+                self.names.may_have_changed();
+            }
         }
         self.retry.give_up();
         self.facts = None;
@@ -137,6 +139,9 @@ impl Session {
         let mut portal = Portal::plain();
         let unseen = match &known {
             _ if self.names.may_be_hidden(bind.statement) => Some(Reason::PreparedInSql),
+            None if self.binds_a_hidden_write(&routes, bind.statement) => {
+                Some(Reason::PreparedInSql)
+            }
             Some(Known::Unreadable(why)) => Some(*why),
             _ => None,
         };

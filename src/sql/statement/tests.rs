@@ -39,6 +39,11 @@ fn class(sql: &str) -> String {
             write.verb().map_or_else(|| "within".to_owned(), |verb| verb.as_str().to_lowercase())
         }
         Class::Truncate(t) => format!("truncate {:?} {:?} {:?}", t.named, t.reach, t.extent),
+        Class::Prepare(p) => {
+            format!("prepare {} {:?} {:?}", p.name, &sql[p.types.clone()], &sql[p.body.clone()])
+        }
+        Class::Execute(e) => format!("execute {}", e.name),
+        Class::Deallocate(d) => format!("{d:?}"),
         Class::Ddl(_) => "ddl".to_owned(),
         Class::CopyFrom(..) => "copy".to_owned(),
         Class::Unclassified(_) => "unclassified".to_owned(),
@@ -178,7 +183,21 @@ const CLASSES: &[(&str, &str)] = &[
     ("lock table orders", "pass"),
     ("vacuum orders", "pass"),
     ("declare c cursor for select * from orders", "pass"),
-    ("prepare p as update orders set a = 1", "pass"),
+    ("prepare p as update orders set a = 1", "prepare p \"\" \"update orders set a = 1\""),
+    (
+        "PREPARE \"P q\" (int, numeric(5, 2)[]) AS values ($1);",
+        "prepare P q \"(int, numeric(5, 2)[])\" \"values ($1)\"",
+    ),
+    ("prepare p (int", "unclassified"),
+    ("prepare transaction 'x'", "pass"),
+    ("execute P (1, (select orders()))", "execute p"),
+    ("execute p", "execute p"),
+    ("execute p 1", "unclassified"),
+    ("deallocate prepare P", "One(\"p\")"),
+    ("deallocate prepare", "One(\"prepare\")"),
+    ("deallocate all", "All"),
+    ("discard all", "All"),
+    ("discard plans", "pass"),
     ("select * from u&\"\\006frders\"", "unclassified"),
     ("select 'x", "unclassified"),
     ("frobnicate orders", "unclassified"),

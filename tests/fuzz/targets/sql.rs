@@ -254,7 +254,10 @@ fn written(text: &str, statement: &Statement) {
                 is_sql(text, statement, &form, statement.at.len() + most);
             }
         }
-        Class::Passthrough
+        Class::Prepare(_)
+        | Class::Execute(_)
+        | Class::Deallocate(_)
+        | Class::Passthrough
         | Class::Truncate(_)
         | Class::CopyFrom(..)
         | Class::Ddl(_)

@@ -9,6 +9,7 @@ mod marked;
 mod names;
 mod newer;
 mod partitions;
+mod prepare;
 mod protocol;
 mod several;
 mod truncate;

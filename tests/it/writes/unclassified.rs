@@ -91,29 +91,6 @@ async fn rows_copied_in_are_marked_and_rows_copied_out_come_through() {
 }
 
 #[tokio::test]
-async fn statements_prepared_in_sql_are_marked_when_they_are_executed() {
-    let live = Live::orders("", "").await;
-    let mut pair = Pair::new(&live, ORDERS).await;
-    for sql in [
-        "PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1",
-        "PREPARE r AS SELECT count(*) FROM orders",
-        "EXECUTE w(1)",
-        "EXECUTE r",
-        "BEGIN; EXECUTE w(2); ROLLBACK",
-        "UPDATE orders SET id = id + 3000 WHERE id = 3 AND random() < 2",
-        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(3)",
-        "CREATE TABLE kept AS EXECUTE r",
-        "DEALLOCATE w",
-        "EXECUTE w(4)",
-        "PREPARE x AS DELETE FROM orders WHERE id = 5; EXECUTE x",
-    ] {
-        pair.simple(sql).await;
-        live.orders_in_step().await;
-    }
-    pair.finish(&live, &[ORDERS_TABLE]).await;
-}
-
-#[tokio::test]
 async fn reads_leave_the_shadow_from_the_mark_until_a_full_verify_has_passed() {
     let live = Live::orders("", "reads = 100").await;
     let (client, reader, direct) = (live.client().await, live.client().await, live.direct().await);

@@ -165,6 +165,9 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
     match &statement.class {
         Class::Unclassified(why) => Verdict::NotUnderstood(why.text().to_owned()),
         Class::Ddl(_) => Verdict::Wrong("a change of definition".to_owned()),
+        Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => {
+            Verdict::Wrong("a statement by its name".to_owned())
+        }
         Class::Passthrough if targets.is_empty() => understood("no table"),
         Class::Passthrough if written == 0 => understood("no write"),
         Class::Passthrough => Verdict::Wrong("a write that passes".to_owned()),

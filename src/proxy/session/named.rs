@@ -1,0 +1,491 @@
+//! Statements that the client has prepared in SQL, by name, and their EXECUTE.
+//!
+//! The client's PREPARE goes to the server as it is; when that has taken it, the name stands for its
+//! text here. EXECUTE of a mirrored write is sent as EXECUTE of a statement of ours: the same write
+//! in its mirrored form, prepared by PREPARE with the client's own types. So the server reads the
+//! arguments, and what is decided is decided when it is executed.
+//!
+//! PREPARE is no part of a transaction, and neither is what is remembered here. What is not answered
+//! yet counts as done for what is sent behind it up to the next Sync: if it fails, so does that.
+
+use super::decide::{Case, Decision, mark_or_refuse};
+use super::expect::{Expect, Form, Mirrored, Mirrors, Reply, Rows};
+use super::parse::one;
+use super::plan::Plan;
+use super::prepared::{FormKey, Portal, form_name};
+use super::query::Text;
+use super::{Flow, Hold, Out, Protocol, Session};
+use crate::proxy::context::Known;
+use crate::routing::{Route, Routes};
+use crate::sql::ident::Ident;
+use crate::sql::prepare::{Deallocate, Execute};
+use crate::sql::reason::Reason;
+use crate::sql::splice::Spliced;
+use crate::sql::statement::{Class, Effect, Statement};
+use crate::sql::write::Modes;
+use crate::wire::{build, frontend};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// What runs a PREPARE of ours, and the statement that an EXECUTE is bound from.
+const PREPARES: &str = "pgsegue prepares";
+const EXECUTES: &str = "pgsegue executes";
+
+/// A statement prepared in SQL.
+#[derive(Debug)]
+pub(super) struct Named {
+    id: u64,
+    name: String,
+    sql: Arc<str>,
+    /// The types of its parameters, in brackets; empty where they are not declared.
+    types: String,
+}
+
+/// What a statement does to the names when it is done.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// The name stands for this.
+    Prepared(Arc<Named>),
+    /// It stands for nothing.
+    Dropped(String),
+    /// None does.
+    AllDropped,
+    /// One of ours is there: a form of the statement with this number.
+    Form(u64, FormKey),
+}
+
+/// Everything that was prepared in SQL.
+#[derive(Debug, Default)]
+pub(super) struct Statements {
+    named: HashMap<String, Arc<Named>>,
+    forms: HashSet<(u64, FormKey)>,
+    /// The session has used PREPARE or DEALLOCATE.
+    pub(super) used: bool,
+}
+
+impl Statements {
+    /// A change has happened.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Prepared(named) => {
+                self.named.insert(named.name.clone(), Arc::clone(named));
+            }
+            Change::Dropped(name) => {
+                if let Some(named) = self.named.remove(name) {
+                    self.forms.retain(|(id, _)| *id != named.id);
+                }
+            }
+            Change::AllDropped => self.forget(),
+            Change::Form(id, key) => {
+                self.forms.insert((*id, *key));
+            }
+        }
+    }
+
+    /// A text that was not read may have changed what any name stands for.
+    pub(super) fn forget(&mut self) {
+        self.named.clear();
+        self.forms.clear();
+    }
+
+    /// The protocol has given the name to another statement, or closed it; returns the server's names
+    /// of the forms that are left.
+    pub(super) fn lose(&mut self, name: &[u8]) -> Vec<String> {
+        let Some(name) = std::str::from_utf8(name).ok().filter(|_| !self.named.is_empty()) else {
+            return Vec::new();
+        };
+        let forms = self.forms_of(name);
+        self.apply(&Change::Dropped(name.to_owned()));
+        forms
+    }
+
+    /// Whether none is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// The server's names of the forms of a statement.
+    fn forms_of(&self, name: &str) -> Vec<String> {
+        let Some(named) = self.named.get(name) else { return Vec::new() };
+        let of = |(id, key): &(u64, FormKey)| (*id == named.id).then(|| form_name(*id, *key));
+        self.forms.iter().filter_map(of).collect()
+    }
+}
+
+/// What an EXECUTE executes, as far as it is known.
+pub(super) struct Executed {
+    named: Arc<Named>,
+    known: Known,
+}
+
+impl Executed {
+    /// The statement, as if it were sent by itself.
+    pub(super) fn case<'a>(&'a self, outer: &Case<'a>) -> Option<Case<'a>> {
+        let Known::Understood(u) = &self.known else { return None };
+        Some(Case { text: &self.named.sql, statement: one(u)?, types: &[], ..*outer })
+    }
+
+    fn form(&self, case: &Case<'_>, key: FormKey) -> Option<(String, String)> {
+        let name = form_name(self.named.id, key);
+        let prepare = format!(
+            "PREPARE {}{} AS {}",
+            Ident::new(&*name).quoted(),
+            self.named.types,
+            self.case(case)?.form(key)?.text()
+        );
+        Some((name, prepare))
+    }
+}
+
+impl Session {
+    /// What a PREPARE, DEALLOCATE or DISCARD does to the names.
+    pub(super) fn change_of(&mut self, case: &Case<'_>) -> Option<Arc<Change>> {
+        let text = |at: &std::ops::Range<usize>| case.text.get(at.clone()).unwrap_or_default();
+        Some(Arc::new(match &case.statement.class {
+            Class::Prepare(prepare) => Change::Prepared(Arc::new(Named {
+                id: self.names.next_id(),
+                name: prepare.name.clone(),
+                sql: Arc::from(text(&prepare.body)),
+                types: text(&prepare.types).to_owned(),
+            })),
+            Class::Deallocate(Deallocate::One(name)) => Change::Dropped(name.clone()),
+            Class::Deallocate(Deallocate::All) => Change::AllDropped,
+            _ => return None,
+        }))
+    }
+
+    /// The replies of a statement that is bound as the client wrote it.
+    pub(super) fn original_rows(&mut self, case: &Case<'_>, route: Option<Arc<Route>>) -> Rows {
+        let rows = self.count_original(case, route);
+        let Some(change) = self.change_of(case) else { return rows };
+        self.names.in_sql.used = true;
+        Rows::Names(change, None)
+    }
+
+    /// What was sent since the last Sync, and changes names when it is done.
+    fn changes_sent(&self) -> impl DoubleEndedIterator<Item = &Arc<Change>> {
+        let first = self.last_sync().map_or(0, |at| at + 1);
+        self.replies.range(first..).filter_map(|reply| match reply {
+            Expect::Execute(_, rows) => rows.change(),
+            _ => None,
+        })
+    }
+
+    fn last_sync(&self) -> Option<usize> {
+        self.replies.iter().rposition(|r| matches!(r, Expect::Sync(_) | Expect::Query(_)))
+    }
+
+    /// Whether it is not known yet what names stand for: an earlier group that changes some is not
+    /// answered.
+    pub(super) fn names_are_uncertain(&self) -> bool {
+        if !self.names.in_sql.used {
+            return false;
+        }
+        let Some(last) = self.last_sync() else { return false };
+        let changes = |rows: &Rows| rows.change().is_some();
+        self.replies.range(..=last).any(|reply| match reply {
+            Expect::Query(rows) => rows.iter().any(changes),
+            Expect::Execute(_, rows) => changes(rows),
+            _ => false,
+        })
+    }
+
+    /// Whether the frame has to wait until it is known what names stand for.
+    pub(super) fn waits_for_names(&mut self, out: &mut Out) -> bool {
+        let waits = self.names_are_uncertain();
+        if waits {
+            build::flush(&mut out.to_server);
+            self.hold = Some(Hold::Drain);
+        }
+        waits
+    }
+
+    /// What a name stands for behind what is sent, and behind `planned`.
+    fn find(&self, name: &str, planned: &[Arc<Change>]) -> Option<Arc<Named>> {
+        for change in self.changes_sent().chain(planned).rev() {
+            match &**change {
+                Change::Prepared(named) if named.name == name => return Some(Arc::clone(named)),
+                Change::Dropped(dropped) if dropped == name => return None,
+                Change::AllDropped => return None,
+                Change::Prepared(_) | Change::Dropped(_) | Change::Form(..) => {}
+            }
+        }
+        self.names.in_sql.named.get(name).cloned()
+    }
+
+    fn has_form(&self, id: u64, key: FormKey, planned: &[Arc<Change>]) -> bool {
+        let prepares = |c: &Arc<Change>| matches!(**c, Change::Form(i, k) if (i, k) == (id, key));
+        self.names.in_sql.forms.contains(&(id, key))
+            || self.changes_sent().chain(planned).any(prepares)
+    }
+
+    /// What an EXECUTE executes. `None`: a name that is not known.
+    pub(super) fn executed(
+        &self,
+        routes: &Routes,
+        name: &str,
+        planned: &[Arc<Change>],
+    ) -> Option<Executed> {
+        let named = self.find(name, planned)?;
+        let known = self.know(routes, named.sql.as_bytes());
+        Some(Executed { named, known })
+    }
+
+    /// Whether the name of a Bind stands for a statement of SQL that may write a migrated table.
+    pub(super) fn binds_a_hidden_write(&self, routes: &Routes, name: &[u8]) -> bool {
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        self.executed(routes, name, &[]).is_some_and(|executed| may_write(&executed.known))
+    }
+
+    /// Whether any statement prepared in SQL may write a migrated table.
+    pub(super) fn has_hidden_writes(&self, routes: &Routes) -> bool {
+        let named = self.names.in_sql.named.values();
+        let sent = self.replies.iter().any(|reply| match reply {
+            Expect::Query(rows) => rows.iter().any(|r| r.change().is_some()),
+            Expect::Execute(_, rows) => rows.change().is_some(),
+            _ => false,
+        });
+        let understander = self.context.understander(routes);
+        let bytes_max = self.context.options.sql_bytes_max;
+        let know =
+            |named: &Named| understander.know(named.sql.as_bytes(), self.readable(), bytes_max);
+        sent || named.into_iter().any(|named| may_write(&know(named)))
+    }
+
+    /// Decides what an EXECUTE executes.
+    fn decide_executed(&mut self, outer: &Case<'_>, executed: Option<&Executed>) -> Decision {
+        let unknown = |why| mark_or_refuse(outer.routes.mirrored(), why);
+        let Some(executed) = executed else { return unknown(Reason::ExecuteOfWrite) };
+        match (&executed.known, executed.case(outer)) {
+            (Known::Plain, _) => Decision::Original(None),
+            (Known::Unreadable(why), _) => unknown(*why),
+            (Known::Understood(_), None) => unknown(Reason::ExecuteOfWrite),
+            (Known::Understood(_), Some(case)) => match case.statement.class {
+                Class::Read(_) => Decision::Original(None),
+                // The server may hold to what the name meant before there was a temporary table.
+                Class::Write(..) if self.writes_elsewhere(&case) => {
+                    Self::decide_unsure(&case, Reason::NamesChanged)
+                }
+                _ => self.decide(&case),
+            },
+        }
+    }
+
+    /// Whether a table that a write names is another than the migrated one, by the facts.
+    fn writes_elsewhere(&self, case: &Case<'_>) -> bool {
+        let Class::Write(write) = &case.statement.class else { return false };
+        let mut feeds = write.feeds();
+        feeds.any(|feed| self.facts.as_ref().is_some_and(|f| !f.means(feed.name)))
+    }
+
+    /// What an EXECUTE does to the session.
+    pub(super) fn effect_of(
+        &self,
+        routes: &Routes,
+        statement: &Statement,
+        planned: &[Arc<Change>],
+    ) -> Effect {
+        let Class::Execute(execute) = &statement.class else { return statement.effect };
+        match self.executed(routes, &execute.name, planned).map(|e| e.known) {
+            Some(Known::Plain) => Effect::None,
+            Some(Known::Understood(u)) => one(&u).map_or(statement.effect, |s| s.effect),
+            Some(Known::Unreadable(_)) | None => statement.effect,
+        }
+    }
+
+    /// Whether an EXECUTE, or what it may find prepared in the same text, needs the session's facts.
+    pub(super) fn executed_needs_facts(&self, case: &Case<'_>) -> bool {
+        let executed = match &case.statement.class {
+            Class::Execute(execute) => self.executed(case.routes, &execute.name, &[]),
+            Class::Prepare(prepare) => {
+                let sql = case.text.get(prepare.body.clone()).unwrap_or_default();
+                let (id, name, types) = (0, String::new(), String::new());
+                let named = Arc::new(Named { id, name, sql: Arc::from(sql), types });
+                let known = self.know(case.routes, sql.as_bytes());
+                Some(Executed { named, known })
+            }
+            _ => None,
+        };
+        let inner = executed.as_ref().and_then(|e| e.case(case));
+        inner.is_some_and(|c| c.needs_facts() && self.facts_are_stale(&c))
+    }
+
+    /// Plans an EXECUTE within a simple query.
+    pub(super) fn plan_execute(
+        &mut self,
+        query: &Text<'_>,
+        (statement, execute): (&Statement, &Execute),
+        plan: &mut Plan,
+    ) -> Option<Decision> {
+        let outer = query.case(statement);
+        let executed = self.executed(query.routes, &execute.name, &plan.changes);
+        let inner = executed.as_ref().and_then(|e| e.case(&outer));
+        let unsure = plan.meanings_changed && inner.is_some_and(|c| c.needs_facts());
+        let decision = match inner {
+            Some(inner) if unsure && may_write_one(&inner.statement.class) => {
+                Self::decide_unsure(&inner, Reason::NamesChanged)
+            }
+            _ => self.decide_executed(&outer, executed.as_ref()),
+        };
+        let Decision::Mirrored(mirrors, modes) = decision else { return Some(decision) };
+        let (executed, inner) = (executed.as_ref()?, inner?);
+        let key = FormKey::Mirrored(query.routes.generation, modes);
+        let (name, prepare) = executed.form(&outer, key)?;
+        let mut spliced = Spliced::default();
+        if !self.has_form(executed.named.id, key, &plan.changes) {
+            spliced.ours(&prepare).ours("; ");
+            plan.change(Arc::new(Change::Form(executed.named.id, key)));
+        }
+        let at = &statement.at;
+        spliced
+            .client(query.text, at.start..execute.named.start)
+            .ours(&Ident::new(&*name).quoted())
+            .client(query.text, execute.named.end..at.end);
+        plan.replace(at.clone(), spliced);
+        self.count("mirrored", "write");
+        let rows = executed_rows(&inner, key, mirrors, plan.placeholder());
+        plan.rows.push_back(renamed(rows, &name, &execute.name));
+        None
+    }
+
+    /// Plans a statement that changes what names stand for.
+    pub(super) fn plan_change(&mut self, query: &Text<'_>, statement: &Statement, plan: &mut Plan) {
+        let Some(change) = self.change_of(&query.case(statement)) else { return };
+        let forms = match &*change {
+            Change::Dropped(name) => self.names.in_sql.forms_of(name),
+            Change::Prepared(_) | Change::AllDropped | Change::Form(..) => Vec::new(),
+        };
+        self.names.in_sql.used = true;
+        plan.change(change);
+        for form in forms {
+            let mut drop = Spliced::default();
+            drop.ours(&format!("; DEALLOCATE {}", Ident::new(form).quoted()));
+            plan.replace(statement.at.end..statement.at.end, drop);
+            plan.rows.push_back(Rows::Mark(plan.placeholder()));
+        }
+    }
+
+    /// Binds an EXECUTE.
+    pub(super) fn bind_execute(
+        &mut self,
+        (frame, bind): (&[u8], &frontend::Bind<'_>),
+        outer: &Case<'_>,
+        execute: &Execute,
+        out: &mut Out,
+    ) -> Flow {
+        if self.waits_for_names(out) {
+            return Flow::Hold;
+        }
+        let executed = self.executed(outer.routes, &execute.name, &[]);
+        let inner = executed.as_ref().and_then(|e| e.case(outer));
+        if inner.is_some_and(|inner| self.lacks_facts(&inner)) {
+            let understander = self.context.understander(outer.routes);
+            self.inject_facts(&understander, Protocol::Extended, out);
+            return Flow::Hold;
+        }
+        let decision = self.decide_executed(outer, executed.as_ref());
+        self.facts_used();
+        let effect = inner.map_or(Effect::State, |inner| inner.statement.effect);
+        let mut portal = Portal { effect, ..Portal::plain() };
+        match (decision, executed.as_ref(), inner) {
+            (Decision::Refused(report), _, _) => self.refuse_bind(report, out),
+            (Decision::Mirrored(mirrors, modes), Some(executed), Some(inner)) => {
+                let form = (outer, execute, executed, &inner);
+                self.bind_executed_form((frame, bind), form, (mirrors, modes), portal, out)
+            }
+            (Decision::Marked(marks), _, _) => {
+                portal.marks = Some(self.counted_marks(marks));
+                self.pass_bind(frame, bind.portal, portal, out)
+            }
+            _ => self.pass_bind(frame, bind.portal, portal, out),
+        }
+    }
+
+    fn bind_executed_form(
+        &mut self,
+        (frame, bind): (&[u8], &frontend::Bind<'_>),
+        (outer, execute, executed, inner): (&Case<'_>, &Execute, &Executed, &Case<'_>),
+        (mirrors, modes): (Arc<Mirrors>, Modes),
+        mut portal: Portal,
+        out: &mut Out,
+    ) -> Flow {
+        let key = FormKey::Mirrored(outer.routes.generation, modes);
+        let id = executed.named.id;
+        let (Some((name, prepare)), Some(values)) = (executed.form(outer, key), bind.values())
+        else {
+            return self.pass_bind(frame, bind.portal, portal, out);
+        };
+        self.retry.give_up();
+        if !self.has_form(id, key, &[]) {
+            build::run_once(&mut out.to_server, PREPARES, &prepare);
+            let rows = Rows::Names(Arc::new(Change::Form(id, key)), None);
+            self.expect_run_once(Expect::Execute(Reply::Forward, rows));
+        }
+        let mut spliced = Spliced::default();
+        spliced
+            .client(outer.text, 0..execute.named.start)
+            .ours(&Ident::new(&*name).quoted())
+            .client(outer.text, execute.named.end..outer.text.len());
+        build::close_statement(&mut out.to_server, EXECUTES.as_bytes());
+        self.replies.push_back(Expect::Close(Reply::Swallow, None));
+        build::parse(&mut out.to_server, EXECUTES.as_bytes(), spliced.text(), outer.types);
+        self.replies.push_back(Expect::Parse(Reply::Swallow, None));
+        let form = Form { spliced, original: Arc::from(outer.text), layout: inner.layout(key) };
+        let rows = executed_rows(inner, key, mirrors, Arc::new(form));
+        portal.rows = renamed(rows, &name, &execute.name);
+        let bound = self.names.put_portal(bind.portal, portal);
+        let formats = self.result_formats(bind.portal, &values.result_formats);
+        build::rebind(&mut out.to_server, bind.portal, EXECUTES.as_bytes(), &values, &formats);
+        self.replies.push_back(Expect::Bind(Reply::Forward, bound));
+        Flow::Done
+    }
+
+    /// Behind the Execute of a DEALLOCATE: what was ours of its statement goes, too.
+    pub(super) fn drop_forms(&mut self, change: &Change, out: &mut Out) {
+        let Change::Dropped(name) = change else { return };
+        for form in self.names.in_sql.forms_of(name) {
+            build::close_statement(&mut out.to_server, form.as_bytes());
+            self.replies.push_back(Expect::Close(Reply::Swallow, None));
+        }
+    }
+
+    /// A change has happened at the server.
+    pub(super) fn names_changed(&mut self, change: &Change) {
+        if let Change::Prepared(named) = change {
+            // The server had no statement of that name.
+            self.names.forget_statement(named.name.as_bytes());
+        }
+        self.names.in_sql.apply(change);
+    }
+}
+
+/// The replies of an EXECUTE of a mirrored form.
+fn executed_rows(inner: &Case<'_>, key: FormKey, mirrors: Arc<Mirrors>, form: Arc<Form>) -> Rows {
+    match &inner.statement.class {
+        Class::Write(write) => Session::mirrored_rows(write, mirrors, (inner.layout(key), form)),
+        _ => Rows::Plain,
+    }
+}
+
+fn may_write(known: &Known) -> bool {
+    match known {
+        Known::Plain => false,
+        Known::Unreadable(_) => true,
+        Known::Understood(u) => one(u).is_none_or(|s| may_write_one(&s.class)),
+    }
+}
+
+fn may_write_one(class: &Class) -> bool {
+    !matches!(class, Class::Passthrough | Class::Read(_))
+}
+
+/// Errors name our statement; the client knows it by its own name.
+fn renamed(rows: Rows, ours: &str, theirs: &str) -> Rows {
+    match rows {
+        Rows::Mirrored(mirrored) => {
+            let names = Some(Arc::new((ours.to_owned(), theirs.to_owned())));
+            Rows::Mirrored(Box::new(Mirrored { renamed: names, ..*mirrored }))
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,253 @@
+//! Statements that are prepared and executed in SQL: replies are the client's own, writes are
+//! mirrored by what is true when they are executed, and what is not known is marked.
+
+use crate::live::raw::{bind, close, describe, execute, parse, query, sync};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml, text};
+use crate::support::eventually;
+
+/// Everything that is prepared, and how it is executed.
+const PREPARED: &[(&str, &[&str])] = &[
+    ("(int) AS UPDATE orders SET total = total + 1 WHERE id = $1", &["(1)", "('2')", "(1 + 2)"]),
+    ("AS UPDATE orders SET total = $2 WHERE id = $1 RETURNING *", &["(1, 5)", "(99, 1)", "(1)"]),
+    ("(int, text) AS INSERT INTO orders (id, user_id, note) VALUES ($1, 1, $2)", &["(70, 'é')"]),
+    ("(int) AS INSERT INTO orders VALUES ($1, 1, 1) RETURNING id, note", &["(71)", "(NULL)"]),
+    (
+        "AS INSERT INTO orders VALUES ($1, 1, 1) ON CONFLICT (id) DO UPDATE SET note = $2",
+        &["(71, 'again')", "(72, 'new')"],
+    ),
+    (
+        "(bigint) AS DELETE FROM orders WHERE id = $1",
+        &["(3)", "(3)", "((SELECT max(id) FROM orders))"],
+    ),
+    ("AS DELETE FROM orders WHERE id > $1 RETURNING id, total", &["(8)"]),
+    ("AS UPDATE orders SET id = id + 1000 WHERE id = 4 RETURNING id", &["", "()"]),
+    ("AS UPDATE orders SET total = total / $1", &["(0)", "(2)", "('x')"]),
+    ("(int) AS WITH d AS (DELETE FROM orders WHERE id = $1 RETURNING *) SELECT * FROM d", &["(5)"]),
+    ("AS SELECT id, total FROM orders WHERE id = $1", &["(1)"]),
+    ("AS UPDATE other SET note = $1", &["('elsewhere')"]),
+    ("AS UPDATE orders SET nothing = 1", &[""]),
+    ("AS UPDATE orders SET total = ", &[""]),
+    ("(nothing) AS UPDATE orders SET total = $1", &["(1)"]),
+];
+
+async fn pair() -> (Live, Pair) {
+    let live = Live::orders("", "").await;
+    let pair = Pair::new(&live, ORDERS).await;
+    (live, pair)
+}
+
+#[tokio::test]
+async fn executed_writes_look_the_same_as_without_the_proxy_and_are_mirrored() {
+    let (live, mut pair) = pair().await;
+    for (prepared, executed) in PREPARED {
+        for how in ["simple", "extended"] {
+            let prepare = format!("PREPARE \"p é\" {prepared}");
+            match how {
+                "simple" => pair.simple(&prepare).await,
+                _ => pair.extended(&prepare, &[], 0).await,
+            }
+            pair.simple(&prepare).await;
+            for arguments in *executed {
+                let execute = format!("EXECUTE /* it */ \"p é\" {arguments} ; -- the end");
+                pair.every_way(&execute).await;
+                live.orders_in_step().await;
+            }
+            pair.simple("DEALLOCATE \"p é\"").await;
+        }
+    }
+    let mirrored = live.statements("mirrored", "write");
+    assert!(mirrored > 100.0, "only {mirrored} mirrored");
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_is_prepared_in_sql_is_not_marked() {
+    let live = Live::orders("unclassified = \"refuse\"", "").await;
+    let client = live.client().await;
+    let update = "PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1";
+    client.batch_execute(update).await.unwrap();
+    for sql in ["EXECUTE w(1)", "BEGIN; EXECUTE w(2); EXECUTE w(3); COMMIT", "EXECUTE w(4)"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    client.execute("EXECUTE w(5)", &[]).await.unwrap();
+    client.batch_execute("DEALLOCATE w").await.unwrap();
+    client.batch_execute("PREPARE w AS DELETE FROM orders; EXECUTE w").await.unwrap();
+    assert!(live.dirty().await.is_empty());
+    assert_eq!(text(&live.db.client, "SELECT count(*) FROM orders_v2").await, "0");
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn names_come_and_go_as_they_do_without_the_proxy() {
+    let (live, mut pair) = pair().await;
+    let update = "AS UPDATE orders SET total = total + 1 WHERE id";
+    for sql in [
+        format!("PREPARE p {update} = 1; EXECUTE p; EXECUTE p; DEALLOCATE p; EXECUTE p"),
+        "EXECUTE p".to_owned(),
+        format!("BEGIN; PREPARE p {update} = 2; ROLLBACK"),
+        "EXECUTE p".to_owned(),
+        format!("PREPARE p {update} = 3"),
+        "EXECUTE P; EXECUTE \"P\"".to_owned(),
+        "BEGIN; EXECUTE p; SELECT 1 / 0".to_owned(),
+        "EXECUTE p".to_owned(),
+        "ROLLBACK; EXECUTE p".to_owned(),
+        format!("DEALLOCATE PREPARE p; PREPARE p {update} = 4; EXECUTE p; SELECT 1; EXECUTE p"),
+        "DEALLOCATE p; SELECT 1 / 0".to_owned(),
+        "EXECUTE p".to_owned(),
+        format!("PREPARE p {update} = 5; SELECT 1 / 0"),
+        "EXECUTE p".to_owned(),
+        "DEALLOCATE ALL; EXECUTE p".to_owned(),
+        format!("PREPARE q {update} = 6"),
+        "EXECUTE q".to_owned(),
+        "DISCARD ALL".to_owned(),
+        "EXECUTE q".to_owned(),
+        format!("PREPARE q {update} = 7; PREPARE r {update} = 8"),
+        "EXECUTE q; EXECUTE r; EXECUTE q".to_owned(),
+        "DEALLOCATE nothing".to_owned(),
+        "DO $$ BEGIN EXECUTE 'DEALLOCATE q'; END $$".to_owned(),
+        "EXECUTE q".to_owned(),
+        format!("PREPARE q {update} = 9"),
+        "EXECUTE q; EXECUTE r".to_owned(),
+        "DEALLOCATE ALL".to_owned(),
+        "SELECT name FROM pg_prepared_statements".to_owned(),
+    ] {
+        pair.simple(&sql).await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn names_are_known_in_pipelines_too() {
+    let (live, mut pair) = pair().await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let prepare = one("PREPARE p (int) AS UPDATE orders SET total = total + 1 WHERE id = $1");
+    let (run, drop) = (one("EXECUTE p (1)"), one("DEALLOCATE p"));
+    let fails = one("SELECT 1 / 0");
+    for (frames, readies) in [
+        (vec![prepare.clone(), run.clone(), sync()], 1),
+        (vec![drop.clone(), run.clone(), sync()], 1),
+        (vec![prepare.clone(), sync(), run.clone(), sync(), query("EXECUTE p (2)")], 3),
+        (vec![fails.clone(), drop.clone(), sync(), run.clone(), sync()], 2),
+        (vec![query("DEALLOCATE p"), run.clone(), sync(), prepare.clone(), sync()], 3),
+        (vec![query("EXECUTE p (3)"), drop.clone(), sync(), query("EXECUTE p (3)")], 3),
+        (vec![fails, prepare.clone(), sync(), run.clone(), sync()], 2),
+        (
+            vec![
+                prepare,
+                run,
+                describe(b'S', "p"),
+                close(b'S', "p"),
+                sync(),
+                one("EXECUTE p (4)"),
+                sync(),
+            ],
+            2,
+        ),
+    ] {
+        pair.pipeline("a pipeline", &frames.concat(), readies).await;
+        live.orders_in_step().await;
+    }
+    let named = [
+        query("PREPARE p (int) AS DELETE FROM orders WHERE id = $1 RETURNING *"),
+        parse("e", "EXECUTE p (7)", &[]),
+        describe(b'S', "e"),
+        sync(),
+        bind("", "e", 0, &[], 1),
+        describe(b'P', ""),
+        execute("", 0),
+        bind("c", "e", 0, &[], 0),
+        execute("c", 0),
+        sync(),
+    ];
+    pair.exchange("a named EXECUTE", &named.concat(), 3).await;
+    let wire = [parse("w", "DELETE FROM orders WHERE id = 8", &[]), sync()].concat();
+    pair.exchange("prepared by the protocol", &wire, 1).await;
+    pair.simple("DEALLOCATE w").await;
+    let bound = [bind("", "p", 0, &[Some(b"9")], 0), execute("", 0), sync()].concat();
+    pair.exchange("bound by the protocol", &bound, 1).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_executes_a_name_within_something_else_is_marked() {
+    let (live, mut pair) = pair().await;
+    for sql in [
+        "PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1",
+        "PREPARE r AS SELECT id, total FROM orders ORDER BY id",
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(3)",
+        "EXPLAIN (COSTS OFF) EXECUTE w(3)",
+        "CREATE TABLE kept AS EXECUTE r",
+        "BEGIN; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(4); EXECUTE w(5); COMMIT",
+        "EXECUTE r",
+    ] {
+        pair.simple(sql).await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_was_prepared_before_the_migration_is_mirrored_during_it() {
+    let toml = orders_toml("unclassified = \"refuse\"", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple("PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1").await;
+    pair.simple("PREPARE d AS DELETE FROM orders WHERE id = 3 RETURNING *; SELECT 1").await;
+    pair.simple("EXECUTE w(1)").await;
+    live.start("orders_v2");
+    live.until_phase("orders_v2", "ready").await;
+    for sql in ["EXECUTE w(2)", "EXECUTE d", "BEGIN; EXECUTE w(4); COMMIT"] {
+        pair.simple(sql).await;
+        assert_eq!(live.dirty().await, []);
+        live.orders_in_step().await;
+    }
+    pair.extended("EXECUTE w(5)", &[], 0).await;
+    live.orders_in_step().await;
+    live.cli(&["migration", "abort", "orders_v2", "--why", "a test"]);
+    pair.simple("EXECUTE w(6)").await;
+    pair.extended("EXECUTE w(7)", &[], 0).await;
+    pair.same();
+}
+
+#[tokio::test]
+async fn what_was_prepared_before_the_migration_was_declared_is_not_missed() {
+    let ddl = format!("{ORDERS};{ORDERS_V2}; CREATE TABLE other_v2 (LIKE other INCLUDING ALL)");
+    for before in ["", OTHER] {
+        let live = Live::declared(&ddl, before).await;
+        let mut pair = Pair::new(&live, ORDERS).await;
+        pair.simple("PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1").await;
+        pair.simple("SELECT 1; PREPARE v AS DELETE FROM orders WHERE id = 9").await;
+        pair.simple("EXECUTE w(1)").await;
+        live.proxy.rewrite_config(&format!("{}{before}", orders_toml("", "")));
+        live.proxy.signal("HUP");
+        eventually("the migration is declared", async || {
+            let said = live.proxy.pgsegue(&["migration", "start", "orders_v2", "--no-wait"]);
+            match said.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&said.stderr).into_owned()),
+            }
+        })
+        .await;
+        live.until_phase("orders_v2", "ready").await;
+        for sql in ["EXECUTE w(2)", "EXECUTE v"] {
+            pair.simple(sql).await;
+            live.orders_in_step().await;
+        }
+        pair.extended("EXECUTE w(5)", &[], 0).await;
+        pair.finish(&live, &[ORDERS_TABLE]).await;
+    }
+}
+
+/// A migration of another table.
+const OTHER: &str = r#"
+[[migration]]
+name = "other_v2"
+source = "public.other"
+shadow = "public.other_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+orders_id = "orders_id"
+note = "note"
+"#;
