@@ -6,6 +6,7 @@
 use super::ident::Ident;
 use super::read_visit::{Factor, flatten, folded};
 use super::target::{Functions, OldColumn, Target};
+use super::twin::conjuncts;
 use sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
     Ident as AstIdent, JoinConstraint, JoinOperator, OrderByKind, Query, Select, SelectItem,
@@ -363,26 +364,18 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     fn conjuncts(&mut self, condition: &Expr, constants: Constants) {
-        let mut open = vec![condition];
-        while let Some(expr) = open.pop() {
-            match expr {
-                Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                    open.push(left);
-                    open.push(right);
-                }
-                Expr::Nested(inner) => open.push(inner),
-                Expr::BinaryOp { left, op, right } if compares(op) => {
-                    self.comparison(left, right, constants);
-                }
-                Expr::InSubquery { expr, subquery, negated: false } => {
-                    if let Some(reference) = Reference::of(expr) {
-                        self.replace(&reference);
-                        self.hidden.compared.extend(only_column(subquery).map(|r| r.first));
-                    }
-                }
-                _ => {}
+        conjuncts(condition, |expr| match expr {
+            Expr::BinaryOp { left, op, right } if compares(op) => {
+                self.comparison(left, right, constants);
             }
-        }
+            Expr::InSubquery { expr, subquery, negated: false } => {
+                if let Some(reference) = Reference::of(expr) {
+                    self.replace(&reference);
+                    self.hidden.compared.extend(only_column(subquery).map(|r| r.first));
+                }
+            }
+            _ => {}
+        });
     }
 
     fn comparison(&mut self, left: &Expr, right: &Expr, constants: Constants) {

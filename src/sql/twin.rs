@@ -59,7 +59,14 @@ impl Twin {
 pub(super) fn twins(selection: &Expr, refname: &str, alone: bool, target: &Target) -> Vec<Twin> {
     let reader = Conjuncts { refname, alone, target };
     let mut found = Vec::new();
-    let mut open = vec![selection];
+    conjuncts(selection, |expr| reader.conjunct(expr, &mut found));
+    found
+}
+
+/// Calls `each` with what a condition is put together from by AND, brackets taken off. A loop: chains
+/// of conditions may be long.
+pub(super) fn conjuncts<'e>(condition: &'e Expr, mut each: impl FnMut(&'e Expr)) {
+    let mut open = vec![condition];
     while let Some(expr) = open.pop() {
         match expr {
             Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
@@ -67,10 +74,9 @@ pub(super) fn twins(selection: &Expr, refname: &str, alone: bool, target: &Targe
                 open.push(right);
             }
             Expr::Nested(inner) => open.push(inner),
-            _ => reader.conjunct(expr, &mut found),
+            _ => each(expr),
         }
     }
-    found
 }
 
 struct Conjuncts<'a> {

@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use super::rows::{Quoted, Rows};
-use super::{LineEnd, Quotes};
+use super::{LineByte, LineEnd, Quotes};
 use crate::sql::reason::Reason;
 
 /// Reads it.
@@ -130,24 +130,20 @@ impl Csv {
     /// A byte outside quotes.
     fn plain(&mut self, b: u8) {
         self.state = State::Plain;
-        match (b, self.line_end) {
-            (b'\n', LineEnd::Unknown | LineEnd::Newline) => {
-                self.line_end = LineEnd::Newline;
-                self.end_line();
-            }
-            (b'\r', LineEnd::Unknown | LineEnd::Both) => self.state = State::Return,
-            (b'\r', LineEnd::Return) => self.end_line(),
-            (b'\n' | b'\r', _) => self.rows.fail(Reason::CopyData),
-            _ if b == self.delimiter => {
+        match self.line_end.byte(b) {
+            LineByte::Ends => self.end_line(),
+            LineByte::Returns => self.state = State::Return,
+            LineByte::Refused => self.rows.fail(Reason::CopyData),
+            LineByte::Other if b == self.delimiter => {
                 self.rows.end_field(self.quoted);
                 self.quoted = Quoted::No;
             }
-            _ if b == self.quote => {
+            LineByte::Other if b == self.quote => {
                 self.rows.spelled(&[b]);
                 self.quoted = Quoted::Yes;
                 self.state = State::InQuotes;
             }
-            _ => self.rows.plain(&[b]),
+            LineByte::Other => self.rows.plain(&[b]),
         }
     }
 
@@ -200,10 +196,9 @@ impl Csv {
 
     /// A carriage return alone.
     fn end_return(&mut self) {
-        if self.line_end == LineEnd::Both {
+        if self.line_end.return_alone() == LineByte::Refused {
             self.rows.fail(Reason::CopyData);
         }
-        self.line_end = LineEnd::Return;
         self.end_line();
     }
 

@@ -224,5 +224,40 @@ enum LineEnd {
     Both,
 }
 
+/// What a byte that is no part of a value does to its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LineByte {
+    /// Nothing: it is no end of a line.
+    Other,
+    Ends,
+    /// It ends the line, alone or with the newline behind it.
+    Returns,
+    /// The server refuses it: the lines before it ended otherwise.
+    Refused,
+}
+
+impl LineEnd {
+    fn byte(&mut self, b: u8) -> LineByte {
+        match (b, *self) {
+            (b'\n', Self::Unknown | Self::Newline) => {
+                *self = Self::Newline;
+                LineByte::Ends
+            }
+            (b'\r', Self::Unknown | Self::Both) => LineByte::Returns,
+            (b'\r', Self::Return) => LineByte::Ends,
+            (b'\n' | b'\r', _) => LineByte::Refused,
+            _ => LineByte::Other,
+        }
+    }
+
+    /// A carriage return ends a line alone; where both end lines, the server refuses that.
+    fn return_alone(&mut self) -> LineByte {
+        match std::mem::replace(self, Self::Return) {
+            Self::Both => LineByte::Refused,
+            Self::Unknown | Self::Newline | Self::Return => LineByte::Ends,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The text format: fields between delimiters, bytes escaped by backslashes.
 
-use super::LineEnd;
 use super::keys::Keys;
 use super::rows::{Quoted, Rows};
+use super::{LineByte, LineEnd};
 use crate::sql::reason::Reason;
 
 /// Reads it.
@@ -91,17 +91,11 @@ impl Text {
     }
 
     fn plain(&mut self, b: u8) {
-        match (b, self.line_end) {
-            (b'\n', LineEnd::Unknown | LineEnd::Newline) => {
-                self.line_end = LineEnd::Newline;
-                self.end_line();
-            }
-            (b'\r', LineEnd::Unknown | LineEnd::Both) => self.state = State::Return,
-            (b'\r', LineEnd::Return) => self.end_line(),
-            (b'\n' | b'\r', _) => self.rows.fail(Reason::CopyData),
-            (b'\\', _) => {
-                self.state = State::Backslash;
-            }
+        match self.line_end.byte(b) {
+            LineByte::Ends => self.end_line(),
+            LineByte::Returns => self.state = State::Return,
+            LineByte::Refused => self.rows.fail(Reason::CopyData),
+            LineByte::Other if b == b'\\' => self.state = State::Backslash,
             _ if b == self.delimiter => {
                 self.line = Line::Begun;
                 self.rows.end_field(Quoted::No);
@@ -166,10 +160,9 @@ impl Text {
 
     /// A carriage return alone.
     fn end_return(&mut self) {
-        if self.line_end == LineEnd::Both {
+        if self.line_end.return_alone() == LineByte::Refused {
             self.rows.fail(Reason::CopyData);
         }
-        self.line_end = LineEnd::Return;
         self.end_line();
     }
 
