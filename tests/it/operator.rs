@@ -1,27 +1,15 @@
 //! A migration as an operator takes it through: the CLI, the HTTP API and the process together.
 
-use crate::support::{Proxy, TestDb, assert_same, database, database_on, eventually};
+use crate::support::{ORDERS_V2, Proxy, TestDb, assert_same, database, database_on, eventually};
 use pgsegue::throwaway::{Options, Postgres};
 use serde_json::{Value, json};
 use std::process::Output;
 
-const MIGRATION: &str = r#"
-[[migration]]
-name = "orders_v2"
-source = "public.orders"
-shadow = "public.orders_v2"
-key = ["id"]
-[migration.columns]
-id = "id"
-customer_id = "user_id"
-total_minor = "total::bigint * 100"
-[migration.reverse]
-user_id = "customer_id"
-total = "(total_minor / 100)::int"
-[migration.routing]
-reads = 50
-dark_reads = 5
-"#;
+const LEVERS: &str = "[migration.routing]\nreads = 50\ndark_reads = 5\n";
+
+fn migration() -> String {
+    format!("{ORDERS_V2}{LEVERS}")
+}
 
 const TABLES: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, user_id int NOT NULL, total int);
@@ -57,7 +45,7 @@ fn refused(output: &Output) -> (Option<i32>, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_checks_starts_and_sees_the_status_everywhere() {
     let db = orders().await;
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, &migration()).await;
     let checked = said(&proxy.pgsegue(&["check"]));
     assert!(checked.starts_with("orders_v2: "), "{checked}");
     let started = said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
@@ -91,7 +79,7 @@ async fn an_operator_checks_starts_and_sees_the_status_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn levers_are_changed_within_what_the_file_allows_and_every_change_is_on_record() {
     let db = orders().await;
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, &migration()).await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
     let route = ["route", "orders_v2", "--reads", "20", "--why", "CHG-1"];
     let levers = "orders_v2: reads 20 %, dark reads 5 %, dual write on\n";
@@ -136,7 +124,7 @@ async fn levers_are_changed_within_what_the_file_allows_and_every_change_is_on_r
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_nobody_knows_is_named_with_those_that_are() {
     let db = orders().await;
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, &migration()).await;
     for command in ["status", "start", "pause", "resume", "verify", "repair", "events"] {
         let output = proxy.pgsegue(&["migration", command, "nope"]);
         let expected = "error: there is no migration \"nope\"\nhint: there are: orders_v2\n";
@@ -147,7 +135,7 @@ async fn a_migration_that_nobody_knows_is_named_with_those_that_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_killed_goes_on_where_it_was() {
     let db = orders().await;
-    let mut proxy = Proxy::start(&db, MIGRATION).await;
+    let mut proxy = Proxy::start(&db, &migration()).await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2", "--no-wait"]));
     proxy.kill_9();
     proxy.start_again().await;
@@ -159,9 +147,9 @@ async fn a_process_that_was_killed_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_declaration_of_a_started_migration_is_rejected_and_levers_go_on() {
     let db = orders().await;
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, &migration()).await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
-    proxy.rewrite_config(&MIGRATION.replace("* 100\"", "* 1000\""));
+    proxy.rewrite_config(&migration().replace("* 100\"", "* 1000\""));
     eventually("the change is rejected", async || match proxy.metric("pgsegue_config_rejected") {
         Some(1.0) => Ok(()),
         other => Err(other),
@@ -171,7 +159,7 @@ async fn a_changed_declaration_of_a_started_migration_is_rejected_and_levers_go_
     let rejected = "config file rejected, nothing changed: the engine refuses it: migration \
                     orders_v2 has been started";
     assert!(log.contains(rejected), "{log}");
-    proxy.rewrite_config(&MIGRATION.replace("reads = 50", "reads = 30"));
+    proxy.rewrite_config(&migration().replace("reads = 50", "reads = 30"));
     eventually("the lever is applied", async || {
         let (_, body) = proxy.get("/migrations/orders_v2/status");
         match serde_json::from_str::<Value>(&body).unwrap()["reads"].as_f64() {

@@ -1,25 +1,10 @@
 //! What a proxy has seen of a table before its migration is started: exact numbers, no values, and
 //! nothing changed for it.
 
-use crate::support::{Proxy, TestDb, connect, database, eventually};
+use crate::support::{ORDERS_V2, Proxy, TestDb, connect, database, eventually};
 use serde_json::{Value, json};
 use std::process::Output;
 use tokio_postgres::{Client, SimpleQueryMessage};
-
-const MIGRATION: &str = r#"
-[[migration]]
-name = "orders_v2"
-source = "public.orders"
-shadow = "public.orders_v2"
-key = ["id"]
-[migration.columns]
-id = "id"
-customer_id = "user_id"
-total_minor = "total::bigint * 100"
-[migration.reverse]
-user_id = "customer_id"
-total = "(total_minor / 100)::int"
-"#;
 
 const SOURCE: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, user_id int NOT NULL, total int);
@@ -105,7 +90,7 @@ async fn what_is_seen_before_the_start_is_counted_exactly_and_nothing_is_changed
     for db in [&db, &twin] {
         db.client.batch_execute(SHADOW).await.unwrap();
     }
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
     // Each class, as simple queries; users alone is not looked into.
     let texts = [
         ("SELECT total FROM orders WHERE id = 7", 3),
@@ -174,7 +159,7 @@ async fn what_is_seen_before_the_start_is_counted_exactly_and_nothing_is_changed
 async fn the_report_is_shown_by_the_command_and_by_http_alike() {
     let db = orders().await;
     db.client.batch_execute(SHADOW).await.unwrap();
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
     let app = through(&proxy).await;
     let insert = app.prepare("INSERT INTO orders VALUES ($1, 1, 1)").await.unwrap();
     for id in 2_000..2_020_i32 {
@@ -220,7 +205,7 @@ async fn the_report_is_shown_by_the_command_and_by_http_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_observed_though_the_shadow_is_not_there_yet() {
     let db = orders().await;
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
     let app = through(&proxy).await;
     let read = app.prepare("SELECT total FROM orders WHERE id = $1").await.unwrap();
     app.query(&read, &[&1_i32]).await.unwrap();
@@ -250,7 +235,7 @@ async fn statements_are_observed_though_the_shadow_is_not_there_yet() {
 async fn no_value_and_no_comment_of_a_client_is_in_the_report() {
     let db = orders().await;
     db.client.batch_execute(SHADOW).await.unwrap();
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
     let app = through(&proxy).await;
     let values = [
         "'geheim'",
@@ -293,7 +278,7 @@ async fn no_value_and_no_comment_of_a_client_is_in_the_report() {
 async fn after_the_start_the_report_says_where_each_statement_went() {
     let db = orders().await;
     db.client.batch_execute(SHADOW).await.unwrap();
-    let proxy = Proxy::start(&db, MIGRATION).await;
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
     let app = through(&proxy).await;
     let update = app.prepare("UPDATE orders SET total = total + 1 WHERE id = $1").await.unwrap();
     app.execute(&update, &[&1_i32]).await.unwrap();

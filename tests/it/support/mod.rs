@@ -17,6 +17,22 @@ pub use wait::eventually;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+/// A migration that renames a column and changes the unit of another.
+pub const ORDERS_V2: &str = r#"
+[[migration]]
+name = "orders_v2"
+source = "public.orders"
+shadow = "public.orders_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+customer_id = "user_id"
+total_minor = "total::bigint * 100"
+[migration.reverse]
+user_id = "customer_id"
+total = "(total_minor / 100)::int"
+"#;
+
 /// A connection; its driver ends with the test's runtime.
 pub async fn connect(conninfo: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(conninfo, NoTls).await.unwrap();
