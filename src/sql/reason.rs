@@ -70,8 +70,6 @@ reasons! {
         "give the item another name, or a RETURNING";
     WithItself: "a write in WITH RECURSIVE that says its own name",
         "give the item another name, or leave out RECURSIVE";
-    CopyOfWrite: "COPY of a data-modifying query",
-        "run the write as a statement of its own; RETURNING gives its rows";
     CopyUnclear: "a COPY that is not understood",
         "write COPY table (columns) FROM STDIN";
     CopyFile: "COPY FROM a file or program",

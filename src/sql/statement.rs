@@ -205,7 +205,7 @@ fn statement(
 }
 
 /// Index of the token of the main verb: the first, or the one behind a WITH list.
-pub(super) fn main_verb(text: &str, tokens: &[Token]) -> Option<usize> {
+pub fn main_verb(text: &str, tokens: &[Token]) -> Option<usize> {
     with_list(text, tokens).map(|list| list.end)
 }
 
@@ -435,10 +435,11 @@ impl<'a> Reader<'a> {
         c.eat("binary");
         let open = c.at;
         if c.eat_group() {
-            return match self.write(open + 1..c.at - 1, Around::Copy) {
-                Some(class) => class,
-                None => Class::Passthrough,
-            };
+            let query = open + 1..c.at - 1;
+            if self.returns_nothing(query.clone()) {
+                return Class::Passthrough;
+            }
+            return self.write(query, Around::Copy).unwrap_or(Class::Passthrough);
         }
         let Some((_, token)) = c.qualified_name() else {
             return Class::Unclassified(Reason::CopyUnclear);
@@ -467,6 +468,18 @@ impl<'a> Reader<'a> {
             }
             Err(why) => Class::Unclassified(why),
         }
+    }
+
+    /// Whether a query is a write without RETURNING: COPY of one is refused by the server, before
+    /// anything of it runs.
+    fn returns_nothing(&self, query: Range<usize>) -> bool {
+        let tokens = self.tokens.get(query).unwrap_or_default();
+        let verb = main_verb(self.text, tokens).and_then(|verb| tokens.get(verb));
+        verb.is_some_and(|verb| {
+            let returns =
+                |t: &Token| t.depth == verb.depth && is_keyword(self.text, t, "returning");
+            self.is_write_verb(verb) && !tokens.iter().any(returns)
+        })
     }
 
     fn explain(&self) -> Class {

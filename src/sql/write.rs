@@ -206,7 +206,7 @@ impl Write {
                 _ if is_bracketed => return Err(Reason::WriteShape),
                 Around::Nothing => Place::Main { with },
                 Around::Copy => {
-                    let columns = names(reader, &shape)?.ok_or(Reason::CopyOfWrite)?;
+                    let columns = names(reader, &shape)?.ok_or(Reason::WriteShape)?;
                     Place::Copied { with, columns }
                 }
             };

@@ -170,6 +170,7 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
         }
         Class::Passthrough if targets.is_empty() => understood("no table"),
         Class::Passthrough if written == 0 => understood("no write"),
+        Class::Passthrough if is_refused_copy(tree) => understood("refused by the server"),
         Class::Passthrough => Verdict::Wrong("a write that passes".to_owned()),
         Class::Read(_) if !facts.writes.is_empty() => Verdict::Wrong("a write as read".to_owned()),
         Class::Read(read) => judge_read(sql, tree, statement, read, targets),
@@ -177,6 +178,14 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
         Class::Truncate(truncate) => judge_truncate(tree, truncate, targets),
         Class::Write(write) => judge_write(sql, tree, facts, write, targets),
     }
+}
+
+/// A COPY of a write without RETURNING, of which the server runs nothing.
+fn is_refused_copy(tree: &Value) -> bool {
+    let ("CopyStmt", fields) = kind(tree) else { return false };
+    let (verb, query) = kind(&fields["query"]["node"]);
+    let writes = ["InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"];
+    writes.contains(&verb) && items(&query["returning_clause"]["exprs"]).is_empty()
 }
 
 fn is_name_of((schema, name): &TableName, target: &Target) -> bool {
