@@ -41,6 +41,9 @@ impl Explain {
             output::json(&explained)?;
             return Ok(ExitCode::SUCCESS);
         }
+        if explained.is_empty() {
+            output::line("there is no statement in it: it is sent as it is");
+        }
         for (index, one) in explained.iter().enumerate() {
             if index > 0 {
                 output::line("");

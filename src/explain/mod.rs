@@ -11,14 +11,14 @@ use crate::manifest::{Migration, Percent, Unclassified};
 use crate::pg::Database;
 use crate::proxy;
 use crate::sql::layout::pretty;
-use crate::sql::lex::{Kind, first_word, identifier, tokens};
+use crate::sql::lex::{Kind, identifier, tokens};
 use crate::sql::mention::Table;
 use crate::sql::read::Read;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Name, Statement, understand};
+use crate::sql::statement::{Class, Name, Statement, main_verb, understand};
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::sql::truncate::{Reach, Truncate};
-use crate::sql::write::{Feed, Modes, Verb, Write};
+use crate::sql::write::{Feed, Modes, Write};
 use said::{Said, Vetting};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -181,14 +181,17 @@ impl Known {
         match &statement.class {
             Class::Passthrough if statement.names.is_empty() => {
                 said.route("passthrough", "as it is", "it names no migrated table");
+                said.unchanged();
             }
             Class::Passthrough => {
                 let why = "it changes no migrated table, and reads none that could be another";
                 said.route("passthrough", "source", why);
+                said.unchanged();
             }
             Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => {
                 let why = "EXECUTE is what it executes: explain that statement";
                 said.route("prepared", "by the statement that the name stands for", why);
+                said.unchanged();
             }
             Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(truncate, &mut said),
@@ -196,14 +199,7 @@ impl Known {
             Class::CopyFrom(names, _) => self.copied(names, &mut said),
             Class::Write(write) => {
                 self.write(text, write, &mut said);
-                let mut buffer = [0; 16];
-                let tag = match (write.verb(), first_word(sql.as_bytes(), &mut buffer)) {
-                    (Some(Verb::Insert), _) => "INSERT 0 n".to_owned(),
-                    (Some(verb), _) => format!("{} n", verb.as_str()),
-                    (None, Some("copy")) => "COPY n".to_owned(),
-                    (None, _) => "SELECT n".to_owned(),
-                };
-                said.describe(client, sql, tag).await;
+                said.describe(client, sql, tag_of(sql).to_owned()).await;
             }
             Class::Read(read) => {
                 self.read(client, (text, statement), read, &mut said).await;
@@ -271,6 +267,7 @@ impl Known {
             said.client("SQLSTATE 55006; nothing is changed".to_owned());
         } else {
             said.route("ddl", "source", &format!("{} is not mirrored", setting.at()));
+            said.unchanged();
             said.note("refused with SQLSTATE 55006 while the migration runs".to_owned());
         }
     }
@@ -317,6 +314,7 @@ impl Known {
             (Some(setting), None) => {
                 let why = format!("{} has unclassified = \"record\"", setting.at());
                 said.route("unclassified", "source, behind a mark", &why);
+                said.unchanged();
                 said.note(
                     "in the same transaction it is recorded that any row may be stale: the \
                      source answers all reads until a full verify has passed"
@@ -330,6 +328,7 @@ impl Known {
                     false => format!("not mirrored: {}", all.join(", ")),
                 };
                 said.route("unclassified", "source", &why);
+                said.unchanged();
                 said.note(
                     "while the migration runs: recorded and followed by a full verify, or refused \
                      with SQLSTATE 0A000, as `unclassified` says"
@@ -427,6 +426,21 @@ impl Known {
             said.note(format!("never a dark read: {why}"));
         }
         said.sql(pretty(form.text()));
+    }
+}
+
+/// The tag of a statement that writes somewhere, be it in WITH.
+fn tag_of(sql: &str) -> &'static str {
+    let all = tokens(sql).unwrap_or_default();
+    let verb = main_verb(sql, &all).and_then(|verb| all.get(verb));
+    match verb.and_then(|verb| identifier(sql, verb)).unwrap_or_default().as_str() {
+        "insert" => "INSERT 0 n",
+        "update" => "UPDATE n",
+        "delete" => "DELETE n",
+        "merge" => "MERGE n",
+        "copy" => "COPY n",
+        // CREATE TABLE … AS, too.
+        _ => "SELECT n",
     }
 }
 

@@ -90,6 +90,11 @@ impl Said {
         self.0.client.push(sees);
     }
 
+    /// The reply to what is sent as it is.
+    pub(super) fn unchanged(&mut self) {
+        self.client("what the server answers, unchanged".to_owned());
+    }
+
     pub(super) fn note(&mut self, note: String) {
         self.0.notes.push(note);
     }

@@ -1,25 +1,13 @@
 //! What is said of a statement before it is sent: by the command and over HTTP alike, with SQL that
 //! runs as it is printed.
 
-use crate::support::{Proxy, TestDb, database, server};
+use crate::support::{ORDERS_V2, Proxy, TestDb, database, server};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-const MIGRATIONS: &str = r#"
-[[migration]]
-name = "orders_v2"
-source = "public.orders"
-shadow = "public.orders_v2"
-key = ["id"]
-[migration.columns]
-id = "id"
-customer_id = "user_id"
-total_minor = "total::bigint * 100"
-[migration.reverse]
-user_id = "customer_id"
-total = "(total_minor / 100)::int"
+const ROUTING_AND_ITEMS: &str = r#"
 [migration.routing]
 reads = 100
 [[migration]]
@@ -40,13 +28,14 @@ const TABLES: &str = "
     CREATE TABLE orders_v2 (id int PRIMARY KEY, customer_id int NOT NULL, total_minor bigint);
     CREATE TABLE items (id int PRIMARY KEY, name text);
     CREATE TABLE items_v2 (id int PRIMARY KEY, label text);
+    CREATE TABLE words (word text);
     INSERT INTO orders SELECT i, i % 7, i * 3 FROM generate_series(1, 5000) AS i;
     INSERT INTO items VALUES (1, 'a');";
 
 async fn proxy() -> (TestDb, Proxy) {
     let db = database().await;
     db.client.batch_execute(TABLES).await.unwrap();
-    let proxy = Proxy::start(&db, MIGRATIONS).await;
+    let proxy = Proxy::start(&db, &format!("{ORDERS_V2}{ROUTING_AND_ITEMS}")).await;
     (db, proxy)
 }
 
@@ -91,6 +80,8 @@ fn psql(db: &TestDb, sql: &str) -> String {
     assert!(output.status.success(), "{sql}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+const UNCHANGED: &str = "what the server answers, unchanged";
 
 const TEXTS: [&str; 11] = [
     "UPDATE orders SET total = 5 WHERE id = 7 RETURNING total, id",
@@ -171,6 +162,65 @@ async fn every_class_has_its_route_its_reason_and_what_the_client_sees() {
     assert_eq!(several[2]["statement"], "DELETE FROM items WHERE id = 1");
     let wrong = of(TEXTS[8]);
     assert!(wrong[0]["client"][0].as_str().unwrap().contains("(SQLSTATE 42703)"), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_text_has_its_class_its_route_and_its_tag() {
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    for (text, class, client) in [
+        (
+            "WITH d AS (DELETE FROM orders RETURNING id) INSERT INTO items SELECT id FROM d",
+            "write",
+            "INSERT 0 n",
+        ),
+        (
+            "WITH d AS (DELETE FROM orders RETURNING id) UPDATE words SET word = d.id FROM d",
+            "write",
+            "UPDATE n",
+        ),
+        (
+            "WITH d AS (DELETE FROM orders RETURNING id) DELETE FROM words USING d",
+            "write",
+            "DELETE n",
+        ),
+        ("WITH d AS (DELETE FROM orders RETURNING id) SELECT * FROM d", "write", "SELECT n"),
+        ("COPY (DELETE FROM orders RETURNING id) TO STDOUT", "write", "COPY n"),
+        (
+            "CREATE TABLE gone AS WITH d AS (DELETE FROM orders RETURNING id) TABLE d",
+            "write",
+            "SELECT n",
+        ),
+        ("COPY orders FROM STDIN", "write", "COPY n"),
+        ("TRUNCATE orders", "truncate", "TRUNCATE TABLE"),
+        ("EXECUTE by_name(1)", "prepared", UNCHANGED),
+        ("PREPARE by_name AS DELETE FROM orders", "prepared", UNCHANGED),
+        ("DROP TABLE items", "ddl", "SQLSTATE 55006; nothing is changed"),
+        ("LOCK TABLE orders", "passthrough", UNCHANGED),
+        ("DELETE FROM words", "passthrough", UNCHANGED),
+        (
+            "DO $$ BEGIN DELETE FROM orders; END $$",
+            "unclassified",
+            "SQLSTATE 0A000; nothing is changed",
+        ),
+        ("SELECT 'orders", "unclassified", "SQLSTATE 0A000; nothing is changed"),
+        ("DELETE orders", "unclassified", UNCHANGED),
+        (
+            "SELECT FROM WHERE orders",
+            "read",
+            "the server refuses it: syntax error at or near \"WHERE\" (SQLSTATE 42601)",
+        ),
+    ] {
+        let of = explained(&proxy, &["--reads", "0", text]);
+        let said = (of[0]["class"].as_str().unwrap(), of[0]["client"][0].as_str().unwrap());
+        assert_eq!(said, (class, client), "{text}");
+        assert!(["route", "why"].iter().all(|f| !of[0][f].as_str().unwrap().is_empty()), "{of:?}");
+    }
+    for empty in ["", " ; -- orders\n;"] {
+        assert_eq!(explained(&proxy, &[empty]), Vec::<Value>::new());
+        let text = said(&proxy.pgsegue(&["explain", empty]));
+        assert_eq!(text, "there is no statement in it: it is sent as it is\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
