@@ -144,41 +144,55 @@ pub fn push_description_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Opt
 }
 
 /// Appends an `E` with its position field changed and our own context lines left out. `verb` is the
-/// client's, where the server may name the SELECT around it.
+/// client's, where the server may name the SELECT or the row lock around it.
 pub fn push_error(
     out: &mut Vec<u8>,
     body: &[u8],
     verb: Option<&str>,
     position: impl Fn(usize) -> Option<usize>,
 ) {
-    const NAMED: &[u8] = b"cannot execute SELECT ";
     let mut r = Reader::new(body);
     push_frame(out, b'E', |out| {
         while let Some(code) = r.u8().filter(|c| *c != 0) {
             let Some(value) = r.cstr() else { break };
-            let moved = (code == b'P')
-                .then(|| std::str::from_utf8(value).ok()?.parse().ok().and_then(&position))
-                .flatten();
             if code == b'W' && contains(value, b"pgsegue.") {
                 continue;
             }
             out.push(code);
-            if let (b'M', Some(verb), Some(rest)) = (code, verb, value.strip_prefix(NAMED)) {
-                out.extend_from_slice(b"cannot execute ");
-                out.extend_from_slice(verb.as_bytes());
-                out.push(b' ');
-                out.extend_from_slice(rest);
-                out.push(0);
-                continue;
-            }
-            match moved {
-                Some(position) => out.extend_from_slice(position.to_string().as_bytes()),
-                None => out.extend_from_slice(value),
-            }
+            let moved = || std::str::from_utf8(value).ok()?.parse().ok().and_then(&position);
+            let said = match (code, verb) {
+                (b'P', _) => moved().map(|p| p.to_string().into_bytes()),
+                (b'M', Some(verb)) => refused_command(value, verb),
+                (b'W', Some(verb)) => waited_for_row(value, verb),
+                _ => None,
+            };
+            out.extend_from_slice(said.as_deref().unwrap_or(value));
             out.push(0);
         }
         out.push(0);
     });
+}
+
+/// A statement refused in a read-only transaction or during recovery, by the client's verb: the
+/// server names the outermost command, with its row lock (`SELECT FOR UPDATE`).
+fn refused_command(message: &[u8], verb: &str) -> Option<Vec<u8>> {
+    const LOCKS: [&[u8]; 4] =
+        [b"FOR UPDATE ", b"FOR NO KEY UPDATE ", b"FOR SHARE ", b"FOR KEY SHARE "];
+    let rest = message.strip_prefix(b"cannot execute SELECT ")?;
+    let rest = LOCKS.iter().find_map(|lock| rest.strip_prefix(*lock)).unwrap_or(rest);
+    Some([b"cannot execute ", verb.as_bytes(), b" ", rest].concat())
+}
+
+/// The context of a row that could not be had, by the client's verb: a form that locks its rows
+/// first waits there. Further lines are of a lock within a function, which is not ours.
+fn waited_for_row(context: &[u8], verb: &str) -> Option<Vec<u8>> {
+    let rest = context.strip_prefix(b"while locking tuple ").filter(|r| !r.contains(&b'\n'))?;
+    let doing: &[u8] = match verb {
+        "UPDATE" => b"while updating tuple ",
+        "DELETE" => b"while deleting tuple ",
+        _ => return None,
+    };
+    Some([doing, rest].concat())
 }
 
 /// A body with one text in the place of another, wherever it is.

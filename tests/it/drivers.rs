@@ -118,19 +118,10 @@ async fn proxied<F: Future<Output = Vec<Value>>>(
     shown
 }
 
-/// Postgres names the outermost command of a statement that it refuses in a read-only transaction:
-/// of a mirrored one that is the SELECT around it. The SQLSTATE is the same; the text is the only
-/// one that differs.
-fn plain(line: &Value) -> String {
-    let refused = |command: &str| format!("cannot execute {command} in a read-only transaction");
-    line.to_string().replace(&refused("SELECT"), &refused("UPDATE"))
-}
-
 fn assert_equal(direct: &[Value], proxied: &[Value]) {
     let differences: Vec<String> = direct
         .iter()
-        .map(plain)
-        .zip(proxied.iter().map(plain))
+        .zip(proxied)
         .filter(|(direct, proxied)| direct != proxied)
         .map(|(direct, proxied)| format!("direct:  {direct}\nproxied: {proxied}"))
         .collect();

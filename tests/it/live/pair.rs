@@ -83,6 +83,13 @@ impl Pair {
         self.simple(sql).await;
     }
 
+    /// Runs this in both databases, past the proxy, in a session that `finish` also uses.
+    pub async fn elsewhere(&self, live: &Live, sql: &str) {
+        for client in [&self.plain_db.client, &live.db.client] {
+            client.batch_execute(sql).await.unwrap();
+        }
+    }
+
     /// Fails if anything differed, or if a migrated table now holds other rows than the plain
     /// database's or than its shadow.
     pub async fn finish(self, live: &Live, tables: &[Table]) {

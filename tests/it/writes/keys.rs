@@ -184,3 +184,32 @@ async fn a_statement_over_many_rows_feeds_every_key() {
     };
     pair.finish(&live, &[table]).await;
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_had_is_refused_in_the_clients_words() {
+    let live = Live::ready(&format!("{DDL};{SHADOWS}"), &toml(), &NAMES).await;
+    let mut pair = Pair::new(&live, DDL).await;
+    let writes = [
+        "UPDATE shift SET v = 'x' WHERE id = 3",
+        "UPDATE shift SET id = id + 100 WHERE id = 3",
+        "UPDATE shift SET v = 'y' WHERE id = 3 RETURNING id, v",
+        "DELETE FROM shift WHERE id = 3 RETURNING v",
+        "DELETE FROM shift WHERE id = 3",
+    ];
+    for sql in writes {
+        pair.simple("BEGIN READ ONLY").await;
+        pair.simple(sql).await;
+        pair.simple("ROLLBACK").await;
+    }
+    pair.simple("SET lock_timeout = '10ms'").await;
+    pair.elsewhere(&live, "BEGIN; SELECT FROM shift WHERE id = 3 FOR UPDATE").await;
+    for sql in writes {
+        pair.simple(sql).await;
+        pair.extended(sql, &[], 1).await;
+    }
+    pair.elsewhere(&live, "ROLLBACK").await;
+    for sql in writes {
+        pair.simple(sql).await;
+    }
+    pair.finish(&live, &TABLES[1..2]).await;
+}
