@@ -15,6 +15,7 @@
 )]
 
 mod admin;
+mod bombs;
 mod cancel;
 mod check;
 mod cli;
