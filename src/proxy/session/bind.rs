@@ -3,6 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
+use super::planned::Moved;
 use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known};
@@ -158,12 +159,11 @@ impl Session {
             self.inject_facts(&understander, Protocol::Extended, out);
             return Flow::Hold;
         }
-        let decision =
-            if self.retry.forces_source() { Decision::Original(None) } else { self.decide(&case) };
+        let Moved { decision, as_written, marks } = self.decide_bound(bind.statement, &case);
         let dark = self.dark_job(&case, bind);
         self.facts_used();
         let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
-        let mut portal = Portal { effect: statement.effect, dark, watch, ..Portal::plain() };
+        let mut portal = Portal { effect: statement.effect, dark, watch, marks, ..Portal::plain() };
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),
             Decision::Copied(copied) => {
@@ -172,7 +172,7 @@ impl Session {
             }
             Decision::Marked(marks) => {
                 portal.marks = Some(self.counted_marks(marks));
-                FormKey::Original
+                as_written
             }
             Decision::Followed(steps) => {
                 portal.rows = Rows::Followed(None);
@@ -181,16 +181,14 @@ impl Session {
             }
             Decision::Original(route) => {
                 portal.rows = self.original_rows(&case, route);
-                FormKey::Original
+                as_written
             }
             Decision::Mirrored(mirrors, modes) => {
                 let key = FormKey::Mirrored(routes.generation, modes);
                 let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
                     return self.pass_bind(frame, bind.portal, portal, out);
                 };
-                if let Class::Write(write) = &statement.class {
-                    portal.rows = Self::mirrored_rows(write, mirrors, (form.layout, form));
-                }
+                portal.rows = Self::rows_of_form(&case, mirrors, form);
                 key
             }
             Decision::Shadow(route, native) => {

@@ -13,7 +13,7 @@ use crate::routing::{Mirror, Route, Routes};
 use crate::sql::read::Fit;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
-use crate::sql::statement::{Class, Isolation, Statement};
+use crate::sql::statement::{Class, Isolation, Name, Statement};
 use crate::sql::target::SyncMode;
 use crate::sql::write::{Layout, Modes, Told, Write};
 use crate::wire::build::{Report, Severity};
@@ -201,10 +201,19 @@ impl Session {
 
     /// The modes that the routes ask for: of the feeds whose table is the source in this session.
     pub(super) fn modes(&self, case: &Case<'_>, write: &Write) -> Modes {
+        Self::modes_where(case, write, |name| self.facts_mean(name))
+    }
+
+    /// The modes that the routes ask for, of the feeds of these names.
+    pub(super) fn modes_where(
+        case: &Case<'_>,
+        write: &Write,
+        is_meant: impl Fn(Name) -> bool,
+    ) -> Modes {
         let mut modes = Modes::default();
         for (n, feed) in write.feeds().enumerate() {
             let mirror = case.route(feed.name.target).map(|r| r.mirror);
-            if let Some(Mirror::On(mode)) = mirror.filter(|_| self.facts_mean(feed.name)) {
+            if let Some(Mirror::On(mode)) = mirror.filter(|_| is_meant(feed.name)) {
                 modes = modes.with(n, mode);
             }
         }

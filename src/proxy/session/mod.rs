@@ -18,6 +18,7 @@ mod mirrored;
 mod named;
 mod parse;
 mod plan;
+mod planned;
 mod prepared;
 mod query;
 mod retry;

@@ -271,13 +271,6 @@ impl Session {
         }
     }
 
-    /// Whether a table that a write names is another than the migrated one, by the facts.
-    fn writes_elsewhere(&self, case: &Case<'_>) -> bool {
-        let Class::Write(write) = &case.statement.class else { return false };
-        let mut feeds = write.feeds();
-        feeds.any(|feed| self.facts.as_ref().is_some_and(|f| !f.means(feed.name)))
-    }
-
     /// What an EXECUTE does to the session.
     pub(super) fn effect_of(
         &self,

@@ -2,7 +2,7 @@
 
 use super::decide::Case;
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
-use super::prepared::{FormKey, Prepared, Undo};
+use super::prepared::{FormKey, Meant, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::Routes;
@@ -27,6 +27,7 @@ impl Session {
         }
         let known = self.know(&routes, view.sql);
         let mut own = (FormKey::Original, None);
+        let mut meant = None;
         if let Known::Understood(u) = &known
             && let Some(statement) = one(u)
         {
@@ -44,6 +45,7 @@ impl Session {
                 return Flow::Hold;
             }
             own = self.current_form(&case);
+            meant = self.meant_now(&case);
             self.facts_used();
         }
         self.note_for_retry(&known, frame);
@@ -53,7 +55,7 @@ impl Session {
                 build::parse(&mut out.to_server, view.name, form.spliced.text(), view.types);
             }
         }
-        self.put_statement(&view, (routes.generation, known), own);
+        self.put_statement(&view, (routes.generation, known), (own, meant));
         Flow::Done
     }
 
@@ -71,7 +73,7 @@ impl Session {
         &mut self,
         view: &frontend::Parse<'_>,
         known: (u64, Known),
-        own: (FormKey, Option<Arc<Form>>),
+        (own, meant): ((FormKey, Option<Arc<Form>>), Option<Meant>),
     ) {
         let id = self.names.next_id();
         let form = own.1.clone();
@@ -82,6 +84,7 @@ impl Session {
             types: view.types.into(),
             known,
             own,
+            meant,
             extra: Vec::new(),
         };
         let previous = self.names.put(view.name, statement).map(Box::new);
@@ -111,17 +114,18 @@ impl Session {
         let generation = case.routes.generation;
         let key = match &case.statement.class {
             Class::Write(write) => match self.modes(case, write) {
-                modes if modes.is_empty() => FormKey::Original,
+                modes if modes.is_empty() => self.form_as_written(case),
                 modes => FormKey::Mirrored(generation, modes),
             },
             Class::Read(_) if self.reads_shadow_now(case) => FormKey::Shadow(generation),
+            Class::Unclassified(_) => self.form_as_written(case),
             _ => FormKey::Original,
         };
         (key, Self::form_of(case, key))
     }
 
     pub(super) fn form_of(case: &Case<'_>, key: FormKey) -> Option<Arc<Form>> {
-        if key == FormKey::Original {
+        if matches!(key, FormKey::Original | FormKey::Elsewhere(_)) {
             return None;
         }
         let spliced = case.form(key)?;
@@ -131,7 +135,10 @@ impl Session {
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
         let rows = match frontend::named(body) {
-            Some(frontend::Named::Statement(name)) => self.statement_rows(name, &routes),
+            Some(frontend::Named::Statement(name)) => {
+                self.is_looked_up(name);
+                self.statement_rows(name, &routes)
+            }
             Some(frontend::Named::Portal(name)) => {
                 self.names.portal(name).map_or(Rows::Plain, |p| p.rows.clone())
             }

@@ -28,6 +28,9 @@ fn counting(name: &[u8]) -> &[u8] {
 pub(super) enum FormKey {
     /// As the client wrote it.
     Original,
+    /// As the client wrote it, prepared while a table's name in it meant another than the migrated one,
+    /// and bound only while it does, for the targets of this generation.
+    Elsewhere(u64),
     /// Mirrored in these modes, for the targets of this generation.
     Mirrored(u64, Modes),
     /// On the shadow, for the targets of this generation.
@@ -36,6 +39,15 @@ pub(super) enum FormKey {
 
 /// A statement at the server: its name there, and its form unless it is the client's own text.
 pub(super) type AtServer = (Box<[u8]>, Option<Arc<Form>>);
+
+/// What the names of tables that a statement may write meant.
+#[derive(Debug, Clone)]
+pub(super) struct Meant {
+    /// The path that they were looked up by.
+    pub(super) path: Arc<str>,
+    /// One meant another table than the migrated one.
+    pub(super) elsewhere: bool,
+}
 
 /// A prepared statement.
 #[derive(Debug)]
@@ -51,6 +63,8 @@ pub(super) struct Prepared {
     pub(super) known: (u64, Known),
     /// The form under the client's name.
     pub(super) own: (FormKey, Option<Arc<Form>>),
+    /// What its names meant when the server last looked them up, if that is known.
+    pub(super) meant: Option<Meant>,
     /// Further forms, under names of ours.
     pub(super) extra: Vec<(FormKey, Box<[u8]>, Arc<Form>)>,
 }
@@ -75,6 +89,7 @@ impl Prepared {
 pub(super) fn form_name(id: u64, key: FormKey) -> String {
     let form = match key {
         FormKey::Original => "original".to_owned(),
+        FormKey::Elsewhere(generation) => format!("elsewhere {generation}"),
         FormKey::Mirrored(generation, modes) => format!("mirrored {generation} {modes:x}"),
         FormKey::Shadow(generation) => format!("shadow {generation}"),
     };

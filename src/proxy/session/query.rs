@@ -266,6 +266,14 @@ impl Session {
         Rows::Read(Box::new(ReadRows { route, began: Instant::now(), served_by }))
     }
 
+    /// The replies of a form of a statement that is mirrored.
+    pub(super) fn rows_of_form(case: &Case<'_>, mirrors: Arc<Mirrors>, form: Arc<Form>) -> Rows {
+        match &case.statement.class {
+            Class::Write(write) => Self::mirrored_rows(write, mirrors, (form.layout, form)),
+            _ => Rows::Plain,
+        }
+    }
+
     /// The replies of a mirrored form.
     pub(super) fn mirrored_rows(
         write: &Write,

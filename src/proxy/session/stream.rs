@@ -115,6 +115,7 @@ impl Session {
             types: Box::default(),
             known: (routes.generation, Known::Unreadable(Reason::SqlBufferBytesMax)),
             own: (FormKey::Original, None),
+            meant: None,
             extra: Vec::new(),
         };
         let previous = self.names.put(name, statement).map(Box::new);

@@ -127,6 +127,8 @@ pub(super) struct Facts {
     pub(super) generation: u64,
     pub(super) default_isolation: Isolation,
     pub(super) search_path: Arc<str>,
+    /// The schemas that names are looked up in, as the server has made them of it.
+    pub(super) path: Arc<str>,
     pub(super) user: Arc<str>,
     targets: Vec<TargetFacts>,
     /// Asked for the statement at hand, not an earlier one.
@@ -140,6 +142,8 @@ struct TargetFacts {
     /// Those of the migrated tables.
     meant: (u32, u32),
     may_read_shadow: bool,
+    /// What the unqualified name of the source means is a temporary table.
+    is_temporary: bool,
     /// The parts of the source whose unqualified names mean something else.
     hidden: Vec<u32>,
 }
@@ -149,7 +153,8 @@ impl Facts {
     pub(super) fn query(understander: &Understander) -> String {
         let mut sql = String::from(
             "SELECT pg_catalog.current_setting('default_transaction_isolation'), \
-             pg_catalog.current_setting('search_path'), CURRENT_USER",
+             pg_catalog.current_setting('search_path'), CURRENT_USER, \
+             pg_catalog.current_schemas(true)::pg_catalog.text",
         );
         for target in &understander.targets {
             for name in [&target.source.name, &target.shadow.name] {
@@ -165,6 +170,12 @@ impl Facts {
                 ", (pg_catalog.has_table_privilege({shadow}::pg_catalog.oid, 'SELECT') AND (pg_catalog.row_security_active({shadow}::pg_catalog.oid) OR NOT pg_catalog.row_security_active({source}::pg_catalog.oid)))::pg_catalog.text",
                 shadow = target.shadow_oid,
                 source = target.source_oid
+            );
+            let _infallible = write!(
+                sql,
+                ", (SELECT c.relpersistence::pg_catalog.text FROM pg_catalog.pg_class AS c WHERE c.oid \
+                 OPERATOR(pg_catalog.=) pg_catalog.to_regclass({}))",
+                literal(&target.source.name.quoted())
             );
             let parts = target.parts.values().flatten().map(|p| p.oid.to_string());
             let parts = parts.collect::<Vec<_>>().join(",");
@@ -194,10 +205,11 @@ impl Facts {
         };
         let oid = |i: usize| text(i).and_then(|t| t.parse::<u32>().ok());
         let targets = understander.targets.iter().enumerate().map(|(n, target)| TargetFacts {
-            visible: (oid(3 + 4 * n), oid(4 + 4 * n)),
+            visible: (oid(4 + 5 * n), oid(5 + 5 * n)),
             meant: (target.source_oid, target.shadow_oid),
-            may_read_shadow: text(5 + 4 * n) == Some("true"),
-            hidden: text(6 + 4 * n)
+            may_read_shadow: text(6 + 5 * n) == Some("true"),
+            is_temporary: text(7 + 5 * n) == Some("t"),
+            hidden: text(8 + 5 * n)
                 .map(|list| list.split(',').filter_map(|oid| oid.parse().ok()).collect())
                 .unwrap_or_default(),
         });
@@ -206,6 +218,7 @@ impl Facts {
             default_isolation,
             search_path: text(1)?.into(),
             user: text(2)?.into(),
+            path: text(3)?.into(),
             targets: targets.collect(),
             is_fresh: true,
         })
@@ -226,6 +239,11 @@ impl Facts {
                 facts.is_none_or(|f| !f.hidden.contains(&oid))
             }
         }
+    }
+
+    /// Whether the source's name means a temporary table in this session.
+    pub(super) fn is_temporary(&self, target: usize) -> bool {
+        self.targets.get(target).is_some_and(|f| f.is_temporary)
     }
 
     pub(super) fn may_read_shadow(&self, target: usize) -> bool {

@@ -12,6 +12,7 @@ mod partitions;
 mod prepare;
 mod protocol;
 mod several;
+mod stale;
 mod truncate;
 mod unclassified;
 mod unreadable;
