@@ -11,37 +11,37 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
     Ok(findings)
 }
 
-/// A mirrored write returns the key, which needs SELECT on it.
+/// A mirrored write returns the key, which needs SELECT on it: on the table that it names, be it a
+/// partition. One whose privileges were never touched is its owner's alone, who may do both.
 async fn blind_writers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let source = &subject.shape.source;
     let key: Vec<&str> = subject.shape.key.iter().map(|p| p.source.name.as_str()).collect();
     let quoted: Vec<String> = subject.shape.key.iter().map(|p| p.source.name.quoted()).collect();
-    let rows = subject
-        .rows(
-            "SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) FROM pg_roles r \
-             WHERE NOT r.rolsuper AND r.rolname NOT LIKE 'pg\\_%' \
-             AND (has_table_privilege(r.oid, $1::oid, 'DELETE') \
-                 OR has_any_column_privilege(r.oid, $1::oid, 'INSERT') \
-                 OR has_any_column_privilege(r.oid, $1::oid, 'UPDATE')) \
-             AND EXISTS (SELECT FROM unnest($2::text[]) k \
-                 WHERE NOT has_column_privilege(r.oid, $1::oid, k, 'SELECT'))",
-            &[&source.oid, &key],
-        )
-        .await?;
-    let (roles, table) = (rows.concat().concat(), subject.source());
-    if roles.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![
-        Finding::blocker(
-            Kind::Privileges,
-            &table,
-            format!("these roles may write {table} but not read its key: {roles}"),
-            "let them read the key",
-        )
-        .run(format!("GRANT SELECT ({}) ON {} TO {roles}", quoted.join(", "), source.name.quoted()))
-        .or_accept(),
-    ])
+    let columns = quoted.join(", ");
+    let sql = "WITH RECURSIVE tree (oid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM tree \
+                   JOIN pg_inherits i ON i.inhparent = tree.oid) \
+               SELECT t.oid::regclass::text, string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) \
+               FROM tree t JOIN pg_class c ON c.oid = t.oid CROSS JOIN pg_roles r \
+               WHERE NOT r.rolsuper AND r.rolname NOT LIKE 'pg\\_%' \
+               AND (c.oid = $1 OR c.relacl IS NOT NULL OR EXISTS (SELECT FROM pg_attribute a \
+                   WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)) \
+               AND (has_table_privilege(r.oid, t.oid, 'DELETE') \
+                   OR has_any_column_privilege(r.oid, t.oid, 'INSERT') \
+                   OR has_any_column_privilege(r.oid, t.oid, 'UPDATE')) \
+               AND EXISTS (SELECT FROM unnest($2::text[]) k \
+                   WHERE NOT has_column_privilege(r.oid, t.oid, k, 'SELECT')) \
+               GROUP BY t.oid ORDER BY t.oid <> $1, 1";
+    subject
+        .each(sql, &[&subject.shape.source.oid, &key], |table, roles| {
+            Finding::blocker(
+                Kind::Privileges,
+                table,
+                format!("these roles may write {table} but not read its key: {roles}"),
+                "let them read the key",
+            )
+            .run(format!("GRANT SELECT ({columns}) ON {table} TO {roles}"))
+            .or_accept()
+        })
+        .await
 }
 
 async fn source_only_readers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
@@ -155,6 +155,16 @@ fn of_tables(subject: &Subject<'_>, role: &str) -> Vec<Need> {
             vital: true,
         });
     }
+    needs.push(Need {
+        object: "shadow TRUNCATE".to_owned(),
+        sql: "has_table_privilege($2::oid, 'TRUNCATE')".to_owned(),
+        what: format!(
+            "TRUNCATE on {} (a client's TRUNCATE would be followed by a full verify instead)",
+            shadow.spelled()
+        ),
+        grant: format!("GRANT TRUNCATE ON {} TO {role}", shadow.quoted()),
+        vital: false,
+    });
     needs
 }
 

@@ -33,6 +33,7 @@ async fn looks(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     findings.extend(lengths(&mut scan).await?);
     findings.extend(constraints(&mut scan).await?);
     findings.extend(unique(&mut scan).await?);
+    findings.extend(exclusions(&mut scan).await?);
     findings.extend(foreign_keys(&mut scan).await?);
     findings.extend(partitions(&mut scan).await?);
     findings.extend(lossy(&mut scan).await?);
@@ -47,6 +48,11 @@ async fn looks(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 /// The mapped source as a table expression under the shadow's name, for `FROM source <clause>`: the
 /// key as text, the shadow's columns by their names, and more.
 fn mapped(subject: &Subject<'_>, more: &str, clause: &str) -> String {
+    mapped_as(subject, more, clause, &subject.shape.shadow.name.name.quoted())
+}
+
+/// The same under another name.
+fn mapped_as(subject: &Subject<'_>, more: &str, clause: &str, name: &str) -> String {
     let (shape, own) = (subject.shape, &subject.own);
     let key: Vec<String> =
         shape.key.iter().map(|pair| format!("{}::text", pair.source.name.quoted())).collect();
@@ -56,11 +62,10 @@ fn mapped(subject: &Subject<'_>, more: &str, clause: &str) -> String {
         .map(|m| format!("({})::{} AS {}", m.expression, m.column.type_sql, m.column.name.quoted()))
         .collect();
     format!(
-        "(SELECT '(' || concat_ws(', ', {}) || ')' AS \"{own}k\", {}{more} FROM {}{clause}) AS {}",
+        "(SELECT '(' || concat_ws(', ', {}) || ')' AS \"{own}k\", {}{more} FROM {}{clause}) AS {name}",
         key.join(", "),
         columns.join(", "),
         shape.source.name.quoted(),
-        shape.shadow.name.name.quoted(),
     )
 }
 
@@ -191,18 +196,14 @@ async fn constraints(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
     let subject = scan.subject;
     let checks = subject
         .rows(
-            "SELECT quote_ident(conname), pg_get_expr(conbin, conrelid), contype::text FROM pg_constraint \
-             WHERE conrelid = $1 AND contype IN ('c', 'x') ORDER BY 1",
+            "SELECT quote_ident(conname), pg_get_expr(conbin, conrelid) FROM pg_constraint \
+             WHERE conrelid = $1 AND contype = 'c' ORDER BY 1",
             &[&subject.shape.shadow.oid],
         )
         .await?;
     let mut findings = Vec::new();
     for row in checks {
-        let [name, expression, kind] = row.as_slice() else { continue };
-        if kind == "x" {
-            scan.skip(format!("exclusion constraint {name}"));
-            continue;
-        }
+        let [name, expression] = row.as_slice() else { continue };
         let question = holds(subject, name, "", &format!("NOT ({expression})"), "");
         findings.extend(refused(scan, question, Some(drop_constraint(subject, name))).await?);
     }
@@ -232,7 +233,7 @@ async fn unique(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
                      '(' || pg_get_indexdef(i.indexrelid, n, false) || ')' AS value, \
                      coalesce((SELECT ' COLLATE ' || l.oid::regcollation FROM pg_collation l \
                          WHERE l.oid = (i.indcollation::oid[])[n - 1] AND l.collname <> 'default'), '') AS collated) AS x) AS e \
-             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid \
+             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND NOT i.indisexclusion \
              AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL \
                  OR (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") \
                      FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k \
@@ -265,7 +266,46 @@ async fn unique(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Rows whose mapped columns refer to nothing.
+/// Rows of which an exclusion constraint, or a key WITHOUT OVERLAPS, takes only one.
+async fn exclusions(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
+    let subject = scan.subject;
+    let own = &subject.own;
+    let constraints = subject
+        .rows(
+            "SELECT quote_ident(c.conname), \
+             string_agg(format('(%s) AS \"%s%s\"', pg_get_indexdef(i.indexrelid, n::int, false), $2::text, n), ', ' ORDER BY n), \
+             string_agg(format('a.\"%1$s%2$s\" OPERATOR(%3$s.%4$s) b.\"%1$s%2$s\"', $2::text, n, \
+                 o.oprnamespace::regnamespace, o.oprname), ' AND ' ORDER BY n), \
+             coalesce(pg_get_expr(i.indpred, i.indrelid), 'true') \
+             FROM pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid \
+             CROSS JOIN LATERAL unnest(c.conexclop) WITH ORDINALITY AS x (op, n) \
+             JOIN pg_operator o ON o.oid = x.op WHERE c.conrelid = $1 \
+             GROUP BY c.oid, c.conname, i.indexrelid, i.indpred, i.indrelid ORDER BY 1",
+            &[&subject.shape.shadow.oid, own],
+        )
+        .await?;
+    let mut findings = Vec::new();
+    for row in constraints {
+        let [name, elements, conflict, only] = row.as_slice() else { continue };
+        let place = "\u{1}";
+        let rows = mapped(subject, "", place);
+        let sql = format!(
+            "WITH \"{own}rows\" AS MATERIALIZED (SELECT \"{own}k\" AS k, {elements} FROM {rows} WHERE {only}) \
+             SELECT a.k || ' and ' || b.k FROM \"{own}rows\" AS a JOIN \"{own}rows\" AS b ON a.k < b.k AND {conflict}"
+        );
+        let question = Question {
+            what: name.clone(),
+            sql: Box::new(move |clause| sql.replacen(place, clause, 1)),
+            by_row: false,
+        };
+        let drop = drop_constraint(subject, name);
+        findings.extend(refused(scan, question, Some(drop)).await?);
+    }
+    Ok(findings)
+}
+
+/// Rows whose mapped columns refer to nothing. What refers to the shadow itself is looked for among
+/// the rows that it will have.
 async fn foreign_keys(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
     let subject = scan.subject;
     let alias = subject.shape.shadow.name.name.quoted();
@@ -286,14 +326,11 @@ async fn foreign_keys(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     for row in keys {
         let [name, table, present, same, to_itself] = row.as_slice() else { continue };
-        if to_itself == "true" {
-            // What it refers to is copied as well, later perhaps.
-            scan.skip(format!("{name} (it refers to the shadow itself)"));
-            continue;
-        }
-        let predicate = format!(
-            "{present} AND NOT EXISTS (SELECT FROM {table} AS \"pgsegue ref\" WHERE {same})"
-        );
+        let referred = match to_itself.as_str() {
+            "true" => mapped_as(subject, "", "", "\"pgsegue ref\""),
+            _ => format!("{table} AS \"pgsegue ref\""),
+        };
+        let predicate = format!("{present} AND NOT EXISTS (SELECT FROM {referred} WHERE {same})");
         let question = holds(subject, name, "", &predicate, "");
         findings.extend(refused(scan, question, Some(drop_constraint(subject, name))).await?);
     }

@@ -31,6 +31,35 @@ async fn roles_that_write_blindly_or_read_the_source_only() {
 }
 
 #[tokio::test]
+async fn roles_that_write_a_partition_blindly() {
+    let db = database().await;
+    let migration = migration(&[("id", "id"), ("note", "note")]);
+    let name = db.name().await;
+    db.client
+        .batch_execute(&format!(
+            "CREATE TABLE orders (id int PRIMARY KEY, note text) PARTITION BY RANGE (id); \
+             CREATE TABLE low PARTITION OF orders FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id); \
+             CREATE TABLE \"Lowest 1\" PARTITION OF low FOR VALUES FROM (0) TO (10); \
+             CREATE TABLE orders_v2 (id int8 PRIMARY KEY, note text); \
+             CREATE ROLE {name}_of_leaf; GRANT DELETE ON \"Lowest 1\" TO {name}_of_leaf; \
+             CREATE ROLE {name}_of_column; GRANT INSERT (note) ON low TO {name}_of_column; \
+             CREATE ROLE {name}_sees; GRANT SELECT (id), UPDATE ON low TO {name}_sees"
+        ))
+        .await
+        .unwrap();
+    let findings = found(&db, &migration).await;
+    let expected =
+        ["B privileges public.\"Lowest 1\"", "B privileges public.low", "I child public.orders"];
+    assert_eq!(ids(&findings), expected, "{findings:?}");
+    assert!(findings[0].message.contains(&format!("{name}_of_leaf")), "{findings:?}");
+    assert!(findings[1].message.ends_with(&format!(": {name}_of_column")), "{findings:?}");
+    remedy(&db, &findings).await;
+    assert_eq!(ids(&found(&db, &migration).await), ["I child public.orders"]);
+    let roles = ["of_leaf", "of_column", "sees"].map(|role| format!("{name}_{role}")).join(", ");
+    db.client.batch_execute(&format!("DROP OWNED BY {roles}; DROP ROLE {roles}")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_needs_the_schema_of_the_shadow_as_well() {
     let db = database().await;
     let mut migration = orders(&db, 3).await;
@@ -80,7 +109,7 @@ async fn every_privilege_that_the_control_role_lacks_has_its_grant() {
     ]
     .iter()
     .map(|what| format!("B control role {what}"))
-    .chain(["W control role TEMPORARY".to_owned()])
+    .chain(["shadow TRUNCATE", "TEMPORARY"].map(|what| format!("W control role {what}")))
     .collect();
     assert_eq!(ids(&findings), lacking, "{findings:?}");
     // One after the other: each is found until it is there.
@@ -254,4 +283,50 @@ async fn the_settings_of_the_connection_are_the_engines_again() {
     assert_eq!(findings, []);
     let after: String = client.query_one(settings, &[]).await.unwrap().get(0);
     assert_eq!(after, before);
+}
+
+/// A server of its own: what is replicated is seen by everybody on it.
+async fn own_server() -> (Postgres, Db) {
+    let server = Postgres::start(&Options::default()).unwrap();
+    let test_db = crate::support::database_on(&server).await;
+    (server, Db { conninfo: test_db.conninfo, client: test_db.client })
+}
+
+#[tokio::test]
+async fn a_standby_is_refused_and_nothing_else_is_said_of_it() {
+    let (server, db) = own_server().await;
+    let migration = orders(&db, 3).await;
+    assert_eq!(found(&db, &migration).await, []);
+    std::fs::write(server.folder().join("data/standby.signal"), "").unwrap();
+    server.restart().unwrap();
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings), ["B standby"]);
+    assert_eq!(findings[0].remedy, "name the primary in [control] and in [server]");
+}
+
+#[tokio::test]
+async fn who_receives_wal_is_counted() {
+    let (server, db) = own_server().await;
+    let mut migration = orders(&db, 3).await;
+    // As a standby connects; it asks for nothing.
+    let mut receiver = std::process::Command::new(server.bin("psql").expect("psql is needed"))
+        .args(["-X", "-d", &format!("{} replication=true", server.conninfo("postgres"))])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    db.until("SELECT count(*) = 1 FROM pg_stat_replication").await;
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings), ["I replicas"]);
+    let said = "1 receivers of WAL are connected, 0 of them decode this database";
+    assert_eq!(findings[0].message, said);
+    assert_eq!(findings[0].config.as_deref(), Some("backfill_rows_per_second = 20000"));
+    migration.backfill_rows_per_second = Some(10);
+    db.client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
+    db.client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    db.until("SELECT current_setting('synchronous_standby_names') = '*'").await;
+    let findings = found(&db, &migration).await;
+    let waits = format!("{said}; commits of clients wait for a synchronous one");
+    assert_eq!((findings[0].message.as_str(), &findings[0].config), (waits.as_str(), &None));
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
 }

@@ -209,12 +209,35 @@ async fn foreign_keys_that_cascade_on_either_side() {
         );
         case(&sql, &["B foreign key public.orders.fk"], &[]).await;
     }
+    let itself = "ADD CONSTRAINT fk FOREIGN KEY";
+    let source = format!("ALTER TABLE orders {itself} (user_id) REFERENCES orders");
+    case(&source, &[], &[]).await;
+    case(&format!("{source} ON DELETE CASCADE"), &["B foreign key public.orders.fk"], &[]).await;
+    let shadow = format!("ALTER TABLE orders_v2 {itself} (customer_id) REFERENCES orders_v2");
+    case(&shadow, &["W foreign key public.orders_v2.fk"], &[]).await;
     let items = "CREATE TABLE items (o int8 REFERENCES orders_v2";
     let id = "foreign key public.items.items_o_fkey";
     case(&format!("{items} ON DELETE CASCADE)"), &[&format!("B {id}")], &[]).await;
     case(&format!("{items})"), &[&format!("W {id}")], &[]).await;
     let late = ["B constraint public.items.items_o_fkey", &format!("W {id}")];
     case(&format!("{items} DEFERRABLE)"), &late, &[]).await;
+}
+
+#[tokio::test]
+async fn rows_that_would_refer_to_no_row_of_the_shadow_itself() {
+    let db = database().await;
+    let migration = orders(&db, 3).await;
+    db.client
+        .batch_execute(
+            "ALTER TABLE orders_v2 ADD CONSTRAINT fk FOREIGN KEY (customer_id) REFERENCES orders_v2; \
+             UPDATE orders SET user_id = 77 WHERE id = 2",
+        )
+        .await
+        .unwrap();
+    let findings = found(&db, &migration).await;
+    let expected = ["B rows public.orders_v2.fk", "W foreign key public.orders_v2.fk"];
+    assert_eq!(ids(&findings), expected, "{findings:?}");
+    assert!(findings[0].message.ends_with("refuses rows of the source: (2)"), "{findings:?}");
 }
 
 #[tokio::test]

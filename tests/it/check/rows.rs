@@ -22,14 +22,38 @@ async fn rows_that_a_constraint_of_the_shadow_refuses() {
     )
     .await;
     let alone = ["B rows public.orders_v2.alone"];
-    let twice = "UPDATE orders SET user_id = 7 WHERE id < 3";
+    let twice = "UPDATE orders SET user_id = 7";
     for index in ["(customer_id, currency)", "((customer_id + 1))", "(customer_id) WHERE id < 3"] {
-        case(&format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice}"), &alone, &[])
-            .await;
+        case(
+            &format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice} WHERE id < 3"),
+            &alone,
+            &[],
+        )
+        .await;
     }
     for index in ["(customer_id) WHERE id > 2", "(customer_id, note)"] {
-        case(&format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice}"), &[], &[]).await;
+        case(
+            &format!("CREATE UNIQUE INDEX alone ON orders_v2 {index}; {twice} WHERE id < 3"),
+            &[],
+            &[],
+        )
+        .await;
     }
+    for constraint in ["(customer_id WITH =)", "(note WITH =, customer_id WITH =)"] {
+        let add = format!("ALTER TABLE orders_v2 ADD CONSTRAINT alone EXCLUDE {constraint}");
+        case(&format!("{add}; {twice}, note = 'n' WHERE id < 3"), &alone, &[]).await;
+    }
+    for constraint in [
+        "(customer_id WITH =) WHERE (id > 2)",
+        "(customer_id WITH =, note WITH =)",
+        "USING gist (int8range(id, id + 1) WITH &&)",
+    ] {
+        let add = format!("ALTER TABLE orders_v2 ADD CONSTRAINT alone EXCLUDE {constraint}");
+        case(&format!("{add}; {twice} WHERE id < 3"), &[], &[]).await;
+    }
+    let overlaps = "ALTER TABLE orders_v2 ADD CONSTRAINT alone \
+                    EXCLUDE USING gist ((int8range(id, id + 2)) WITH &&)";
+    case(overlaps, &alone, &[]).await;
     let loose = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
                  ALTER TABLE orders_v2 ALTER note TYPE text COLLATE loose; \
                  ALTER TABLE orders_v2 ADD CONSTRAINT alone UNIQUE (note); \
@@ -317,4 +341,22 @@ async fn a_row_that_fails_is_found_in_a_sample_and_in_a_full_look() {
 async fn sampled_without_progress(db: &Db, migration: &Migration, extent: Extent) -> Vec<Finding> {
     let effort = Effort { extent, step_rows: 300, ..Effort::default() };
     check_with(&db.engine_client().await, migration, &effort, &|_| ()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_look_that_takes_longer_than_three_seconds_is_given_up_and_said() {
+    let db = database().await;
+    let migration = orders(&db, 3).await;
+    db.client
+        .batch_execute(
+            "CREATE FUNCTION slow(int8) RETURNS bool IMMUTABLE LANGUAGE plpgsql \
+                 AS 'BEGIN PERFORM pg_sleep(60); RETURN true; END'; \
+             ALTER TABLE orders_v2 ADD CONSTRAINT never CHECK (slow(id)), \
+                 ADD CONSTRAINT small CHECK (id < 3)",
+        )
+        .await
+        .unwrap();
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings), ["B rows public.orders_v2.small", "I sampled public.orders"]);
+    assert_eq!(findings[1].message, "not looked at: never (too slow)");
 }
