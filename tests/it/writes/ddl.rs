@@ -48,6 +48,8 @@ const ALLOWED: &[&str] = &[
     "ALTER TABLE orders ADD COLUMN mine int",
     "DROP TABLE orders",
     "BEGIN; LOCK TABLE orders IN SHARE MODE; SELECT count(*) FROM orders; COMMIT",
+    "LOCK TABLE orders",
+    "BEGIN; LOCK orders, ONLY other IN ROW EXCLUSIVE MODE NOWAIT; UPDATE orders SET total = 1; COMMIT",
     "DROP SCHEMA IF EXISTS nowhere CASCADE",
     "DROP TRIGGER IF EXISTS t ON orders",
 ];
@@ -60,6 +62,9 @@ async fn what_would_break_the_migration_is_refused_and_nothing_changes() {
     live.db.client.batch_execute(ddl).await.unwrap();
     let client = live.client().await;
     for sql in REFUSED {
+        let error = client.simple_query(sql).await.unwrap_err();
+        let hint = error.as_db_error().unwrap().hint().unwrap_or_default();
+        assert!(hint.contains("pgsegue"), "{sql}: {hint}");
         let refused = outcome(&client, sql).await.unwrap_err();
         assert_eq!(refused, "55006 \"public.orders\" is being migrated", "{sql}");
         if !sql.starts_with("SELECT") {

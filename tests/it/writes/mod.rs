@@ -4,6 +4,7 @@
 mod control;
 mod copy;
 mod ddl;
+mod fields;
 mod keys;
 mod marked;
 mod names;
