@@ -4,14 +4,15 @@
 //! values are the same. `*` is spelled out, so that nobody sees it.
 
 use super::ident::Ident;
-use super::read_visit::{Factor, flatten, folded};
+use super::read_visit::{Factor, flatten, folded, parts};
 use super::target::{Functions, OldColumn, Target};
 use super::twin::conjuncts;
 use sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident as AstIdent, JoinConstraint, JoinOperator, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, TableFactor, Value,
+    Ident as AstIdent, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, Value,
 };
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Line and column, as `sqlparser` counts.
@@ -40,7 +41,7 @@ impl Edit {
 /// A column as the query spells it.
 #[derive(Debug)]
 struct Reference {
-    table: Option<String>,
+    table: Option<Named>,
     name: String,
     first: Place,
     last: Place,
@@ -52,17 +53,20 @@ impl Reference {
         match expr {
             Expr::Identifier(ident) => {
                 let at = place(ident);
-                Some(Self { table: None, name: folded(ident), first: at, last: at })
+                let name = folded(ident);
+                Some(Self { table: None, name, first: at, last: at })
             }
-            Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-                [table, name] => Some(Self {
-                    table: Some(folded(table)),
-                    name: folded(name),
-                    first: place(table),
-                    last: place(name),
-                }),
-                _ => None,
-            },
+            Expr::CompoundIdentifier(parts) => {
+                let (schema, table, name) = match parts.as_slice() {
+                    [table, name] => (None, table, name),
+                    [schema, table, name] => (Some(schema), table, name),
+                    _ => return None,
+                };
+                let first = place(schema.unwrap_or(table));
+                let table = Named { schema: schema.map(folded), table: folded(table) };
+                Some(Self { table: Some(table), name: folded(name), first, last: place(name) })
+            }
+            Expr::Nested(inner) => Self::of(inner),
             _ => None,
         }
     }
@@ -78,7 +82,14 @@ struct Shown {
 #[derive(Debug)]
 enum Star {
     All(Place),
-    Of(String, Place, Place),
+    Of(Named, Place, Place),
+}
+
+/// `table` or `schema.table` before a column or `*`.
+#[derive(Debug)]
+struct Named {
+    schema: Option<String>,
+    table: String,
 }
 
 /// One SELECT.
@@ -92,16 +103,28 @@ struct Scope {
     groups: bool,
 }
 
+/// A query that the walk is in.
+#[derive(Debug)]
+struct Open {
+    /// What its SELECT is ordered by, until that has been looked at.
+    order: Vec<Reference>,
+    /// Scopes that were open before it.
+    before: usize,
+    /// Whether it is one SELECT, whose tables its ORDER BY may name.
+    is_select: bool,
+}
+
 /// What the walk collects.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
     scopes: Vec<Scope>,
     open: Vec<usize>,
-    /// Per open query, what its SELECT is ordered by.
-    orders: Vec<Vec<Reference>>,
+    queries: Vec<Open>,
     /// Where the columns of queries behind IN are spelled: they are compared, and seen by nobody.
     compared: Vec<Place>,
     edits: Vec<Edit>,
+    /// `schema.table` before a column or `*`, where only `table` has a meaning on the shadow.
+    unqualified: Vec<Edit>,
 }
 
 /// The hidden name of a column.
@@ -111,22 +134,46 @@ pub(super) fn hidden_name(column: &Ident) -> Ident {
 
 impl Hidden {
     pub(super) fn enter_query(&mut self, query: &Query) {
-        let order = query.order_by.as_ref().filter(|_| matches!(*query.body, SetExpr::Select(_)));
-        let references = match order.map(|o| &o.kind) {
+        let is_select = matches!(*query.body, SetExpr::Select(_));
+        let order = match query.order_by.as_ref().filter(|_| is_select).map(|o| &o.kind) {
             Some(OrderByKind::Expressions(all)) => {
                 all.iter().filter_map(|e| Reference::of(&e.expr)).collect()
             }
             _ => Vec::new(),
         };
-        self.orders.push(references);
+        self.queries.push(Open { order, before: self.open.len(), is_select });
     }
 
     pub(super) fn leave_query(&mut self) {
-        self.orders.pop();
+        if let Some(query) = self.queries.pop() {
+            self.open.truncate(query.before);
+        }
     }
 
     pub(super) fn leave_select(&mut self) {
-        self.open.pop();
+        if !self.queries.last().is_some_and(|q| q.is_select) {
+            self.open.pop();
+        }
+    }
+
+    /// Leaves the schema out before a column or `*` of a source: the derived table has none. `None`
+    /// where without it another table of that name may be meant.
+    pub(super) fn unqualify(
+        &mut self,
+        (schema, table): (&AstIdent, &AstIdent),
+        (factors, targets): (&[Factor], &[Arc<Target>]),
+    ) -> Option<()> {
+        let named = Named { schema: Some(folded(schema)), table: folded(table) };
+        let open = self.open.iter().filter_map(|i| self.scopes.get(*i)).flat_map(|s| &s.tables);
+        let mut of_the_name = open.filter(|t| t.refname.as_ref() == Some(&named.table)).peekable();
+        of_the_name.peek()?;
+        if !of_the_name.all(|t| t.is(&named, factors, targets)) {
+            return None;
+        }
+        let place = |i: &AstIdent| (i.span.start.line, i.span.start.column);
+        let spelled = Ident::new(named.table).quoted();
+        self.unqualified.push(Edit::Replace(place(schema), place(table), spelled));
+        Some(())
     }
 
     /// Looks at one SELECT, whose references to sources are those of `factors` from `first` on.
@@ -136,7 +183,8 @@ impl Hidden {
         (factors, first): (&mut [Factor], usize),
         (targets, functions): (&[Arc<Target>], &Functions),
     ) {
-        let order = self.orders.last_mut().map(std::mem::take).unwrap_or_default();
+        let order = self.queries.last_mut().map(|q| std::mem::take(&mut q.order));
+        let order = order.unwrap_or_default();
         let scope = Scope::new(select, factors.get(first..).unwrap_or_default(), first);
         self.open.push(self.scopes.len());
         self.scopes.push(scope);
@@ -186,8 +234,9 @@ impl Hidden {
                         let all = all.collect::<Vec<_>>().join(", ");
                         edits.push(Edit::Replace(*at, *at, all));
                     }
-                    Star::Of(name, first, last) => {
-                        let table = scope.tables.iter().find(|t| t.refname.as_ref() == Some(name));
+                    Star::Of(named, first, last) => {
+                        let mut tables = scope.tables.iter();
+                        let table = tables.find(|t| t.is(named, factors, targets));
                         if let Some(table) = table.filter(|t| hides(t)) {
                             let all = table.spelled_out(factors, targets);
                             edits.push(Edit::Replace(*first, *last, all));
@@ -197,13 +246,38 @@ impl Hidden {
                 }
             }
         }
+        let known: HashSet<Place> = edits.iter().map(Edit::place).collect();
+        edits.extend(self.unqualified.into_iter().filter(|e| !known.contains(&e.place())));
         edits.sort_by_key(Edit::place);
         edits.dedup();
         edits
     }
 }
 
+impl Named {
+    fn of(name: &ObjectName) -> Option<(Self, Place)> {
+        let parts = parts(name)?;
+        let (schema, table) = match parts.as_slice() {
+            [table] => (None, *table),
+            [schema, table] => (Some(*schema), *table),
+            _ => return None,
+        };
+        let first = schema.unwrap_or(table).span.start;
+        let named = Self { schema: schema.map(folded), table: folded(table) };
+        Some((named, (first.line, first.column)))
+    }
+}
+
 impl Shown {
+    /// Whether a name means this table. With a schema Postgres goes by tables without an alias, and
+    /// passes over all else; of these only the sources are known here.
+    fn is(&self, named: &Named, factors: &[Factor], targets: &[Arc<Target>]) -> bool {
+        let factor = || self.factor.and_then(|f| factors.get(f)).filter(|f| f.alias.is_none());
+        let schema = || Some(&targets.get(factor()?.target)?.source.schema);
+        self.refname.as_ref() == Some(&named.table)
+            && named.schema.as_ref().is_none_or(|s| schema().is_some_and(|o| o.as_str() == s))
+    }
+
     fn spelled_out(&self, factors: &[Factor], targets: &[Arc<Target>]) -> String {
         let name = Ident::new(self.refname.clone().unwrap_or_default()).quoted();
         let target = self.factor.and_then(|f| targets.get(factors.get(f)?.target));
@@ -295,11 +369,8 @@ fn stars(select: &Select) -> Vec<Star> {
                 options,
             ) => {
                 let last = options.wildcard_token.0.span.start;
-                if let [only] = name.0.as_slice()
-                    && let Some(ident) = only.as_ident()
-                {
-                    let first = (ident.span.start.line, ident.span.start.column);
-                    found.push(Star::Of(folded(ident), first, (last.line, last.column)));
+                if let Some((named, first)) = Named::of(name) {
+                    found.push(Star::Of(named, first, (last.line, last.column)));
                 }
             }
             _ => {}
@@ -367,6 +438,11 @@ impl Finder<'_> {
         conjuncts(condition, |expr| match expr {
             Expr::BinaryOp { left, op, right } if compares(op) => {
                 self.comparison(left, right, constants);
+            }
+            Expr::IsNull(expr) | Expr::IsNotNull(expr) => {
+                if let Some(reference) = Reference::of(expr) {
+                    self.replace(&reference);
+                }
             }
             Expr::InSubquery { expr, subquery, negated: false } => {
                 if let Some(reference) = Reference::of(expr) {
@@ -444,7 +520,7 @@ impl Finder<'_> {
             }
             Some(table) => scopes
                 .flat_map(|s| s.tables.iter().map(move |t| (s, t)))
-                .find(|(_, t)| t.refname.as_ref() == Some(table))?,
+                .find(|(_, t)| t.is(table, self.factors, self.targets))?,
         };
         let innermost = self.hidden.open.last().and_then(|i| self.hidden.scopes.get(*i));
         let own = innermost.is_some_and(|s| std::ptr::eq(s, scope));

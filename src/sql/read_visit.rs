@@ -7,9 +7,10 @@ use super::read_hidden::{Edit, Hidden};
 use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
 use sqlparser::ast::{
-    DataType, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
-    GroupByExpr, Ident as AstIdent, ObjectName, OrderByKind, Query, Select, SelectItem, SetExpr,
-    TableFactor, TableWithJoins, Visitor,
+    AccessExpr, DataType, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, GroupByExpr, Ident as AstIdent, ObjectName, OrderByKind, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind as Kind, SetExpr, TableFactor, TableWithJoins,
+    Visitor,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -69,6 +70,8 @@ pub(super) struct Found<'a> {
     /// Where something is given the name of a migrated source, as line and column.
     pub(super) given: Vec<(u64, u64)>,
     aliases: HashSet<String>,
+    /// Where the parts of a column's name are that the tree shows as names of their own.
+    parts: HashSet<(u64, u64)>,
     hidden: Hidden,
     selects: usize,
     incomparable: Option<&'static str>,
@@ -89,7 +92,7 @@ pub(super) fn folded(ident: &AstIdent) -> String {
     }
 }
 
-fn parts(name: &ObjectName) -> Option<Vec<&AstIdent>> {
+pub(super) fn parts(name: &ObjectName) -> Option<Vec<&AstIdent>> {
     name.0.iter().map(|p| p.as_ident()).collect()
 }
 
@@ -101,6 +104,7 @@ impl<'a> Found<'a> {
             factors: Vec::new(),
             given: Vec::new(),
             aliases: HashSet::new(),
+            parts: HashSet::new(),
             hidden: Hidden::default(),
             selects: 0,
             incomparable: None,
@@ -175,7 +179,7 @@ impl<'a> Found<'a> {
         let refname = alias.clone().unwrap_or_else(|| folded(last));
         let twins = match (&select.selection, self.targets.get(target)) {
             (Some(selection), Some(target)) if tables <= TWIN_TABLES_MAX => {
-                twins(selection, &refname, tables == 1, target)
+                twins(selection, (&refname, alias.is_none()), tables == 1, target)
             }
             _ => Vec::new(),
         };
@@ -219,8 +223,37 @@ impl<'a> Found<'a> {
         ControlFlow::Continue(())
     }
 
+    fn column(&mut self, parts: &[&AstIdent]) -> Unfit {
+        match parts {
+            [_, .., last] if SYSTEM_COLUMNS.contains(&folded(last).as_str()) => {
+                unfit("a system column")
+            }
+            [schema, table, _] => self.unqualify(schema, table),
+            [_, _, _, ..] => unfit("a column name with a database"),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// `schema.table` before a column or `*`.
+    fn unqualify(&mut self, schema: &AstIdent, table: &AstIdent) -> Unfit {
+        let (schema_name, name) = (folded(schema), folded(table));
+        let is_it = |t: &Arc<Target>| {
+            t.source.name.as_str() == name && t.source.schema.as_str() == schema_name
+        };
+        if !self.targets.iter().any(is_it) {
+            return ControlFlow::Continue(());
+        }
+        match self.hidden.unqualify((schema, table), (&self.factors, self.targets)) {
+            Some(()) => ControlFlow::Continue(()),
+            None => unfit("schema.table before a column, next to another table of that name"),
+        }
+    }
+
     /// A whole-row reference has another type on the derived table; system columns are not there.
     fn identifier(&self, ident: &AstIdent) -> Unfit {
+        if self.parts.contains(&(ident.span.start.line, ident.span.start.column)) {
+            return ControlFlow::Continue(());
+        }
         let name = folded(ident);
         if SYSTEM_COLUMNS.contains(&name.as_str()) {
             return unfit("a system column");
@@ -282,6 +315,15 @@ impl Visitor for Found<'_> {
         }
         let known = (self.targets, self.functions);
         self.hidden.enter_select(select, (&mut self.factors, first), known);
+        for item in &select.projection {
+            if let SelectItem::QualifiedWildcard(Kind::ObjectName(name), _) = item {
+                match parts(name).as_deref() {
+                    Some([schema, table]) => self.unqualify(schema, table)?,
+                    Some([_]) => {}
+                    _ => return unfit("a name before * that is not understood"),
+                }
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -347,15 +389,12 @@ impl Visitor for Found<'_> {
             }
             Expr::QualifiedWildcard(..) => unfit("a whole-row reference"),
             Expr::Identifier(ident) => self.identifier(ident),
-            Expr::CompoundIdentifier(parts) if parts.len() > 2 => {
-                unfit("a column name of three parts")
+            Expr::CompoundIdentifier(parts) => self.column(&parts.iter().collect::<Vec<_>>()),
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                let parts = element_of(root, access_chain);
+                self.parts.extend(parts.iter().map(|p| (p.span.start.line, p.span.start.column)));
+                self.column(&parts)
             }
-            Expr::CompoundIdentifier(parts) => match parts.last() {
-                Some(last) if SYSTEM_COLUMNS.contains(&folded(last).as_str()) => {
-                    unfit("a system column")
-                }
-                _ => ControlFlow::Continue(()),
-            },
             _ => ControlFlow::Continue(()),
         }
     }
@@ -370,6 +409,20 @@ pub(super) fn flatten<'a>(from: &'a TableWithJoins, tables: &mut Vec<&'a TableFa
             other => tables.push(other),
         }
     }
+}
+
+/// The parts of `table.column` in `table.column[…]`; none if it is anything else.
+fn element_of<'e>(root: &'e Expr, chain: &'e [AccessExpr]) -> Vec<&'e AstIdent> {
+    let Expr::Identifier(first) = root else { return Vec::new() };
+    let mut parts = vec![first];
+    for access in chain {
+        match access {
+            AccessExpr::Dot(Expr::Identifier(part)) => parts.push(part),
+            AccessExpr::Subscript(_) if parts.len() > 1 => return parts,
+            _ => break,
+        }
+    }
+    Vec::new()
 }
 
 /// `f(…, t.*, …)`

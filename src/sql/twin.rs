@@ -54,10 +54,16 @@ impl Twin {
     }
 }
 
-/// The twins of the conjuncts of a WHERE, for the table known as `refname`. A bare column name
-/// counts only when the table is alone in its FROM.
-pub(super) fn twins(selection: &Expr, refname: &str, alone: bool, target: &Target) -> Vec<Twin> {
-    let reader = Conjuncts { refname, alone, target };
+/// The twins of the conjuncts of a WHERE, for the table known as `refname`, which may be its own
+/// name. A bare column name counts only when the table is alone in its FROM.
+pub(super) fn twins(
+    selection: &Expr,
+    (refname, is_own_name): (&str, bool),
+    alone: bool,
+    target: &Target,
+) -> Vec<Twin> {
+    let schema = is_own_name.then(|| target.source.schema.as_str());
+    let reader = Conjuncts { refname, schema, alone, target };
     let mut found = Vec::new();
     conjuncts(selection, |expr| reader.conjunct(expr, &mut found));
     found
@@ -81,6 +87,8 @@ pub(super) fn conjuncts<'e>(condition: &'e Expr, mut each: impl FnMut(&'e Expr))
 
 struct Conjuncts<'a> {
     refname: &'a str,
+    /// What may stand before it.
+    schema: Option<&'a str>,
     alone: bool,
     target: &'a Target,
 }
@@ -129,8 +137,15 @@ impl Conjuncts<'_> {
             Expr::Identifier(ident) if self.alone => Some(folded(ident)),
             Expr::CompoundIdentifier(parts) => match parts.as_slice() {
                 [table, column] if folded(table) == self.refname => Some(folded(column)),
+                [schema, table, column]
+                    if folded(table) == self.refname
+                        && Some(folded(schema).as_str()) == self.schema =>
+                {
+                    Some(folded(column))
+                }
                 _ => None,
             },
+            Expr::Nested(inner) => self.column(inner),
             _ => None,
         }
     }

@@ -89,6 +89,7 @@ fn the_reference_becomes_a_derived_table_of_the_old_shape() {
 fn a_condition_on_a_widened_column_gets_its_twin() {
     for (condition, twin) in [
         ("id = 5", "\"id\" = 5"),
+        ("(id) = 5", "\"id\" = 5"),
         ("id = $2", "\"id\" = CAST($2 AS integer)"),
         ("7 < orders.id AND user_id = 1", "\"id\" > 7"),
         ("id IN (1, $1)", "\"id\" IN (1, CAST($1 AS integer))"),
@@ -198,6 +199,10 @@ fn joins_order_and_extremes_of_a_widened_column_speak_of_the_shadows_own() {
             format!("SELECT 1 FROM {HIDING} o WHERE EXISTS (SELECT FROM x WHERE x.a = {K})"),
         ),
         (
+            "SELECT 1 FROM public.orders o WHERE id IS NULL AND (o.id) IS NOT NULL",
+            format!("SELECT 1 FROM {HIDING} o WHERE {K} IS NULL AND ({K}) IS NOT NULL"),
+        ),
+        (
             "SELECT 1 FROM public.orders o WHERE o.id IN (SELECT a FROM x)",
             format!("SELECT 1 FROM {HIDING} o WHERE {K} IN (SELECT a FROM x)"),
         ),
@@ -228,6 +233,69 @@ fn joins_order_and_extremes_of_a_widened_column_speak_of_the_shadows_own() {
 }
 
 #[test]
+fn a_schema_before_the_table_of_a_column_is_left_out() {
+    const HIDING: &str = "(SELECT CAST((\"id\") AS integer) AS \"id\", \"customer_id\" AS \
+                          \"user_id\", \"id\" AS \"pgsegue_id\" FROM \"public\".\"orders_v2\") \
+                          AS \"orders\"";
+    const K: &str = "\"orders\".\"pgsegue_id\"";
+    for (sql, expected) in [
+        (
+            "SELECT public . Orders.id, public.orders.* FROM public.orders WHERE public.orders.id = 1 \
+             AND (\"public\".orders.\"user_id\" = 2)",
+            format!(
+                "SELECT \"orders\".id, \"orders\".* FROM {OLD} WHERE \"id\" = 1) AS \"orders\" WHERE \
+                 \"orders\".id = 1 AND (\"orders\".\"user_id\" = 2)"
+            ),
+        ),
+        (
+            "SELECT public.orders.* FROM public.orders ORDER BY public.orders.id, public.orders.user_id",
+            format!(
+                "SELECT \"orders\".\"id\", \"orders\".\"user_id\" FROM {HIDING} ORDER BY {K}, \
+                 \"orders\".user_id"
+            ),
+        ),
+        (
+            "SELECT max(public.orders.id), x.orders.id FROM public.orders JOIN y ON public.orders.id = y.o",
+            format!(
+                "SELECT CAST(max({K}) AS integer), x.orders.id FROM {HIDING} JOIN y ON {K} = y.o"
+            ),
+        ),
+        (
+            "SELECT 1 FROM other.orders WHERE EXISTS (SELECT FROM public.orders WHERE \
+             other.orders.id = 1)",
+            format!(
+                "SELECT 1 FROM other.orders WHERE EXISTS (SELECT FROM {OLD}) AS \"orders\" WHERE \
+                 other.orders.id = 1)"
+            ),
+        ),
+        (
+            "SELECT public.orders.a[1], public.orders.a[2:3].b FROM public.orders",
+            format!("SELECT \"orders\".a[1], \"orders\".a[2:3].b FROM {OLD}) AS \"orders\""),
+        ),
+        (
+            "SELECT 1 FROM x ORDER BY (SELECT public.orders.id FROM public.orders LIMIT 1)",
+            format!(
+                "SELECT 1 FROM x ORDER BY (SELECT \"orders\".id FROM {OLD}) AS \"orders\" LIMIT 1)"
+            ),
+        ),
+        (
+            "SELECT public.orders.a[1], public.orders.a[2:3].b FROM public.orders",
+            format!("SELECT \"orders\".a[1], \"orders\".a[2:3].b FROM {OLD}) AS \"orders\""),
+        ),
+        (
+            "SELECT user_id FROM public.orders GROUP BY public.orders.user_id ORDER BY \
+             (SELECT max(y) FROM x WHERE x.a = public.orders.user_id)",
+            format!(
+                "SELECT user_id FROM {OLD}) AS \"orders\" GROUP BY \"orders\".user_id ORDER BY \
+                 (SELECT max(y) FROM x WHERE x.a = \"orders\".user_id)"
+            ),
+        ),
+    ] {
+        assert_eq!(shadow(sql), expected);
+    }
+}
+
+#[test]
 fn what_the_parser_reads_in_another_way_gets_no_twin() {
     for condition in
         ["id BETWEEN SYMMETRIC 3 AND 1", "id NOT BETWEEN SYMMETRIC 3 AND 1", "id @@ ANY ($1)"]
@@ -250,6 +318,7 @@ fn an_alias_may_be_the_tables_own_name() {
         "SELECT \"orders\".\"id\" FROM \"orders\" AS \"orders\" WHERE \"orders\".id = 1",
         "SELECT count(*) AS orders FROM orders",
         "SELECT orders.a FROM public.orders o JOIN (SELECT 1 AS a) orders ON true",
+        "SELECT orders.a[1], o.a[1:2] FROM orders, public.orders AS o WHERE (o.a[1]).b = 1",
     ] {
         assert!(fit_of(sql).is_ok(), "{sql}");
     }
@@ -294,7 +363,19 @@ fn refuses_reads_that_only_the_source_answers_right() {
         "SELECT * INTO x FROM orders",
         "SELECT INTO x FROM orders",
         "WITH orders AS (SELECT 1) SELECT * FROM orders",
-        "SELECT public.orders.id FROM public.orders",
+        "SELECT public.orders.id FROM public.orders o",
+        "SELECT public.orders.id FROM public.orders AS orders",
+        "SELECT d.public.orders.id FROM public.orders",
+        "SELECT d.public.orders.* FROM public.orders",
+        "SELECT public.orders.ctid FROM public.orders",
+        "SELECT count((1, public.orders.*, 2)) FROM public.orders",
+        "SELECT (public.orders.*) FROM public.orders",
+        "SELECT lower(public.orders.*) FROM public.orders",
+        "SELECT (public.orders).id FROM public.orders",
+        "SELECT public.orders FROM public.orders",
+        "SELECT 1 FROM public.orders WHERE EXISTS (SELECT FROM x orders WHERE public.orders.id = 1)",
+        "SELECT 1 FROM public.orders JOIN LATERAL (SELECT public.orders.* FROM x AS orders) y ON true",
+        "SELECT 1 FROM public.orders, other.orders WHERE public.orders.id = 1",
         "SELECT * FROM generate_series(1, 2) g, orders",
         "SELECT 1 FROM orders WHERE id IN (SELECT id FROM orders_v2)",
     ] {

@@ -162,6 +162,31 @@ const STATEMENTS: &[Case] = &[
         &["u1%", "0", "4"],
     ),
     ("select sum(i1_0.qty) from items i1_0 where i1_0.order_id=any ($1)", &["{4,8,15}"]),
+    // Prisma: the schema before every column.
+    (
+        r#"SELECT "public"."users"."id", "public"."users"."email", "public"."users"."name", "public"."users"."created_at", "public"."users"."active" FROM "public"."users" WHERE ("public"."users"."id" = $1 AND 1=1) LIMIT $2 OFFSET $3"#,
+        &["7", "1", "0"],
+    ),
+    (
+        r#"SELECT "public"."orders"."id", "public"."orders"."user_id", "public"."orders"."total" FROM "public"."orders" WHERE "public"."orders"."user_id" IN ($1,$2) ORDER BY "public"."orders"."id" ASC OFFSET $3"#,
+        &["7", "8", "0"],
+    ),
+    (
+        r#"SELECT COUNT(*) FROM (SELECT "public"."users"."id" FROM "public"."users" WHERE "public"."users"."email" ILIKE $1 OFFSET $2) AS "sub""#,
+        &["u1%", "0"],
+    ),
+    (
+        r#"SELECT "public"."users"."id", COALESCE("aggr_selection_0_Order"."_aggr_count_orders", 0) AS "_aggr_count_orders" FROM "public"."users" LEFT JOIN (SELECT "public"."orders"."user_id", COUNT(*) AS "_aggr_count_orders" FROM "public"."orders" WHERE 1=1 GROUP BY "public"."orders"."user_id") AS "aggr_selection_0_Order" ON ("public"."users"."id" = "aggr_selection_0_Order"."user_id") WHERE 1=1 ORDER BY "public"."users"."email" DESC LIMIT $1 OFFSET $2"#,
+        &["4", "0"],
+    ),
+    (
+        r#"SELECT "public"."users"."id" FROM "public"."users" WHERE ("public"."users"."id") IN (SELECT "t1"."user_id" FROM "public"."orders" AS "t1" WHERE ("t1"."status" = $1 AND "t1"."user_id" IS NOT NULL)) ORDER BY "public"."users"."id" DESC LIMIT $2"#,
+        &["sent", "3"],
+    ),
+    (
+        r#"SELECT MAX("public"."orders"."id"), SUM("public"."orders"."total") FROM "public"."orders" WHERE "public"."orders"."status" = $1"#,
+        &["paid"],
+    ),
     // node-postgres and pgx, by hand.
     (
         "SELECT * FROM orders WHERE user_id = ANY($1::int[]) AND created_at >= $2 ORDER BY id",

@@ -207,7 +207,23 @@ const REPORTS: &[Report] = &[
     ("SELECT (VALUES (1)), id FROM film WHERE id = 3", Source("values()")),
     (
         "SELECT \"public\".\"film\".\"id\" FROM \"public\".\"film\" WHERE \"public\".\"film\".\"id\" = 3",
-        Source("a column name of three parts"),
+        Lookup(FILM),
+    ),
+    (
+        "SELECT \"public\".\"film\".\"id\", \"film\".\"title\" FROM \"public\".\"film\", (SELECT 5 AS a) \"x\" WHERE \"public\".\"film\".\"id\" = \"x\".\"a\" ORDER BY \"public\".\"film\".\"title\"",
+        Lookup(FILM),
+    ),
+    (
+        "SELECT public.film.*, public.rental.back FROM public.film JOIN public.rental ON public.rental.id = public.film.id WHERE public.film.id = 9",
+        Lookup(FILM),
+    ),
+    (
+        "SELECT public.film.features[1], film.features[2:3], f.features[1] FROM film, public.film f WHERE public.film.id = 3 AND f.id = 4",
+        Lookup(FILM),
+    ),
+    (
+        "SELECT 1 FROM public.film WHERE id = 3 AND EXISTS (SELECT FROM inventory film WHERE public.film.id = film.film_id)",
+        Source("next to another table of that name"),
     ),
     (
         "SELECT tableoid::regclass::text, count(*) FROM payment GROUP BY 1 ORDER BY 1",

@@ -97,6 +97,17 @@ const FORMS: &[&str] = &[
     "UPDATE public.orders SET total = 5 WHERE public.orders.id = 8 RETURNING orders.id",
     "UPDATE public.orders SET total = 5 WHERE id = 8 RETURNING public.orders.id",
     "UPDATE \"public\".\"orders\" SET \"total\" = 6 WHERE \"id\" = 8",
+    "INSERT INTO \"public\".\"orders\" (\"id\",\"user_id\",\"total\") VALUES (811,1,2) RETURNING \"public\".\"orders\".\"id\", \
+     \"public\".\"orders\".\"total\"",
+    "INSERT INTO public.orders VALUES (812, 1, 2), (5, 1, 2) ON CONFLICT (id) DO UPDATE SET total = \
+     public.orders.total + 1 WHERE (public.orders.id = 5 AND 1=1) RETURNING public.orders.*",
+    "UPDATE \"public\".\"orders\" SET \"total\" = (\"public\".\"orders\".\"total\" + 1) WHERE \
+     (\"public\".\"orders\".\"id\" IN (3,4) AND 1=1) RETURNING \"public\".\"orders\".\"note\", \"public\".\"orders\".*",
+    "WITH w AS (UPDATE public.orders SET total = 1 WHERE public.orders.id = 5 RETURNING public.orders.id, \
+     public.orders.total) SELECT w.id, total FROM w",
+    "DELETE FROM \"public\".\"orders\" WHERE (\"public\".\"orders\".\"id\" IN (7,8) AND 1=1) \
+     RETURNING public.orders.email",
+    "DELETE FROM public.orders o WHERE public.orders.id = 7",
     "UPDATE orders SET total = 1 WHERE note IS DISTINCT FROM 'note 8' AND id < 5",
     "UPDATE orders SET total = 1 WHERE id = ANY (ARRAY[1, 2]) OR id BETWEEN 4 AND 5",
     "UPDATE orders SET total = extract(year FROM date '2020-01-01') WHERE id = 1 RETURNING total",
