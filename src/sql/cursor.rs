@@ -26,6 +26,11 @@ impl<'a> Cursor<'a> {
         self.tokens.get(self.at)
     }
 
+    /// Index behind the last token.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
     pub(super) fn is(&self, keyword: &str) -> bool {
         self.peek().is_some_and(|t| is_keyword(self.text, t, keyword))
     }
@@ -84,6 +89,15 @@ impl<'a> Cursor<'a> {
             }
         }
         false
+    }
+
+    /// What is within the brackets that are next, if they end where `end` says.
+    pub(super) fn within(&self, end: usize) -> Option<Self> {
+        let mut after = *self;
+        let close = (after.eat_group() && after.at == end).then(|| end.checked_sub(1))??;
+        let at = self.at + 1;
+        let top = self.tokens.get(at)?.depth;
+        Some(Self { tokens: self.tokens.get(..close)?, top, at, ..*self })
     }
 
     /// Whether the next token is spelled like this.

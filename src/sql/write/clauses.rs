@@ -83,6 +83,9 @@ impl Clauses<'_> {
         let Some(found) = c.find_top("where") else { return false };
         let mut c = *c;
         c.at = found + 1;
+        while let Some(inner) = c.within(c.len().min(self.end)) {
+            c = inner;
+        }
         if c.find_top("or").is_some() {
             return false;
         }

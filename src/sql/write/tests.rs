@@ -50,6 +50,8 @@ fn a_write_of_one_row_is_followed_in_its_returning() {
     for (sql, name) in [
         ("UPDATE orders SET a = 1 WHERE id = $1", "orders"),
         ("UPDATE public.orders AS o SET a = 1 WHERE o.id = 5 AND a > 3", "o"),
+        ("UPDATE public.orders SET a = 1 WHERE (public.orders.id = $1 AND 1=1)", "orders"),
+        ("UPDATE orders SET a = 1 WHERE ((id = $1))", "orders"),
         ("INSERT INTO orders (id) VALUES ((1))", "orders"),
         ("INSERT INTO orders AS x DEFAULT VALUES", "x"),
         ("INSERT INTO orders VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 2", "orders"),
@@ -68,6 +70,9 @@ fn a_write_of_one_row_is_followed_in_its_returning() {
         ("DELETE FROM orders WHERE id = 1 RETURNING a", Layout::Leading(2)),
         ("UPDATE orders SET id = 2 WHERE id = 1", Layout::Counted),
         ("UPDATE orders SET a = 2", Layout::Counted),
+        ("UPDATE orders SET a = 2 WHERE (id = 1) OR (id = 2)", Layout::Counted),
+        ("UPDATE orders SET a = 2 WHERE (id = 1 OR a = 2)", Layout::Counted),
+        ("UPDATE orders SET a = 2 WHERE (id = 1) IS NULL", Layout::Counted),
         ("UPDATE orders SET a = 2 RETURNING b", Layout::Leading(2)),
     ] {
         let (form, found) = mirrored_for(sql, &target(&["id"])).unwrap();
