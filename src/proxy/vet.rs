@@ -407,14 +407,17 @@ async fn explain(
         let names: String = row.try_get(0)?;
         (format!("({names})"), format!("({})", vec!["NULL"; types.len()].join(", ")))
     };
+    // A prepared statement outlives the rollback of its transaction: planning that fails, as that
+    // of 1/0 does, must not leave it behind, or every later vetting would meet it.
     transaction
         .batch_execute(&format!(
-            "SET LOCAL plan_cache_mode = force_generic_plan; PREPARE pgsegue_vet{names} AS {sql}"
+            "SET LOCAL plan_cache_mode = force_generic_plan; PREPARE pgsegue_vet{names} AS {sql}; \
+             SAVEPOINT pgsegue_vet"
         ))
         .await?;
-    let row = transaction
+    let planned = transaction
         .query_one(&format!("EXPLAIN (FORMAT JSON, VERBOSE) EXECUTE pgsegue_vet{nulls}"), &[])
-        .await?;
-    transaction.batch_execute("DEALLOCATE pgsegue_vet").await?;
-    Ok(row.try_get(0)?)
+        .await;
+    transaction.batch_execute("ROLLBACK TO SAVEPOINT pgsegue_vet; DEALLOCATE pgsegue_vet").await?;
+    Ok(planned?.try_get(0)?)
 }

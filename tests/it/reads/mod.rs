@@ -334,3 +334,20 @@ async fn a_dark_read_finds_a_corrupted_row_names_it_and_has_it_repaired() {
     let log = live.proxy.log();
     assert!(log.lines().any(|l| l.contains("dark") && l.contains('5')), "{log}");
 }
+
+/// A prepared statement outlives the rollback of its transaction.
+#[tokio::test]
+async fn a_read_whose_planning_fails_keeps_no_other_from_the_shadow() {
+    let live = Live::orders("", "reads = 100").await;
+    let mut raw = live.raw().await;
+    eventually("the vetting has said no", async || {
+        let said = raw.exchange(&query("SELECT id FROM orders WHERE total = 1 / 0"), 1).await;
+        let log = live.proxy.log();
+        let no = log.lines().any(|l| l.contains("stays on the source") && l.contains("by zero"));
+        if no { Ok(()) } else { Err(said) }
+    })
+    .await;
+    for sql in SERVED {
+        served(&live, &mut raw, &query(sql), sql).await;
+    }
+}
