@@ -2,7 +2,7 @@
 
 use crate::frames::{self, Exchange};
 use crate::mapping::{self, Plan};
-use crate::pen::{Constants, Sql};
+use crate::pen::{Constants, Format, Sql};
 use crate::random::Random;
 use crate::schema::Schema;
 use crate::{reads, sessions, writes};
@@ -45,6 +45,8 @@ pub struct Case {
     /// What the plans are like.
     pub plans: Plans,
     pub sessions: usize,
+    /// Whether they begin in the app's role.
+    pub in_role: bool,
     pub steps: Vec<Step>,
 }
 
@@ -57,7 +59,7 @@ pub struct Session {
     /// Prepared by the protocol.
     pub named: Vec<(String, Sql)>,
     /// Prepared by PREPARE.
-    pub prepared: Vec<String>,
+    pub prepared: Vec<(String, Sql)>,
     pub savepoints: usize,
     /// A temporary table hides a migrated one.
     pub hidden: Option<String>,
@@ -83,6 +85,7 @@ impl Case {
         let begin = if random.chance(15) { Begin::Mirrored } else { Begin::Ready };
         let plans = if random.chance(60) { Plans::Scans } else { Plans::AsUsual };
         let calm = random.chance(50);
+        let in_role = random.chance(if schema.policy.is_some() { 60 } else { 6 });
         let mut author = Author {
             random,
             calm,
@@ -93,15 +96,30 @@ impl Case {
         };
         author.write();
         let Author { schema, steps, .. } = author;
-        Self { seed, schema, plan, begin, plans, sessions: count, steps }
+        Self { seed, schema, plan, begin, plans, sessions: count, in_role, steps }
+    }
+
+    /// How each exchange is said and what its first word is.
+    pub fn forms(&self) -> Vec<String> {
+        let form = |step: &Step| match step {
+            Step::Send { exchange, .. } => {
+                let (way, sql) = exchange.label.split_once(": ").unwrap_or((&exchange.label, ""));
+                let way = way.split(' ').next().unwrap_or_default();
+                let word = sql.split([' ', '\n', ';']).next().unwrap_or_default().to_lowercase();
+                Some(format!("{way} {word}"))
+            }
+            Step::Cancel { .. } => Some("cancel".to_owned()),
+            Step::Reads(_) | Step::Settle => None,
+        };
+        self.steps.iter().filter_map(form).collect()
     }
 
     /// For who has to understand a failure.
     pub fn show(&self) -> String {
         let mut out = format!("seed {}\n{}{}", self.seed, self.schema.ddl(), self.plan.ddl);
         out += &format!(
-            "search_path {}, begin {:?}, plans {:?}\n",
-            self.schema.search_path, self.begin, self.plans
+            "search_path {}, begin {:?}, plans {:?}, in role {}\n",
+            self.schema.search_path, self.begin, self.plans, self.in_role
         );
         for m in &self.plan.migrations {
             out += &format!("migration {} {} -> {}\n", m.name, m.source, m.shadow);
@@ -136,7 +154,13 @@ impl Author {
             let constants = self.constants();
             self.reads.push(reads::read(&mut self.random, &self.schema, constants));
         }
-        let mut levels = [0.0, 50.0, 100.0, 100.0];
+        // Every level in a case of its own, and all of them in others.
+        let mut levels = match self.random.below(6) {
+            0 => [0.0; 4],
+            1 => [50.0; 4],
+            2 => [100.0; 4],
+            _ => [0.0, 50.0, 100.0, 100.0],
+        };
         self.random.shuffle(&mut levels);
         let first = levels[0];
         self.steps.push(Step::Reads(first));
@@ -179,6 +203,11 @@ impl Author {
         if left == 1 {
             self.sessions[session] =
                 Session { left: 0, cursor: false, savepoints: 0, ..self.sessions[session].clone() };
+            if self.random.chance(8) {
+                self.sessions[session].left = self.random.between(2, 4);
+                let chain = *self.random.pick(&["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"]);
+                return self.plain(session, chain);
+            }
             let end =
                 *self.random.pick(&["COMMIT", "COMMIT", "COMMIT", "END", "ROLLBACK", "ABORT"]);
             return self.plain(session, end);
@@ -207,12 +236,13 @@ impl Author {
 
     /// Whether a statement fits this case.
     pub fn may(&self, sql: &Sql) -> bool {
-        const MARKED: [&str; 5] = ["MERGE", "DO $do$", "TRUNCATE", "EXPLAIN", "LOCK"];
+        const MARKED: [&str; 4] = ["MERGE", "DO $do$", "EXPLAIN (ANALYZE", "LOCK"];
         if self.calm && MARKED.iter().any(|word| sql.text.starts_with(word)) {
             return false;
         }
         // What locks a whole table would keep others from reading it; not from its shadow.
-        self.sessions.len() == 1 || !sql.text.contains("TRUNCATE")
+        self.sessions.len() == 1
+            || !(sql.text.contains("TRUNCATE") || sql.text.contains("truncate"))
     }
 
     pub fn constants(&mut self) -> Constants {
@@ -224,7 +254,11 @@ impl Author {
         let exchange = if sql.params.is_empty() && self.random.chance(55) {
             frames::simple(sql)
         } else {
-            let format = u16::from(self.random.chance(40));
+            let format = match self.random.below(10) {
+                0..=5 => Format::Text,
+                6..=7 => Format::Binary,
+                _ => Format::Mixed,
+            };
             let rows = *self.random.pick(&[0, 0, 0, 1, 2]);
             let name = if self.random.chance(20) {
                 let name = format!("s{}", self.steps.len());
@@ -236,6 +270,18 @@ impl Author {
             frames::extended(sql, &name, format, rows)
         };
         self.send(session, exchange);
+    }
+
+    /// A statement that makes a temporary table `made`, and what it holds.
+    pub fn made(&mut self, session: usize, text: String) {
+        self.say(session, &Sql::plain(text));
+        self.plain(session, "SELECT count(*) FROM made");
+        self.plain(session, "DROP TABLE made");
+    }
+
+    /// A read that comes again and again.
+    pub fn random_read(&mut self) -> Sql {
+        self.random.pick(&self.reads).clone()
     }
 
     pub fn plain(&mut self, session: usize, sql: &str) {

@@ -1,7 +1,17 @@
 //! A statement as the frames of a protocol, and what there is beside statements.
 
-use crate::pen::{Order, Param, Sql};
-use crate::raw::{describe, execute, frame, query, sync};
+use crate::pen::{Format, Order, Param, Sql};
+use crate::random::Random;
+use crate::raw::{describe, execute, flush, frame, query, sync};
+
+/// What the last message of an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The n-th ReadyForQuery.
+    Readies(usize),
+    /// The one after a row that says `over`: how many there are before hangs on what fails where.
+    Over,
+}
 
 /// What goes to the server at once, and what comes back for it.
 #[derive(Debug, Clone)]
@@ -9,35 +19,21 @@ pub struct Exchange {
     /// For who reads a failure.
     pub label: String,
     pub frames: Vec<u8>,
-    /// ReadyForQuery messages that answer it.
-    pub readies: usize,
+    pub until: Until,
     pub order: Order,
-}
-
-/// How a statement is said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
-    Simple,
-    /// Name of the statement, format of the reply, rows per Execute (0: all).
-    Extended {
-        name: String,
-        format: u16,
-        rows: u32,
-    },
 }
 
 pub fn simple(sql: &Sql) -> Exchange {
     Exchange {
         label: format!("simple: {}", sql.text),
         frames: query(&sql.text),
-        readies: 1,
+        until: Until::Readies(1),
         order: sql.order,
     }
 }
 
 /// Parse, Describe, Bind, Describe, Execute, Sync.
-pub fn extended(sql: &Sql, name: &str, format: u16, rows: u32) -> Exchange {
-    let format = if sql.binary { format } else { 0 };
+pub fn extended(sql: &Sql, name: &str, format: Format, rows: u32) -> Exchange {
     let mut frames = prepare(sql, name);
     frames.extend(bound(sql, name, format, rows));
     frames.extend(sync());
@@ -49,12 +45,9 @@ pub fn extended(sql: &Sql, name: &str, format: u16, rows: u32) -> Exchange {
             None => "null".to_owned(),
         })
         .collect();
-    let label = format!(
-        "extended {name:?} format {format} rows {rows}: {} [{}]",
-        sql.text,
-        values.join(", ")
-    );
-    Exchange { label, frames, readies: 1, order: sql.order }
+    let label =
+        format!("extended {name:?} {format:?} rows {rows}: {} [{}]", sql.text, values.join(", "));
+    Exchange { label, frames, until: Until::Readies(1), order: sql.order }
 }
 
 pub fn prepare(sql: &Sql, name: &str) -> Vec<u8> {
@@ -65,8 +58,8 @@ pub fn prepare(sql: &Sql, name: &str) -> Vec<u8> {
 }
 
 /// Bind, Describe and Execute, as often as it takes for some rows at a time.
-pub fn bound(sql: &Sql, name: &str, format: u16, rows: u32) -> Vec<u8> {
-    let mut frames = bind(name, &sql.params, format);
+pub fn bound(sql: &Sql, name: &str, format: Format, rows: u32) -> Vec<u8> {
+    let mut frames = bind(name, &sql.params, &sql.formats(format));
     frames.extend(describe(b'P', ""));
     frames.extend(execute("", rows));
     if rows > 0 {
@@ -76,7 +69,7 @@ pub fn bound(sql: &Sql, name: &str, format: u16, rows: u32) -> Vec<u8> {
     frames
 }
 
-fn bind(name: &str, params: &[Param], format: u16) -> Vec<u8> {
+fn bind(name: &str, params: &[Param], formats: &[u16]) -> Vec<u8> {
     let mut body = [b"\0", name.as_bytes(), b"\0"].concat();
     let count = u16::try_from(params.len()).unwrap().to_be_bytes();
     body.extend(count);
@@ -92,35 +85,78 @@ fn bind(name: &str, params: &[Param], format: u16) -> Vec<u8> {
             }
         }
     }
-    body.extend(1u16.to_be_bytes());
-    body.extend(format.to_be_bytes());
+    body.extend(u16::try_from(formats.len()).unwrap().to_be_bytes());
+    formats.iter().for_each(|format| body.extend(format.to_be_bytes()));
     frame(b'B', &body)
 }
 
-/// Several statements before one Sync.
-pub fn pipeline(statements: &[Sql]) -> Exchange {
+/// Several statements before one Sync, or with some in between.
+pub fn pipeline(random: &mut Random, statements: &[Sql]) -> Exchange {
     let mut frames = Vec::new();
     let mut label = "pipeline:".to_owned();
     let mut order = Order::Exact;
+    let mut readies = 1;
+    let syncs = random.chance(25);
     for sql in statements {
+        let format = *random.pick(&[Format::Text, Format::Binary, Format::Mixed]);
         frames.extend(prepare(sql, ""));
-        frames.extend(bound(sql, "", 0, 0));
+        frames.extend(bound(sql, "", format, *random.pick(&[0, 0, 0, 1])));
         label += &format!("\n      {}", sql.text);
+        if syncs && random.chance(40) {
+            frames.extend(sync());
+            readies += 1;
+            label += " [Sync]";
+        } else if random.chance(10) {
+            frames.extend(flush());
+        }
         if sql.order == Order::Any {
             order = Order::Any;
         }
     }
     frames.extend(sync());
-    Exchange { label, frames, readies: 1, order }
+    Exchange { label, frames, until: Until::Readies(readies), order }
+}
+
+/// How a COPY is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyWay {
+    Simple,
+    /// Its data before the Sync.
+    Extended,
+    /// A Sync before its data, as libpq does.
+    Early,
 }
 
 /// COPY FROM STDIN with its data, or with a CopyFail.
-pub fn copy_in(sql: &str, data: &[Vec<u8>], fail: bool) -> Exchange {
-    let mut frames = query(sql);
+pub fn copy_in(way: CopyWay, sql: &str, data: &[Vec<u8>], fail: bool) -> Exchange {
+    let mut frames = match way {
+        CopyWay::Simple => query(sql),
+        CopyWay::Extended | CopyWay::Early => {
+            let sql = Sql::plain(sql);
+            [prepare(&sql, ""), bound(&sql, "", Format::Text, 0)].concat()
+        }
+    };
+    frames.extend(match way {
+        CopyWay::Simple => Vec::new(),
+        CopyWay::Extended => flush(),
+        CopyWay::Early => sync(),
+    });
     data.iter().for_each(|piece| frames.extend(frame(b'd', piece)));
     frames.extend(if fail { frame(b'f', b"no more\0") } else { frame(b'c', b"") });
-    let shown: Vec<String> =
-        data.iter().map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
-    let label = format!("copy: {sql} {shown:?}{}", if fail { " and fails" } else { "" });
-    Exchange { label, frames, readies: 1, order: Order::Exact }
+    let until = match way {
+        CopyWay::Simple => Until::Readies(1),
+        CopyWay::Extended => {
+            frames.extend(sync());
+            Until::Readies(1)
+        }
+        CopyWay::Early => {
+            frames.extend(sync());
+            frames.extend(query("SELECT 'over'"));
+            Until::Over
+        }
+    };
+    let shown: Vec<String> = data.iter().map(|p| p.escape_ascii().to_string()).collect();
+    let end = if fail { " and fails" } else { "" };
+    let label = format!("copy {way:?}: {sql} {shown:?}{end}");
+    Exchange { label, frames, until, order: Order::Exact }
 }

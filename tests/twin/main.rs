@@ -22,6 +22,7 @@
 mod case;
 mod compare;
 mod copy;
+mod forms;
 mod frames;
 mod mapping;
 mod pen;
@@ -40,6 +41,7 @@ mod writes;
 
 use case::Case;
 use run::{Counts, Failure};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -57,11 +59,17 @@ struct Totals {
     cases: u64,
     counts: Counts,
     failures: Vec<String>,
+    seeds: Vec<u64>,
+    /// Exchanges by what they are.
+    forms: BTreeMap<String, u64>,
 }
 
 impl Totals {
-    fn add(&mut self, counts: &Counts) {
+    fn add(&mut self, case: &Case, counts: &Counts) {
         self.cases += 1;
+        for form in case.forms() {
+            *self.forms.entry(form).or_default() += 1;
+        }
         let sum = &mut self.counts;
         sum.statements += counts.statements;
         sum.errors += counts.errors;
@@ -69,6 +77,7 @@ impl Totals {
         sum.source_reads += counts.source_reads;
         sum.mirrored += counts.mirrored;
         sum.recorded += counts.recorded;
+        sum.parted += counts.parted;
         sum.spent.databases += counts.spent.databases;
         sum.spent.engine += counts.spent.engine;
         sum.spent.ready += counts.spent.ready;
@@ -76,6 +85,23 @@ impl Totals {
         sum.spent.settling += counts.spent.settling;
         sum.spent.unsettled += counts.spent.unsettled;
         sum.spent.ending += counts.spent.ending;
+    }
+
+    fn show(&self) -> String {
+        let c = &self.counts;
+        format!(
+            "{} cases, {} failed, {} exchanges ({} with errors), {} writes mirrored, {} marked, \
+             {} reads by shadows, {} by sources, {} ended by serialization",
+            self.cases,
+            self.seeds.len(),
+            c.statements,
+            c.errors,
+            c.mirrored,
+            c.recorded,
+            c.shadow_reads,
+            c.source_reads,
+            c.parted
+        )
     }
 }
 
@@ -94,13 +120,14 @@ async fn run_seeds(first: u64, more: impl Fn(u64) -> bool + Send + Sync + 'stati
         tasks.push(tokio::spawn(async move {
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if !more(seed) || totals.lock().await.failures.len() >= FAILURES_MAX {
+                if !more(seed) || totals.lock().await.seeds.len() >= FAILURES_MAX {
                     return;
                 }
                 let case = Case::of(seed);
                 match run::run(&case).await {
-                    Ok(counts) => totals.lock().await.add(&counts),
+                    Ok(counts) => totals.lock().await.add(&case, &counts),
                     Err(failure) => {
+                        totals.lock().await.seeds.push(seed);
                         let shown = explain(&case, failure).await;
                         eprintln!("{shown}");
                         totals.lock().await.failures.push(shown);
@@ -109,10 +136,23 @@ async fn run_seeds(first: u64, more: impl Fn(u64) -> bool + Send + Sync + 'stati
             }
         }));
     }
+    let beat = tokio::spawn(beat(Arc::clone(&totals)));
     for task in tasks {
         task.await.unwrap();
     }
+    beat.abort();
+    let _ended = beat.await;
     Arc::into_inner(totals).unwrap().into_inner()
+}
+
+/// A line each minute.
+async fn beat(totals: Arc<Mutex<Totals>>) {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let totals = totals.lock().await;
+        eprintln!("{:?}: {}", began.elapsed(), totals.show());
+    }
 }
 
 async fn explain(case: &Case, failure: Failure) -> String {
@@ -147,19 +187,10 @@ async fn direct_and_through_the_proxy_are_the_same() {
         (None, None) => run_seeds(1, |seed| seed <= SEEDS).await,
     };
     let c = &totals.counts;
-    eprintln!(
-        "{} cases in {:?}: {} exchanges ({} with errors), {} writes mirrored, {} marked, \
-         {} reads by shadows, {} by sources; {:?}",
-        totals.cases,
-        began.elapsed(),
-        c.statements,
-        c.errors,
-        c.mirrored,
-        c.recorded,
-        c.shadow_reads,
-        c.source_reads,
-        c.spent
-    );
+    eprintln!("{:?}: {}\n{:?}\n{:?}", began.elapsed(), totals.show(), c.spent, totals.forms);
+    if !totals.seeds.is_empty() {
+        eprintln!("seeds that failed: {:?}", totals.seeds);
+    }
     assert!(totals.failures.is_empty(), "{} cases failed", totals.failures.len());
     assert!(totals.cases < 10 || c.shadow_reads > 0, "no shadow has served a read");
 }

@@ -30,9 +30,14 @@ struct Shadow {
     key: Vec<String>,
 }
 
-pub fn random(random: &mut Random, schema: &Schema) -> Plan {
+pub fn random(random: &mut Random, all: &Schema) -> Plan {
     let mut plan = Plan { migrations: Vec::new(), ddl: String::new() };
-    for table in schema.tables.iter().filter(|t| t.migrated) {
+    let mut sources: Vec<&Table> = all.tables.iter().filter(|t| t.migrated).collect();
+    if random.chance(20) {
+        // Another shadow of the same source.
+        sources.push(sources[0]);
+    }
+    for table in sources {
         let number = plan.migrations.len() + 1;
         let shadow = shadow(random, table);
         let name = match random.below(4) {
@@ -49,7 +54,20 @@ pub fn random(random: &mut Random, schema: &Schema) -> Plan {
             lines.join(",\n  "),
             key.join(", ")
         );
-        plan.migrations.push(migration(random, number, table, (schema, name), shadow));
+        let full = format!("{}.{}", quoted(&schema), quoted(&name));
+        if random.chance(80) {
+            plan.ddl += &format!("GRANT SELECT ON {full} TO twin_app;\n");
+        }
+        let first = table.full() == all.tables[0].full();
+        if first {
+            plan.ddl += &all.policy_on(&full, &key[0]);
+        }
+        let mut migration = migration(random, number, table, (schema, name), shadow);
+        if first && all.policy.is_some() {
+            // The column's name may differ, and that is all.
+            migration.accepted.push(format!("policies {}", migration.shadow.spelled()));
+        }
+        plan.migrations.push(migration);
     }
     plan
 }

@@ -28,11 +28,33 @@ pub struct Sql {
     pub order: Order,
     /// Whether a binary reply has no object ids of the database's own.
     pub binary: bool,
+    /// How many columns it prints, where that is known.
+    pub width: Option<usize>,
+}
+
+/// How the columns of a reply are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Binary,
+    /// One by one: binary, text, binary and so on.
+    Mixed,
 }
 
 impl Sql {
     pub fn plain(text: impl Into<String>) -> Self {
-        Self { text: text.into(), params: Vec::new(), order: Order::Exact, binary: true }
+        let (params, order) = (Vec::new(), Order::Exact);
+        Self { text: text.into(), params, order, binary: true, width: None }
+    }
+
+    /// The format codes of a Bind.
+    pub fn formats(&self, format: Format) -> Vec<u16> {
+        match (format, self.width) {
+            (_, _) if !self.binary => vec![0],
+            (Format::Text, _) => vec![0],
+            (Format::Mixed, Some(width)) => (0..width).map(|n| u16::from(n % 2 == 0)).collect(),
+            (Format::Binary | Format::Mixed, _) => vec![1],
+        }
     }
 }
 
@@ -50,15 +72,18 @@ pub struct Pen<'a> {
     params: Vec<Param>,
     pub order: Order,
     pub binary: bool,
+    pub width: Option<usize>,
 }
 
 impl<'a> Pen<'a> {
     pub fn new(random: &'a mut Random, schema: &'a Schema, constants: Constants) -> Self {
-        Self { random, schema, constants, params: Vec::new(), order: Order::Exact, binary: true }
+        let (params, order) = (Vec::new(), Order::Exact);
+        Self { random, schema, constants, params, order, binary: true, width: None }
     }
 
     pub fn finish(self, text: String) -> Sql {
-        Sql { text, params: self.params, order: self.order, binary: self.binary }
+        let Self { params, order, binary, width, .. } = self;
+        Sql { text, params, order, binary, width }
     }
 
     /// A table, mostly a migrated one.
@@ -72,9 +97,14 @@ impl<'a> Pen<'a> {
         }
     }
 
-    /// A table's name in one of its spellings.
+    /// A table's name in one of its spellings, or that of one of its partitions.
     pub fn name(&mut self, table: &Table) -> String {
-        let name = self.ident(&table.name);
+        let leaves = table.leaves();
+        let own = match leaves.is_empty() || self.random.chance(85) {
+            true => &table.name,
+            false => self.random.pick(&leaves),
+        };
+        let name = self.ident(own);
         if self.schema.visible.contains(&table.schema) && self.random.chance(70) {
             return name;
         }
@@ -232,25 +262,38 @@ impl<'a> Pen<'a> {
 
     /// What a SELECT or RETURNING prints of one table.
     pub fn outputs(&mut self, prefix: &str, table: &Table) -> String {
+        let (names, width) = self.some_outputs(prefix, table);
+        self.width = Some(width);
+        names
+    }
+
+    fn some_outputs(&mut self, prefix: &str, table: &Table) -> (String, usize) {
         let printable = table.printable();
         match self.random.below(8) {
-            0 | 1 if table.is_printable() => "*".to_owned(),
-            2 if table.is_printable() && !prefix.is_empty() => format!("{prefix}*"),
+            0 | 1 if table.is_printable() => ("*".to_owned(), printable.len()),
+            2 if table.is_printable() && !prefix.is_empty() => {
+                (format!("{prefix}*"), printable.len())
+            }
             3 => {
                 let one = *self.random.pick(&printable);
                 let key = self.column(prefix, &table.columns[0]);
                 let name = self.column(prefix, one);
-                format!("{key} AS k, {name} AS \"Out %s\", {name}, 1 + 1, 'x' || {key}::text")
+                let outputs =
+                    format!("{key} AS k, {name} AS \"Out %s\", {name}, 1 + 1, 'x' || {key}::text");
+                (outputs, 5)
             }
             4 => {
                 let columns = self.random.some(&printable);
                 let names = self.columns(prefix, &columns);
                 let one = self.column(prefix, columns[0]);
-                format!("{names}, (SELECT count(*) FROM plain) AS w, NULL, length({one}::text)")
+                let outputs = format!(
+                    "{names}, (SELECT count(*) FROM plain) AS w, NULL, length({one}::text)"
+                );
+                (outputs, columns.len() + 3)
             }
             _ => {
                 let columns = self.random.some(&printable);
-                self.columns(prefix, &columns)
+                (self.columns(prefix, &columns), columns.len())
             }
         }
     }

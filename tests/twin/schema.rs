@@ -76,6 +76,8 @@ pub struct Schema {
     rows: String,
     /// Whether the app's role may write.
     trusting: bool,
+    /// What the app's role sees of the first table: rows whose key, as text, is so.
+    pub policy: Option<&'static str>,
 }
 
 const PLAIN: [&str; 16] = [
@@ -127,6 +129,21 @@ impl Table {
         &self.columns[..self.key]
     }
 
+    /// The names of its partitions.
+    pub fn leaves(&self) -> Vec<String> {
+        let suffixes: &[&str] = match self.cut {
+            Cut::Whole => &[],
+            Cut::Range => &["low", "high"],
+            Cut::Hash => &["even", "odd"],
+            Cut::List => &["some", "rest"],
+        };
+        suffixes.iter().map(|suffix| self.leaf(suffix)).collect()
+    }
+
+    fn leaf(&self, suffix: &str) -> String {
+        format!("part {suffix} {}", self.key_constraint)
+    }
+
     /// The columns that a statement may print.
     pub fn printable(&self) -> Vec<&Column> {
         self.columns.iter().filter(|c| !matches!(c.fill, Fill::Volatile(_))).collect()
@@ -174,8 +191,13 @@ impl Schema {
         let visible = if random.chance(85) { schemas } else { vec!["public".to_owned()] };
         let trusting = random.chance(70);
         let path: Vec<String> = visible.iter().rev().map(|s| quoted(s)).collect();
-        let mut schema =
-            Self { tables, search_path: path.join(", "), visible, rows: String::new(), trusting };
+        let policy = match random.below(10) {
+            0 => Some("<> '3'"),
+            1 => Some("IN ('1', '2', '4', '5', '6', 'a', 'b')"),
+            _ => None,
+        };
+        let (search_path, rows) = (path.join(", "), String::new());
+        let mut schema = Self { tables, search_path, visible, rows, trusting, policy };
         schema.rows = schema.first_rows(random);
         schema
     }
@@ -205,7 +227,21 @@ impl Schema {
                 table.full()
             );
         }
+        sql += "GRANT SELECT ON public.seen TO twin_app;\n\
+                GRANT SELECT, INSERT, UPDATE ON public.plain TO twin_app;\n\
+                GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO twin_app;\n";
+        sql += &self.policy_on(&first.full(), &quoted(&first.columns[0].name));
         sql + &self.rows
+    }
+
+    /// The policy on a table with this key. It is for reads as well as for writes: what a role may
+    /// write and not read is a limit that `check` warns of.
+    pub fn policy_on(&self, table: &str, key: &str) -> String {
+        let Some(policy) = self.policy else { return String::new() };
+        format!(
+            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;\n\
+             CREATE POLICY seen ON {table} TO twin_app USING ({key}::text {policy});\n"
+        )
     }
 
     fn first_rows(&self, random: &mut Random) -> String {
@@ -435,7 +471,7 @@ fn create(table: &Table, all: &[Table]) -> String {
         format!(
             "CREATE TABLE {}.{} PARTITION OF {full} {bound};\n",
             quoted(&table.schema),
-            quoted(&format!("part {suffix} {}", &table.key_constraint))
+            quoted(&table.leaf(suffix))
         )
     };
     let (how, parts) = match table.cut {
@@ -455,7 +491,10 @@ fn create(table: &Table, all: &[Table]) -> String {
         }
     };
     let folded = table.folded.map_or_else(String::new, |at| {
-        format!("CREATE UNIQUE INDEX ON {full} (lower({}));\n", quoted(&table.columns[at].name))
+        let name = quoted(&table.columns[at].name);
+        let some =
+            if at.is_multiple_of(2) { format!(" WHERE {name} <> 'b'") } else { String::new() };
+        format!("CREATE UNIQUE INDEX ON {full} (lower({name})){some};\n")
     });
     format!("CREATE TABLE {full} (\n  {}\n){how};\n{parts}{folded}", lines.join(",\n  "))
         + &trigger(table)

@@ -2,18 +2,19 @@
 //! cursors, COPY, texts of several statements, pipelines, cancels.
 
 use crate::case::{Author, Step};
-use crate::frames::{self, Exchange};
-use crate::pen::{Constants, Order, Pen, Sql};
+use crate::frames::{self, Exchange, Until};
+use crate::pen::{Constants, Format, Order, Pen, Sql};
 use crate::schema::{Column, Fill, Table, quoted};
 use crate::sql::statement;
-use crate::{copy, reads, writes};
+use crate::{copy, forms, reads, writes};
+
+/// What a prepared transaction is called in a case; a run gives each database's its own name of
+/// this length, as the names are the whole server's.
+pub const TRANSACTION: &str = "twin.transaction";
 
 pub fn something(author: &mut Author, session: usize) {
     let in_transaction = author.sessions[session].left > 0;
     let what = author.random.below(100);
-    if author.calm && matches!(what, 25..=36 | 53..=64) {
-        return;
-    }
     match what {
         0..=24 if !in_transaction => begin(author, session),
         0..=24 => savepoint(author, session),
@@ -26,17 +27,18 @@ pub fn something(author: &mut Author, session: usize) {
         83..=91 => setting(author, session),
         92..=93 => odd_frames(author, session),
         94..=95 => cancel(author, session),
+        96 => made(author, session),
+        97 if !in_transaction => two_phases(author, session),
         _ => hide(author, session),
     }
 }
 
 fn begin(author: &mut Author, session: usize) {
-    let alone = author.sessions.len() == 1;
     let text = match author.random.below(10) {
         0 => "BEGIN ISOLATION LEVEL REPEATABLE READ",
         1 => "START TRANSACTION READ ONLY",
-        2 if alone => "BEGIN ISOLATION LEVEL SERIALIZABLE",
-        3 if alone => "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+        2 => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        3 => "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
         4 => "begin work",
         _ => "BEGIN",
     };
@@ -63,22 +65,65 @@ fn prepared(author: &mut Author, session: usize) {
     let known = author.sessions[session].prepared.clone();
     if known.is_empty() || author.random.chance(35) {
         let name = format!("p{}", known.len());
-        let sql = statement(&mut author.random, &author.schema, Constants::Inline);
-        author.sessions[session].prepared.push(name.clone());
-        return author.send(session, ordered(&sql, format!("PREPARE {name} AS {}", sql.text)));
+        let constants = author.constants();
+        let sql = statement(&mut author.random, &author.schema, constants);
+        if !author.may(&sql) {
+            return;
+        }
+        author.sessions[session].prepared.push((name.clone(), sql.clone()));
+        return author.plain(session, &format!("PREPARE {name} AS {}", sql.text));
     }
-    let name = author.random.pick(&known).clone();
+    let (name, sql) = author.random.pick(&known).clone();
     if author.random.chance(12) {
-        author.sessions[session].prepared.retain(|n| *n != name);
+        author.sessions[session].prepared.retain(|(n, _)| *n != name);
         return author.plain(session, &format!("DEALLOCATE {name}"));
     }
-    let mut sql = Sql::plain(format!("EXECUTE {name}"));
-    sql.order = Order::Any;
-    author.say(session, &sql);
+    let values: Vec<String> = sql
+        .params
+        .iter()
+        .map(|p| p.image.as_deref().map_or_else(|| "NULL".to_owned(), literal))
+        .collect();
+    let given = if values.is_empty() { String::new() } else { format!("({})", values.join(", ")) };
+    let execute = match author.random.below(20) {
+        // With values, its plan hangs on how often it ran in which form.
+        0 if values.is_empty() => format!("EXPLAIN (COSTS OFF) EXECUTE {name}"),
+        1 => {
+            return author
+                .made(session, format!("CREATE TEMP TABLE made AS EXECUTE {name}{given}"));
+        }
+        2 => format!("execute \"{name}\" {given};"),
+        _ => format!("EXECUTE {name}{given}"),
+    };
+    let mut execute = Sql::plain(execute);
+    execute.order = Order::Any;
+    execute.binary = sql.binary;
+    author.say(session, &execute);
 }
 
-fn ordered(sql: &Sql, text: String) -> Exchange {
-    frames::simple(&Sql { text, params: Vec::new(), order: sql.order, binary: sql.binary })
+/// A table that a write makes.
+fn made(author: &mut Author, session: usize) {
+    let mut pen = Pen::new(&mut author.random, &author.schema, Constants::Inline);
+    let text = forms::made(&mut pen);
+    author.made(session, text);
+}
+
+/// A transaction that is prepared, and ends by its name.
+fn two_phases(author: &mut Author, session: usize) {
+    author.plain(session, "BEGIN");
+    for _ in 0..author.random.between(1, 3) {
+        let constants = author.constants();
+        let sql = writes::write(&mut author.random, &author.schema, constants);
+        if author.may(&sql) {
+            author.say(session, &sql);
+        }
+    }
+    author.plain(session, &format!("PREPARE TRANSACTION '{TRANSACTION}'"));
+    if author.random.chance(30) && author.sessions.len() == 1 {
+        let sql = author.random_read();
+        author.say(session, &sql);
+    }
+    let end = *author.random.pick(&["COMMIT", "COMMIT", "ROLLBACK"]);
+    author.plain(session, &format!("{end} PREPARED '{TRANSACTION}'"));
 }
 
 fn cursor(author: &mut Author, session: usize) {
@@ -155,11 +200,14 @@ fn named(author: &mut Author, session: usize) {
         return author.say(session, &sql);
     }
     let (name, sql) = author.random.pick(&known).clone();
-    let format = u16::from(sql.binary && author.random.chance(40));
+    let format = *author.random.pick(&[Format::Text, Format::Binary, Format::Mixed]);
     let mut bytes = frames::bound(&sql, &name, format, *author.random.pick(&[0, 0, 1]));
     bytes.extend(crate::raw::sync());
-    let label = format!("again {name} format {format}: {}", sql.text);
-    author.send(session, Exchange { label, frames: bytes, readies: 1, order: sql.order });
+    let label = format!("again {name} {format:?}: {}", sql.text);
+    author.send(
+        session,
+        Exchange { label, frames: bytes, until: Until::Readies(1), order: sql.order },
+    );
 }
 
 fn pipeline(author: &mut Author, session: usize) {
@@ -171,7 +219,12 @@ fn pipeline(author: &mut Author, session: usize) {
             statements.push(sql);
         }
     }
-    author.send(session, frames::pipeline(&statements));
+    if author.random.chance(25) {
+        let at = author.random.below(statements.len() + 1);
+        statements.insert(at, Sql::plain("SELECT 1 / (n - 1) FROM plain"));
+    }
+    let exchange = frames::pipeline(&mut author.random, &statements);
+    author.send(session, exchange);
 }
 
 /// Frames in an order that drivers do not have.
@@ -183,7 +236,7 @@ fn odd_frames(author: &mut Author, session: usize) {
         return;
     }
     let parse = frames::prepare(&sql, "odd");
-    let bound = frames::bound(&sql, "odd", 0, 0);
+    let bound = frames::bound(&sql, "odd", Format::Mixed, 0);
     let (what, parts): (&str, Vec<Vec<u8>>) = match author.random.below(6) {
         0 => ("described only", vec![parse, flush(), close(b'S', "odd"), sync()]),
         1 => ("closed before", vec![parse, close(b'S', "odd"), bound, sync()]),
@@ -195,9 +248,11 @@ fn odd_frames(author: &mut Author, session: usize) {
     let readies = if what == "two syncs" { 2 } else { 1 };
     let label = format!("{what}: {}", sql.text);
     let frames = parts.concat();
-    author.send(session, Exchange { label, frames, readies, order: sql.order });
+    let until = Until::Readies(readies);
+    author.send(session, Exchange { label, frames, until, order: sql.order });
     let frames = [close(b'S', "odd"), sync()].concat();
-    let exchange = Exchange { label: "close".to_owned(), frames, readies: 1, order: Order::Exact };
+    let until = Until::Readies(1);
+    let exchange = Exchange { label: "close".to_owned(), frames, until, order: Order::Exact };
     author.send(session, exchange);
 }
 
@@ -226,6 +281,20 @@ fn setting(author: &mut Author, session: usize) {
         "LISTEN something".to_owned(),
         "SET ROLE twin_app".to_owned(),
         "RESET ROLE".to_owned(),
+        "SET LOCAL ROLE twin_app".to_owned(),
+        "SET SESSION AUTHORIZATION twin_app".to_owned(),
+        "RESET SESSION AUTHORIZATION".to_owned(),
+        "SET row_security = off".to_owned(),
+        "RESET row_security".to_owned(),
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+        "SET default_transaction_isolation = 'read committed'".to_owned(),
+        "SET TRANSACTION READ ONLY".to_owned(),
+        "SET check_function_bodies = off".to_owned(),
+        "SET lc_messages = 'C'".to_owned(),
+        "SET client_encoding = 'LATIN1'".to_owned(),
+        "RESET client_encoding".to_owned(),
+        "SET default_tablespace = ''".to_owned(),
+        "SET statement_timeout = '30s'".to_owned(),
         "SET CONSTRAINTS ALL IMMEDIATE".to_owned(),
         String::new(),
         "-- nothing\n;".to_owned(),

@@ -4,7 +4,7 @@ use crate::case::{Case, Step};
 use crate::run::{Failure, run};
 
 /// Runs that a failure is worth.
-const RUNS_MAX: usize = 80;
+const RUNS_MAX: usize = 60;
 
 pub async fn shrink(case: &Case, failure: Failure) -> (Case, Failure) {
     let mut best = (case.clone(), failure);

@@ -3,6 +3,7 @@
 
 use crate::case::{Begin, Case, Plans};
 use crate::raw::Raw;
+use crate::sessions::TRANSACTION;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use pgsegue::engine::{Control, Declared, Engine, Phase};
 use pgsegue::manifest::{DualWrite, Levers, Percent, Sticky};
@@ -105,7 +106,13 @@ impl Databases {
             LOOP EXECUTE format('DROP SCHEMA %I CASCADE', s); END LOOP; END $$;
             CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC";
         for name in [&self.plain, &self.live] {
-            if connect(name).await.batch_execute(EMPTY).await.is_err() {
+            let client = connect(name).await;
+            let left = "SELECT 'ROLLBACK PREPARED ' || quote_literal(gid) FROM pg_prepared_xacts \
+                 WHERE database = current_database()";
+            for row in client.query(left, &[]).await.unwrap() {
+                client.batch_execute(row.get(0)).await.unwrap();
+            }
+            if client.batch_execute(EMPTY).await.is_err() {
                 return;
             }
         }
@@ -251,10 +258,19 @@ impl Stand {
 
     /// A session on each side.
     pub async fn pair(&self, case: &Case) -> (Raw, Raw) {
-        let options = [("search_path", case.schema.search_path.as_str()), ("lock_timeout", "400")];
+        let mut options =
+            vec![("search_path", case.schema.search_path.as_str()), ("lock_timeout", "400")];
+        if case.in_role {
+            options.push(("role", "twin_app"));
+        }
         let plain = Raw::connect_with(SERVER.port(), "postgres", &self.plain, &options).await;
         let live = Raw::connect_with(self.proxy_port, "postgres", &self.live, &options).await;
         (plain, live)
+    }
+
+    /// What a prepared transaction is called in a database.
+    pub fn transaction(&self, database: &str) -> String {
+        format!("{database:_<width$}", width = TRANSACTION.len())
     }
 
     /// The port behind each side, for cancel requests.

@@ -135,6 +135,11 @@ impl Kind {
         self != Float8
     }
 
+    /// Whether most of its values have a binary form here.
+    pub fn has_binary(self) -> bool {
+        !matches!(self, Numeric | Ints | Texts | Bytea | Pair)
+    }
+
     /// The binary form of a value, where it is easily had.
     pub fn binary(self, image: &str) -> Option<Vec<u8>> {
         match self {
@@ -143,6 +148,22 @@ impl Kind {
             Int8 => image.parse::<i64>().ok().map(|n| n.to_be_bytes().to_vec()),
             Text | Varchar => Some(image.as_bytes().to_vec()),
             Float8 => image.parse::<f64>().ok().map(|n| n.to_be_bytes().to_vec()),
+            Char | Mood => Some(image.as_bytes().to_vec()),
+            Positive => image.parse::<i32>().ok().map(|n| n.to_be_bytes().to_vec()),
+            Jsonb => Some([b"\x01", image.as_bytes()].concat()),
+            Uuid => u128::from_str_radix(&image.replace('-', ""), 16)
+                .ok()
+                .map(|n| n.to_be_bytes().to_vec()),
+            Date => match image {
+                "2024-01-01" => Some(8766i32.to_be_bytes().to_vec()),
+                "-infinity" => Some(i32::MIN.to_be_bytes().to_vec()),
+                _ => None,
+            },
+            Timestamptz => match image {
+                "2024-01-01 00:00:00+00" => Some(757_382_400_000_000i64.to_be_bytes().to_vec()),
+                "infinity" => Some(i64::MAX.to_be_bytes().to_vec()),
+                _ => None,
+            },
             Bool => Some(vec![u8::from(image == "t")]),
             _ => None,
         }

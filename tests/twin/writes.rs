@@ -1,5 +1,6 @@
 //! Statements that write.
 
+use crate::forms;
 use crate::pen::{Constants, Order, Pen, Sql};
 use crate::random::Random;
 use crate::schema::{Column, Fill, Schema, Table, quoted};
@@ -10,11 +11,11 @@ pub fn write(random: &mut Random, schema: &Schema, constants: Constants) -> Sql 
     let mut pen = Pen::new(random, schema, constants);
     let text = match pen.random.below(100) {
         0..=31 => insert(&mut pen),
-        32..=61 => update(&mut pen),
-        62..=77 => delete(&mut pen),
-        78..=89 => with(&mut pen),
-        90..=94 => merge(&mut pen),
-        _ => odd(&mut pen),
+        32..=58 => update(&mut pen),
+        59..=73 => delete(&mut pen),
+        74..=85 => with(&mut pen),
+        86..=90 => forms::merge(&mut pen),
+        _ => forms::odd(&mut pen),
     };
     pen.finish(text)
 }
@@ -24,7 +25,7 @@ pub fn insert(pen: &mut Pen<'_>) -> String {
     insert_into(pen, table)
 }
 
-fn insert_into(pen: &mut Pen<'_>, table: &Table) -> String {
+pub fn insert_into(pen: &mut Pen<'_>, table: &Table) -> String {
     let name = pen.name(table);
     let into = *pen.random.pick(&["INSERT INTO", "INSERT INTO", "insert into", "INSERT\n INTO"]);
     let aliased = pen.random.chance(20);
@@ -127,7 +128,10 @@ fn on_conflict(pen: &mut Pen<'_>, table: &Table, aliased: bool) -> String {
         (3, _) => format!(" ({key}) WHERE true"),
         (4, _) if table.folded.is_some() => {
             let at = table.folded.unwrap_or_default();
-            format!(" (lower({}))", pen.column("", &table.columns[at]))
+            let name = pen.column("", &table.columns[at]);
+            let some =
+                if at.is_multiple_of(2) { format!(" WHERE {name} <> 'b'") } else { String::new() };
+            format!(" (lower({name})){some}")
         }
         _ => format!(" ({key})"),
     };
@@ -172,6 +176,7 @@ fn returning(pen: &mut Pen<'_>, prefix: &str, table: &Table) -> String {
     let word = *pen.random.pick(&["RETURNING", "RETURNING", "returning"]);
     if pen.random.chance(4) && table.is_printable() && prefix.is_empty() {
         pen.binary = false;
+        pen.width = Some(1);
         return format!(" {word} {}", quoted(&table.name));
     }
     format!(" {word} {}", pen.outputs(prefix, table))
@@ -182,7 +187,7 @@ pub fn update(pen: &mut Pen<'_>) -> String {
     update_of(pen, table)
 }
 
-fn update_of(pen: &mut Pen<'_>, table: &Table) -> String {
+pub fn update_of(pen: &mut Pen<'_>, table: &Table) -> String {
     let name = pen.name(table);
     let only = if pen.random.chance(4) { "ONLY " } else { "" };
     let (alias, prefix) = pen.alias(table);
@@ -223,7 +228,7 @@ fn update_of(pen: &mut Pen<'_>, table: &Table) -> String {
     format!("UPDATE {only}{name}{alias} SET {sets}{from}{condition}{returning}")
 }
 
-fn sets(pen: &mut Pen<'_>, table: &Table, prefix: &str) -> String {
+pub fn sets(pen: &mut Pen<'_>, table: &Table, prefix: &str) -> String {
     let mut columns = non_key(table);
     if columns.is_empty() || pen.random.chance(8) {
         columns = table.settable();
@@ -268,7 +273,7 @@ pub fn delete(pen: &mut Pen<'_>) -> String {
     delete_from(pen, table)
 }
 
-fn delete_from(pen: &mut Pen<'_>, table: &Table) -> String {
+pub fn delete_from(pen: &mut Pen<'_>, table: &Table) -> String {
     let name = pen.name(table);
     let (alias, prefix) = pen.alias(table);
     let condition = pen.condition(&prefix, table);
@@ -284,6 +289,12 @@ fn delete_from(pen: &mut Pen<'_>, table: &Table) -> String {
 
 /// Writes within WITH: of one table, or of several.
 fn with(pen: &mut Pen<'_>) -> String {
+    let text = several(pen);
+    pen.width = None;
+    text
+}
+
+fn several(pen: &mut Pen<'_>) -> String {
     let tables: Vec<&Table> = pen.schema.tables.iter().collect();
     let first = pen.table();
     let key = quoted(&first.columns[0].name);
@@ -300,7 +311,22 @@ fn with(pen: &mut Pen<'_>) -> String {
         ),
     };
     let other = tables.iter().find(|t| t.name != first.name);
-    match (pen.random.below(6), other) {
+    match (pen.random.below(8), other) {
+        (6, Some(other)) => {
+            let second = update_of(pen, other);
+            let third = insert_into(pen, first);
+            format!("WITH gone AS ({one}), also AS ({second}) {third}")
+        }
+        (7, _) => {
+            let (plain, again) = (pen.name(first), pen.name(first));
+            let key = quoted(&first.columns[0].name);
+            format!(
+                "WITH gone AS ({one}), seen AS (SELECT count(*) AS c FROM {plain}), kept AS \
+                 (INSERT INTO plain SELECT 200, c::text FROM seen ON CONFLICT DO NOTHING RETURNING n) \
+                 DELETE FROM {again} WHERE {key} IN (SELECT {key} FROM {again} ORDER BY {key} LIMIT 1) \
+                 AND EXISTS (SELECT FROM kept)"
+            )
+        }
         (0, Some(other)) => {
             let second = update_of(pen, other);
             format!("WITH gone AS ({one}) {second}")
@@ -326,52 +352,5 @@ fn with(pen: &mut Pen<'_>) -> String {
             pen.order = Order::Any;
             format!("WITH gone AS ({one}) SELECT * FROM gone")
         }
-    }
-}
-
-fn merge(pen: &mut Pen<'_>) -> String {
-    let table = pen.table();
-    let name = pen.name(table);
-    let key = pen.column("tgt.", &table.columns[0]);
-    let settable = non_key(table);
-    let matched = match (pen.random.below(3), settable.first()) {
-        (0, _) | (_, None) => "DELETE".to_owned(),
-        (1, _) => "DO NOTHING".to_owned(),
-        (_, Some(column)) => format!("UPDATE SET {} = {}", quoted(&column.name), pen.value(column)),
-    };
-    let keys: Vec<&Column> = table.keys().iter().collect();
-    let values: Vec<String> = keys.iter().map(|c| pen.of_kind(c.kind)).collect();
-    format!(
-        "MERGE INTO {name} AS tgt USING plain AS p ON {key}::text = p.n::text \
-         WHEN MATCHED THEN {matched} WHEN NOT MATCHED AND p.n > 5 THEN INSERT ({}) VALUES ({})",
-        pen.columns("", &keys),
-        values.join(", ")
-    )
-}
-
-/// What is rare, or wrong.
-fn odd(pen: &mut Pen<'_>) -> String {
-    let table = pen.table();
-    let name = pen.name(table);
-    let key = quoted(&table.columns[0].name);
-    match pen.random.below(10) {
-        9 => format!("LOCK TABLE {name} IN ROW EXCLUSIVE MODE"),
-        0 => format!("DELETE FROM {name} WHERE 1 / (length({key}::text) * 0) = 1"),
-        1 => format!("UPDATE {name} SET nothing_like_it = 1"),
-        2 => format!("INSERT INTO {name} ({key}) VALUES ('no such value')"),
-        3 => format!("UPDATE {name} SET {key} = {key} WHERE {key} ="),
-        4 => format!("INSERT INTO {name} VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)"),
-        5 => format!("DELETE FROM {name} RETURNING nothing_like_it"),
-        6 => {
-            let inner = delete_from(pen, table);
-            let inner = inner.split(" RETURNING").next().unwrap_or_default().to_owned();
-            let inner = inner.split(" returning").next().unwrap_or_default().to_owned();
-            format!("DO $do$ BEGIN {inner}; END $do$")
-        }
-        7 => {
-            let inner = insert_into(pen, table);
-            format!("EXPLAIN (COSTS OFF) {inner}")
-        }
-        _ => format!("TRUNCATE {name}"),
     }
 }

@@ -216,7 +216,12 @@ impl Raw {
     /// One message in words. Object ids of the database's own are names; places in the server's
     /// source are left out.
     pub fn show(&self, message: &Message) -> String {
-        let body = &message.body;
+        self.show_without(message, b"FLR")
+    }
+
+    /// The same, and an error or a notice has all but these fields.
+    pub fn show_without(&self, message: &Message, fields: &[u8]) -> String {
+        let (body, left_out) = (&message.body, fields);
         match message.tag {
             b'T' => format!("T {}", self.show_description(body)),
             b'D' => {
@@ -227,7 +232,7 @@ impl Raw {
             b'E' | b'N' => {
                 let mut fields: Vec<String> = body
                     .split(|b| *b == 0)
-                    .filter(|f| !f.is_empty() && !b"FLR".contains(&f[0]))
+                    .filter(|f| !f.is_empty() && !left_out.contains(&f[0]))
                     .map(|f| String::from_utf8_lossy(f).into_owned())
                     .collect();
                 fields.sort();
