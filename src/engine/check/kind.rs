@@ -55,6 +55,8 @@ kinds! {
         "Reads in the old shape cannot be answered from the shadow, so the source goes on to serve all of them."
     WayBack "way back"
         "A read that the shadow serves would show other values than the source has."
+    MutableWayBack "mutable way back"
+        "The source stores a value; what is worked out in the client's session may be another one in every session."
     Lossy "lossy"
         "What the cast drops is nowhere in the shadow, and gone when the source goes."
     Rows "rows"

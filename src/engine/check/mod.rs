@@ -141,7 +141,7 @@ async fn all(
     // Rows can be looked at by a role that may, through mappings that work.
     if !lacks.iter().any(Finding::is_blocker) {
         let mapped = mappings::check(&subject).await?;
-        let works = !mapped.iter().any(Finding::is_blocker);
+        let works = mapped.iter().all(|f| f.kind == Kind::MutableWayBack || !f.is_blocker());
         findings.extend(mapped);
         if works {
             findings.extend(rows::check(&subject).await?);

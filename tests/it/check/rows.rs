@@ -2,7 +2,7 @@
 
 use super::{case, found, ids, remedy};
 use crate::engine_support::*;
-use pgsegue::engine::check::{Effort, Extent, Finding, check_with};
+use pgsegue::engine::check::{Effort, Extent, Finding, Kind, check_with};
 use pgsegue::manifest::Migration;
 use pgsegue::sql::ident::Ident;
 use std::sync::Mutex;
@@ -226,13 +226,20 @@ async fn expressions_that_depend_on_the_session() {
             "I settings public.orders_v2.v",
             "bytea_output",
         ),
-        (["xml", "text"], "v::text", "v::xml", "'<a/>'::xml", "", ""),
+        (
+            ["xml", "text"],
+            "v::text",
+            "v::xml",
+            "'<a/>'::xml",
+            "B mutable way back public.orders.v",
+            "",
+        ),
         (
             ["timestamptz", "timestamp"],
             "v AT TIME ZONE 'UTC'",
             "v::timestamptz",
             "'2020-01-01 10:00+00'::timestamptz",
-            "W settings public.orders.v",
+            "B mutable way back public.orders.vW settings public.orders.v",
             "TimeZone",
         ),
         (
@@ -249,7 +256,49 @@ async fn expressions_that_depend_on_the_session() {
         let findings = found(&db, &migration).await;
         let seen = ids(&findings);
         assert_eq!(seen.concat(), expected, "{types:?} {mapping}: {findings:?}");
-        assert!(findings.iter().all(|f| f.message.contains(setting)), "{findings:?}");
+        let mut of_settings = findings.iter().filter(|f| f.kind == Kind::Settings);
+        assert!(of_settings.all(|f| f.message.contains(setting)), "{findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_way_back_that_hangs_on_the_session_is_refused_unless_it_is_accepted() {
+    let id = "mutable way back public.orders.v";
+    let text = ["text", "text"];
+    let feels = ["mood", "text"];
+    let label = "public.label(v)";
+    for (types, mapping, reverse, rows, steady) in [
+        (["date", "timestamp"], "v::timestamp", "v::date", "'2020-01-01'::date", true),
+        (
+            ["date", "timestamptz"],
+            "v::timestamp AT TIME ZONE 'UTC'",
+            "v::date",
+            "'2020-01-01'::date",
+            false,
+        ),
+        (text, "v", "v || substr(current_setting('TimeZone'), 1, 0)", "'a'", false),
+        (text, "v", "v || left(now()::text, 0)", "'a'", false),
+        (text, "v", "v || left(random()::text, 0)", "'a'", false),
+        (text, "v", "(SELECT v)", "'a'", false),
+        (text, "v", "lower(v)", "'a'", true),
+        (feels, label, "v", "'sad'::mood", true),
+        (feels, label, "v::public.mood", "'sad'::mood", false),
+    ] {
+        let db = database().await;
+        let mood = "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE FUNCTION label(mood) RETURNS text \
+                    IMMUTABLE LANGUAGE sql AS 'SELECT $1::text'";
+        db.client.batch_execute(mood).await.unwrap();
+        let mut migration = pair(&db, types, mapping, Some(reverse), rows).await;
+        let findings = found(&db, &migration).await;
+        let blockers: Vec<_> = findings.iter().filter(|f| f.is_blocker()).collect();
+        let ids: Vec<_> = blockers.iter().map(|f| f.id.as_str()).collect();
+        assert_eq!(ids, vec![id; usize::from(!steady)], "{reverse}: {findings:?}");
+        if let [finding] = blockers.as_slice() {
+            assert_eq!(finding.config.as_deref(), Some(format!("accepted = [\"{id}\"]").as_str()));
+            migration.accepted.push(id.to_owned());
+            let findings = found(&db, &migration).await;
+            assert!(!findings.iter().any(Finding::is_blocker), "{findings:?}");
+        }
     }
 }
 
