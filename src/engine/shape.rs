@@ -5,6 +5,7 @@ use super::mapping::{Form, form};
 use super::{Error, partitions, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
+use crate::sql::qualify;
 use crate::sql::reason::Reason;
 use crate::sql::target::{Copyable, KeyType, OldColumn, Part, Reverse, Target, by_name};
 use tokio_postgres::{GenericClient, Row};
@@ -332,7 +333,10 @@ impl Shape {
         Ok(Copyable {
             columns: given.map(|column| column.name.clone()).collect(),
             key_types: key
-                .map(|column| KeyType { sql: column.type_sql.clone(), oid: column.type_oid })
+                .map(|column| KeyType {
+                    sql: qualify::type_name(&column.type_sql),
+                    oid: column.type_oid,
+                })
                 .collect(),
         })
     }
@@ -356,7 +360,7 @@ impl Shape {
         };
         Ok(OldColumn {
             name: column.name.clone(),
-            type_sql: column.type_sql.clone(),
+            type_sql: qualify::type_name(&column.type_sql),
             collation_sql: column.collation_sql.clone(),
             reverse,
             widened_as,
@@ -370,7 +374,7 @@ impl Shape {
         {
             return Reverse::Bare(name);
         }
-        Reverse::Expression(expression.to_owned())
+        Reverse::Expression(qualify::casts(expression))
     }
 
     fn implied_reverse(&self, column: &Column) -> Option<Reverse> {

@@ -7,6 +7,7 @@ use super::Options;
 use super::reach::{Relations, is_dearer};
 use super::side;
 use crate::pg::Database;
+use crate::sql::qualify::bare_calls;
 use crate::sql::read::LeansOn;
 use crate::sql::target::{Reverse, Target};
 use crate::wire::backend::{self, push_frame};
@@ -269,6 +270,7 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     }
     let transaction = client.transaction().await?;
     transaction.batch_execute(&side::as_session(&job.key.user, &job.key.search_path)).await?;
+    proves_names(&transaction, &job.targets).await?;
     let declared = crate::wire::frontend::Parse { name: b"", sql: b"", types: &job.key.types };
     let count = job.key.types.len().saturating_sub(2) / 4;
     let types: Vec<_> = (1..=u16::try_from(count).unwrap_or(0))
@@ -289,6 +291,43 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     native.incomparable = incomparable(&transaction, &job.leans_on).await?;
     transaction.rollback().await?;
     Ok(native)
+}
+
+/// Whether the bare names in the ways back mean in this session what they mean in the engine's: a
+/// function or operator of a schema in search_path may fit their arguments better.
+async fn proves_names(transaction: &Transaction<'_>, targets: &[Arc<Target>]) -> Result<(), Unfit> {
+    let (mut functions, mut operators) = (Vec::new(), Vec::new());
+    let columns = targets.iter().filter_map(|t| t.old_shape.as_ref().ok()).flatten();
+    for column in columns {
+        if let Reverse::Expression(sql) = &column.reverse {
+            let (called, used) = bare_calls(sql);
+            functions.extend(called);
+            operators.extend(used);
+        }
+    }
+    if functions.is_empty() && operators.is_empty() {
+        return Ok(());
+    }
+    let other = transaction
+        .query_opt(
+            "SELECT n.nspname::text || '.' || name FROM (SELECT proname::text AS name, pronamespace AS schema \
+                 FROM pg_catalog.pg_proc WHERE proname = ANY ($1::text[]) UNION ALL \
+                 SELECT o.oprname::text, o.oprnamespace FROM pg_catalog.pg_operator o \
+                 WHERE o.oprname = ANY ($2::text[]) AND NOT EXISTS (SELECT FROM pg_catalog.pg_type t \
+                     WHERE t.oid IN (o.oprleft, o.oprright) \
+                     AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace)) AS named \
+             JOIN pg_catalog.pg_namespace n ON n.oid = schema WHERE n.nspname <> 'pg_catalog' \
+             AND n.nspname = ANY (pg_catalog.current_schemas(false)) LIMIT 1",
+            &[&functions, &operators],
+        )
+        .await?;
+    match other {
+        None => Ok(()),
+        Some(row) => Err(Unfit::Fails(format!(
+            "search_path has {}, which a way back may mean by its bare name",
+            row.try_get::<_, &str>(0)?
+        ))),
+    }
 }
 
 /// Why the rows of a query are not one right answer, as far as the catalog tells: a view may hide

@@ -12,6 +12,7 @@ pub mod mention;
 pub mod normal;
 pub mod prefilter;
 pub mod prepare;
+pub mod qualify;
 pub mod read;
 pub mod reason;
 pub mod splice;

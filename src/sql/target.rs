@@ -56,7 +56,7 @@ pub struct Copyable {
 /// The type of a key column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyType {
-    /// As `format_type` prints it, typmod included.
+    /// As `format_type` prints it, typmod included, for any search_path.
     pub sql: String,
     /// `pg_type.oid`.
     pub oid: u32,
@@ -93,7 +93,7 @@ impl Target {
 pub struct OldColumn {
     /// The source's column name.
     pub name: Ident,
-    /// Its type as `format_type` prints it, typmod included.
+    /// Its type as `format_type` prints it, typmod included, for any search_path.
     pub type_sql: String,
     /// Its collation, quoted; none where the type has none.
     pub collation_sql: Option<String>,

@@ -2,11 +2,14 @@
 
 mod collations;
 mod dark;
+mod meaning;
 mod music;
 mod names;
 mod orm;
 mod proof;
 mod rental;
+mod shared;
+mod transactions;
 
 use crate::live::raw::{bind, describe, execute, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Raw, text};
