@@ -164,8 +164,12 @@ pub(crate) fn routes(
         routes.iter().filter(|r| r.target.source == route.target.source).count() > 1
     };
     if routes.iter().any(shared) {
-        // A query goes by the first migration of its table: the one that serves most reads.
-        routes.sort_by_key(|route| std::cmp::Reverse((route.reads, route.dark_reads)));
+        // A query goes by the first migration of its table: the one that serves most reads, of
+        // those that have the way back.
+        routes.sort_by_key(|route| {
+            let can = route.target.old_shape.is_ok();
+            std::cmp::Reverse((can, route.reads, route.dark_reads))
+        });
     }
     let same_targets = routes.len() == now.routes.len()
         && routes.iter().zip(&now.routes).all(|(a, b)| a.target == b.target);

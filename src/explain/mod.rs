@@ -110,20 +110,26 @@ pub async fn explain(
     let mut client = database.client("pgsegue explain").await.map_err(engine::Error::from)?;
     let control = Control::connect(database).await?;
     let functions = functions::load(&client).await?;
-    let (targets, settings, missing) = (Vec::new(), Vec::new(), Vec::new());
-    let mut known = Known { targets, settings, functions, missing };
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for one in declared {
         let migration = &one.migration;
-        match engine::look(&client, migration).await? {
-            Found::Fit(target) | Found::SourceOnly(target, _) => known.targets.push(target),
+        let target = match engine::look(&client, migration).await? {
+            Found::Fit(target) | Found::SourceOnly(target, _) => target,
             Found::Nothing(why) => {
-                known.missing.push(format!("{}: {why}", migration.name));
+                missing.push(format!("{}: {why}", migration.name));
                 continue;
             }
-        }
+        };
         let status = control.status(&migration.name).await?;
-        known.settings.push(Setting::of(migration, status, reads));
+        found.push((target, Setting::of(migration, status, reads)));
     }
+    // As the routes are: a query goes by the first of its table.
+    found.sort_by(|(a, _), (b, _)| a.migration.cmp(&b.migration));
+    found.sort_by_key(|(target, setting)| {
+        std::cmp::Reverse((target.old_shape.is_ok(), setting.reads, setting.dark_reads))
+    });
+    let (targets, settings) = found.into_iter().unzip();
+    let known = Known { targets, settings, functions, missing };
     let understanding = understand(&question.sql, &known.targets, &known.functions);
     let mut explained = Vec::with_capacity(understanding.statements.len());
     for statement in &understanding.statements {
@@ -151,6 +157,7 @@ struct Setting {
     /// Before the backfill the shadow's plan is that of another table than it will be.
     is_filled: bool,
     reads: Percent,
+    dark_reads: Percent,
     unclassified: Unclassified,
 }
 
@@ -159,12 +166,14 @@ impl Setting {
         let phase = status.as_ref().map_or("observe", |s| s.phase.name());
         let is_filled = !["observe", "prepare", "dual_write", "backfill"].contains(&phase);
         let reads = status.as_ref().and_then(|s| Percent::new(s.reads)).unwrap_or(Percent::ZERO);
+        let dark = status.as_ref().and_then(|s| Percent::new(s.dark_reads));
+        let dark_reads = dark.unwrap_or(Percent::ZERO);
         let (phase, dual_write, reads) = match as_if {
             Some(reads) => (format!("as if ready; in fact {phase}"), true, reads),
             None => (phase.to_owned(), status.is_some_and(|s| s.dual_write), reads),
         };
         let (name, unclassified) = (migration.name.clone(), migration.unclassified);
-        Self { name, phase, dual_write, is_filled, reads, unclassified }
+        Self { name, phase, dual_write, is_filled, reads, dark_reads, unclassified }
     }
 }
 
