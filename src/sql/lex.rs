@@ -13,7 +13,7 @@ pub enum Kind {
     Word,
     /// `"…"`.
     Quoted,
-    /// `U&"…"`: an identifier whose name is not its spelling.
+    /// `U&"…"`, with its `UESCAPE '…'`: an identifier whose name is not its spelling.
     UnicodeQuoted,
     /// Any string constant: `'…'`, `E'…'`, `B'…'`, `X'…'`, `N'…'`, `U&'…'`, `$tag$…$tag$`.
     Text,
@@ -231,12 +231,34 @@ impl Lexer<'_> {
             }
             (Some(b'u' | b'U'), Some(b'&'), Some(b'\'')) => self.quoted_by(b'\'', 2, Kind::Text),
             (Some(b'u' | b'U'), Some(b'&'), Some(b'"')) => {
-                self.quoted_by(b'"', 2, Kind::UnicodeQuoted)
+                self.quoted_by(b'"', 2, Kind::UnicodeQuoted)?;
+                self.uescape();
+                Ok(Kind::UnicodeQuoted)
             }
             _ => {
                 self.at = self.end_of_word(self.at);
                 Ok(Kind::Word)
             }
+        }
+    }
+
+    /// Steps over `UESCAPE 'c'`, if that is next.
+    fn uescape(&mut self) {
+        const WORD: &[u8] = b"uescape";
+        let mut ahead = Lexer { bytes: self.bytes, at: self.at };
+        let word = |l: &mut Lexer<'_>| {
+            l.skip_blank().ok()?;
+            let end = l.end_of_word(l.at);
+            let found = l.bytes.get(l.at..end)?.eq_ignore_ascii_case(WORD);
+            l.at = end;
+            found.then_some(())
+        };
+        if word(&mut ahead).is_some()
+            && ahead.skip_blank().is_ok()
+            && (ahead.peek(0), ahead.peek(2)) == (Some(b'\''), Some(b'\''))
+            && ahead.peek(3) != Some(b'\'')
+        {
+            self.at = ahead.at + 3;
         }
     }
 
@@ -315,20 +337,77 @@ pub fn is_keyword(text: &str, token: &Token, keyword: &str) -> bool {
         && text.get(token.at.clone()).is_some_and(|t| t.eq_ignore_ascii_case(keyword))
 }
 
-/// The identifier that a token spells, folded and cut as the server does; `None` for no identifier
-/// or one with Unicode escapes.
+/// The identifier that a token spells, folded and cut as the server does; `None` for no identifier,
+/// or one whose Unicode escapes are none.
 pub fn identifier(text: &str, token: &Token) -> Option<String> {
     const NAMEDATALEN: usize = 64;
     let raw = text.get(token.at.clone())?;
     let mut name = match token.kind {
         Kind::Word => raw.to_ascii_lowercase(),
         Kind::Quoted => raw.strip_prefix('"')?.strip_suffix('"')?.replace("\"\"", "\""),
+        Kind::UnicodeQuoted => unicode_quoted(raw)?,
         _ => return None,
     };
     while name.len() >= NAMEDATALEN {
         name.pop();
     }
     Some(name)
+}
+
+/// What `U&"…" [UESCAPE 'c']` means.
+fn unicode_quoted(raw: &str) -> Option<String> {
+    let quoted = raw.get(3..)?;
+    let (content, escape) = match quoted.strip_suffix('"') {
+        Some(content) => (content, '\\'),
+        None => {
+            let mut behind = quoted.strip_suffix('\'')?.chars();
+            let escape = behind.next_back()?;
+            // The identifier ends at the first quote that is not doubled.
+            let mut ends = quoted.match_indices('"').map(|(at, _)| at);
+            let end = loop {
+                let end = ends.next()?;
+                if quoted.get(end + 1..end + 2) != Some("\"") {
+                    break end;
+                }
+                ends.next();
+            };
+            (quoted.get(..end)?, escape)
+        }
+    };
+    if escape.is_ascii_hexdigit() || escape.is_ascii_whitespace() || "+'\"".contains(escape) {
+        return None;
+    }
+    unescaped(&content.replace("\"\"", "\""), escape)
+}
+
+/// What a text with Unicode escapes means, or `None` where the server refuses it.
+pub(super) fn unescaped(text: &str, escape: char) -> Option<String> {
+    fn code(chars: &mut std::str::Chars<'_>) -> Option<u32> {
+        let rest = chars.as_str();
+        let (from, to) = if rest.starts_with('+') { (1, 7) } else { (0, 4) };
+        let digits = rest.get(from..to).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *chars = rest.get(to..)?.chars();
+        u32::from_str_radix(digits, 16).ok()
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != escape {
+            out.push(c);
+        } else if chars.as_str().starts_with(escape) {
+            chars.next();
+            out.push(escape);
+        } else {
+            let mut meant = code(&mut chars)?;
+            if (0xD800..0xDC00).contains(&meant) {
+                chars.next().filter(|c| *c == escape)?;
+                let low = code(&mut chars)?.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
+                meant = 0x10000 + ((meant - 0xD800) << 10) + low;
+            }
+            out.push(char::from_u32(meant).filter(|c| *c != '\0')?);
+        }
+    }
+    Some(out)
 }
 
 #[cfg(test)]
@@ -399,6 +478,28 @@ mod tests {
         assert_eq!(identifier("\"Or\"\"d\"", &token("\"Or\"\"d\"")).unwrap(), "Or\"d");
         assert_eq!(identifier(&long, &token(&long)).unwrap().len(), 63);
         assert_eq!(identifier("1", &token("1")), None);
+    }
+
+    #[test]
+    fn identifiers_with_unicode_escapes_are_those_that_they_mean() {
+        for (text, meant) in [
+            (r#"U&"\006frders""#, Some("orders")),
+            (r#"u&"Or""ders""#, Some("Or\"ders")),
+            (r#"U&"!006frders!!" UESCAPE '!'"#, Some("orders!")),
+            ("u&\"\\006f\" /* x */ uEscape -- y\n '!'", Some("\\006f")),
+            (r#"U&"\+01F600\D83D\DE00""#, Some("😀😀")),
+            (r#"U&"a\\b""#, Some("a\\b")),
+            (r#"U&"\00""#, None),
+            (r#"U&"\0000""#, None),
+            (r#"U&"\D83Dx""#, None),
+            (r#"U&"x" UESCAPE '+'"#, None),
+        ] {
+            let all = tokens(text).unwrap();
+            assert_eq!(all.len(), 1, "{text}");
+            assert_eq!(identifier(text, &all[0]).as_deref(), meant, "{text}");
+        }
+        let text = "U&\"x\" uescape";
+        assert_eq!(spelled(text), [(Kind::UnicodeQuoted, "U&\"x\""), (Kind::Word, "uescape")]);
     }
 
     #[test]

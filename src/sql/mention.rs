@@ -42,7 +42,9 @@ pub struct Mention {
 pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Mention> {
     let mut found = Vec::new();
     for (index, token) in tokens.iter().enumerate() {
-        if !matches!(token.kind, Kind::Word | Kind::Quoted) || is_dot(tokens, index + 1) {
+        if !matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
+            || is_dot(tokens, index + 1)
+        {
             continue;
         }
         let Some(name) = identifier(text, token) else { continue };
@@ -80,9 +82,9 @@ pub fn mentions_at(found: &[Mention], token: usize) -> &[Mention] {
     found.get(first..end).unwrap_or_default()
 }
 
-/// Whether an identifier is spelled with Unicode escapes: it may mean any table.
-pub fn has_unicode_identifier(tokens: &[Token]) -> bool {
-    tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted)
+/// Whether an identifier has Unicode escapes that cannot be read: it may mean any table.
+pub fn has_unreadable_identifier(text: &str, tokens: &[Token]) -> bool {
+    tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted && identifier(text, t).is_none())
 }
 
 fn is_dot(tokens: &[Token], index: usize) -> bool {

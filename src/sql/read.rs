@@ -188,6 +188,11 @@ pub(super) fn read(
         let fit = Err(format!("longer than {TOKENS_MAX} tokens"));
         return Read { fingerprint: Box::default(), fit };
     }
+    if tokens.iter().any(|t| t.kind == Kind::UnicodeQuoted) {
+        // The parser takes `U&"x"` for an operator between two names.
+        let fit = Err("an identifier with Unicode escapes".to_owned());
+        return Read { fingerprint: fingerprint(text, tokens), fit };
+    }
     let work = || fit(text, tokens, targets, functions);
     let fit = if tokens.len() < TOKENS_SHALLOW { work() } else { stacker::grow(STACK_BYTES, work) };
     Read { fingerprint: fingerprint(text, tokens), fit }

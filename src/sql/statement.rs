@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::ddl::{self, Ddl};
 use super::lex::{Kind, Token, identifier, is_keyword, tokens};
 use super::mention::{
-    Mention, Spelling, Table, has_unicode_identifier, mention_at, mentions, mentions_at,
+    Mention, Spelling, Table, has_unreadable_identifier, mention_at, mentions, mentions_at,
 };
 use super::prepare::{self, Deallocate, Execute, Prepare};
 use super::read::{Read, read};
@@ -189,7 +189,7 @@ fn statement(
     let at = tokens.first().map_or(0, |t| t.at.start)..tokens.last().map_or(0, |t| t.at.end);
     let found = mentions(text, tokens, targets);
     let reader = Reader { text, tokens, targets, functions, found: &found };
-    let (class, effect) = if has_unicode_identifier(tokens) {
+    let (class, effect) = if has_unreadable_identifier(text, tokens) {
         (Class::Unclassified(Reason::UnicodeIdentifier), Effect::State)
     } else {
         reader.classify()

@@ -12,7 +12,7 @@ mod shape;
 pub(super) mod with;
 
 use super::cursor::Cursor;
-use super::lex::identifier;
+use super::lex::{Kind, identifier};
 use super::mention::Table;
 use super::reason::Reason;
 use super::splice::Spliced;
@@ -227,6 +227,11 @@ impl Write {
         }
         // Of this statement alone: a text may have thousands.
         if reader.text.get(self.whole.clone()).is_none_or(|sql| sql.contains("\"pgsegue ")) {
+            return Err(Reason::OurNames);
+        }
+        let unicode = reader.tokens.iter().filter(|t| t.kind == Kind::UnicodeQuoted);
+        let mut unicode = unicode.filter_map(|t| identifier(reader.text, t));
+        if unicode.any(|name| name.starts_with("pgsegue ")) {
             return Err(Reason::OurNames);
         }
         if self.feeds().count() > FEEDS_MAX {

@@ -294,7 +294,7 @@ impl Head {
     }
 
     fn ends_head(c: &Cursor<'_>) -> bool {
-        c.peek().is_none_or(|t| !matches!(t.kind, Kind::Word | Kind::Quoted))
+        c.peek().is_none_or(|t| !matches!(t.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted))
             || ["as", "set", "using", "where", "returning"].iter().any(|k| c.is(k))
     }
 }
