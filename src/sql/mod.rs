@@ -10,6 +10,7 @@ pub mod layout;
 pub mod lex;
 pub mod mention;
 pub mod normal;
+pub mod plain;
 pub mod prefilter;
 pub mod prepare;
 pub mod qualify;

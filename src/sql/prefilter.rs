@@ -116,7 +116,7 @@ fn says(text: &[u8], word: &str) -> bool {
 }
 
 /// Whether anything but blanks follows a semicolon: the first word does not tell all then.
-pub(super) fn has_second_statement(text: &[u8]) -> bool {
+pub fn has_second_statement(text: &[u8]) -> bool {
     let Some(semicolon) = text.iter().position(|b| *b == b';') else { return false };
     text.get(semicolon + 1..).unwrap_or_default().iter().any(|b| !b.is_ascii_whitespace())
 }

@@ -37,6 +37,39 @@ impl Spliced {
         self
     }
 
+    /// The same with pieces of it, in order, spelled in another way.
+    #[must_use]
+    pub fn respelled(&self, pieces: &[(Range<usize>, String)]) -> Self {
+        let mut out = Self::default();
+        let mut done = 0;
+        for (at, spelled) in pieces {
+            out.copy(self, done..at.start);
+            let begins = self.pieces.iter().find(|(ours, _)| ours.contains(&at.start));
+            if let Some((ours, client)) = begins {
+                out.pieces
+                    .push((out.text.len()..out.text.len() + 1, client + at.start - ours.start));
+            }
+            out.ours(spelled);
+            done = at.end;
+        }
+        out.copy(self, done..self.text.len());
+        out
+    }
+
+    /// Appends a part of another rewritten text of the same client text.
+    fn copy(&mut self, other: &Self, at: Range<usize>) -> &mut Self {
+        let shift = self.text.len();
+        self.text.push_str(other.text.get(at.clone()).unwrap_or_default());
+        for (ours, client) in &other.pieces {
+            let within = ours.start.max(at.start)..ours.end.min(at.end);
+            if !within.is_empty() {
+                let moved = within.start - at.start + shift..within.end - at.start + shift;
+                self.pieces.push((moved, client + within.start - ours.start));
+            }
+        }
+        self
+    }
+
     /// The whole rewritten text.
     pub fn text(&self) -> &str {
         &self.text

@@ -196,12 +196,12 @@ fn waited_for_row(context: &[u8], verb: &str) -> Option<Vec<u8>> {
 }
 
 /// A body with one text in the place of another, wherever it is.
-pub fn replaced(body: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub fn replaced(body: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
-    while let Some(at) = rest.windows(from.len().max(1)).position(|w| w == from.as_bytes()) {
+    while let Some(at) = rest.windows(from.len().max(1)).position(|w| w == from) {
         out.extend_from_slice(rest.get(..at).unwrap_or_default());
-        out.extend_from_slice(to.as_bytes());
+        out.extend_from_slice(to);
         rest = rest.get(at + from.len()..).unwrap_or_default();
     }
     out.extend_from_slice(rest);

@@ -4,7 +4,7 @@ use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::parse::one;
 use super::planned::Moved;
-use super::prepared::{AtServer, FormKey, Marks, Portal, Undo};
+use super::prepared::{AtServer, FormKey, Marks, Names, Portal, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known};
 use crate::routing::Routes;
@@ -81,8 +81,8 @@ impl Session {
         let known = match &statement.known.1 {
             long if super::stream::was_too_long(long) => long.clone(),
             _ => {
-                let sql = Arc::clone(&statement.sql);
-                self.know(routes, &sql)
+                let (sql, readable) = (Arc::clone(&statement.sql), statement.readable);
+                self.know_as(routes, &sql, readable)
             }
         };
         if let Some(statement) = self.names.statement_mut(name) {
@@ -251,7 +251,9 @@ impl Session {
         };
         let original = std::str::from_utf8(&statement.sql).map(Arc::from).ok()?;
         let layout = case.and_then(|case| case.layout(key));
-        let form = Arc::new(Form { spliced, original, layout });
+        let spliced = self.as_read_here(spliced);
+        let statement = self.names.statement_mut(name)?;
+        let form = Arc::new(Form { spliced, original, layout, renamed: Vec::new() });
         let id = statement.id;
         let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
             // The unnamed statement is replaced by the next Parse of it anyway.
@@ -292,6 +294,7 @@ impl Session {
                 build::rebind(&mut out.to_server, bind.portal, &name, &values, &formats);
             }
         }
+        let bound = Names::asked(bound, bind.portal, (name, bind.statement));
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
     }

@@ -98,8 +98,6 @@ pub(super) struct Mirrored {
     pub(super) form: Arc<Form>,
     /// Rows touched so far.
     pub(super) rows: u64,
-    /// What it is executed by, where that is a name of ours, and the client's name for it.
-    pub(super) renamed: Option<Arc<(String, String)>>,
 }
 
 /// The migrations that a write is fed to.
@@ -135,6 +133,8 @@ pub(super) struct Form {
     pub(super) original: Arc<str>,
     /// What its rows are, if it is a mirrored form.
     pub(super) layout: Option<Layout>,
+    /// Names of statements of ours in it, and the client's for them: errors may have them.
+    pub(super) renamed: Vec<(String, String)>,
 }
 
 impl Expect {
@@ -236,14 +236,6 @@ impl Rows {
     pub(super) fn change(&self) -> Option<&Arc<super::named::Change>> {
         match self.bare() {
             Self::Names(change, _) => Some(change),
-            _ => None,
-        }
-    }
-
-    /// The name of ours that errors may have, and the client's.
-    pub(super) fn renamed(&self) -> Option<&(String, String)> {
-        match self.bare() {
-            Self::Mirrored(m) => m.renamed.as_deref(),
             _ => None,
         }
     }

@@ -40,7 +40,8 @@ impl Session {
         protocol: Protocol,
         out: &mut Out,
     ) {
-        build::run_once(&mut out.to_server, FACTS, &Facts::query(understander));
+        let facts = self.ours_as_read(Facts::query(understander));
+        build::run_once(&mut out.to_server, FACTS, &facts);
         self.expect_run_once(Expect::Probe(Arc::clone(understander)));
         self.hold = Some(Hold::Facts);
         match protocol {
@@ -62,7 +63,8 @@ impl Session {
             build::run_once(&mut out.to_server, MARK, WRITABLE);
             self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
         }
-        build::run_once(&mut out.to_server, MARK, &mark_sql(marks, isolated));
+        let mark = self.ours_as_read(mark_sql(marks, isolated));
+        build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
         match isolated {
@@ -81,7 +83,8 @@ impl Session {
     /// Marks migrations right before an Execute, in the same transaction.
     pub(super) fn inject_mark_inline(&mut self, marks: &Marks, out: &mut Out) {
         self.close_gates(marks);
-        build::run_once(&mut out.to_server, MARK, &mark_sql(marks, Isolated::No));
+        let mark = self.ours_as_read(mark_sql(marks, Isolated::No));
+        build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
     }
 

@@ -35,6 +35,7 @@ mod tests;
 
 use super::context::{Context, Readable};
 use crate::routing::{InFlight, Routes};
+use crate::sql::splice::Spliced;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::build::Report;
 use expect::Expect;
@@ -222,6 +223,31 @@ impl Session {
             "UTF8" => Readable::Always,
             _ => Readable::Ascii,
         }
+    }
+
+    /// A text of ours, or one that was read here, so that the server reads it alike: how it reads may
+    /// have changed since, and what is spelled in the config file is UTF-8.
+    fn as_read_here(&self, text: Spliced) -> Spliced {
+        let quotes = || text.text().contains("\\'");
+        let is_alike = match self.readable() {
+            Readable::Always => !quotes(),
+            Readable::Ascii => text.text().is_ascii() && !quotes(),
+            Readable::Never => false,
+        };
+        match is_alike {
+            true => text,
+            false => text.respelled(&crate::sql::plain::respelled(text.text())),
+        }
+    }
+
+    /// The same for what is ours alone.
+    fn ours_as_read(&self, sql: String) -> String {
+        if self.readable() == Readable::Always {
+            return sql;
+        }
+        let mut ours = Spliced::default();
+        ours.ours(&sql);
+        self.as_read_here(ours).text().to_owned()
     }
 
     /// A number from 0 to 9,999, the same for the same thing.

@@ -9,11 +9,12 @@
 //! yet counts as done for what is sent behind it up to the next Sync: if it fails, so does that.
 
 use super::decide::{Case, Decision, mark_or_refuse};
-use super::expect::{Expect, Form, Mirrored, Mirrors, Reply, Rows};
+use super::expect::{Expect, Form, Mirrors, Reply, Rows};
 use super::parse::one;
 use super::plan::Plan;
-use super::prepared::{FormKey, Portal, form_name};
+use super::prepared::{FormKey, Marks, Meant, Names, Portal, form_name};
 use super::query::Text;
+use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Route, Routes};
@@ -22,7 +23,6 @@ use crate::sql::prepare::{Deallocate, Execute};
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Effect, Statement};
-use crate::sql::write::Modes;
 use crate::wire::{build, frontend};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub(super) struct Named {
     sql: Arc<str>,
     /// The types of its parameters, in brackets; empty where they are not declared.
     types: String,
+    /// What its names meant when it was prepared, if that is known.
+    meant: Option<Meant>,
 }
 
 /// What a statement does to the names when it is done.
@@ -59,6 +61,10 @@ pub(super) enum Change {
 pub(super) struct Statements {
     named: HashMap<String, Arc<Named>>,
     forms: HashSet<(u64, FormKey)>,
+    /// What their names meant when the server last looked them up, as far as it is known.
+    meant: HashMap<u64, Meant>,
+    /// A text that was not read may have prepared others.
+    pub(super) has_unseen: bool,
     /// The session has used PREPARE or DEALLOCATE.
     pub(super) used: bool,
 }
@@ -68,14 +74,21 @@ impl Statements {
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::Prepared(named) => {
+                if let Some(meant) = &named.meant {
+                    self.meant.insert(named.id, meant.clone());
+                }
                 self.named.insert(named.name.clone(), Arc::clone(named));
             }
             Change::Dropped(name) => {
                 if let Some(named) = self.named.remove(name) {
                     self.forms.retain(|(id, _)| *id != named.id);
+                    self.meant.remove(&named.id);
                 }
             }
-            Change::AllDropped => self.forget(),
+            Change::AllDropped => {
+                self.forget();
+                self.has_unseen = false;
+            }
             Change::Form(id, key) => {
                 self.forms.insert((*id, *key));
             }
@@ -86,6 +99,8 @@ impl Statements {
     pub(super) fn forget(&mut self) {
         self.named.clear();
         self.forms.clear();
+        self.meant.clear();
+        self.has_unseen = true;
     }
 
     /// The protocol has given the name to another statement, or closed it; returns the server's names
@@ -110,6 +125,15 @@ impl Statements {
         let of = |(id, key): &(u64, FormKey)| (*id == named.id).then(|| form_name(*id, *key));
         self.forms.iter().filter_map(of).collect()
     }
+}
+
+/// Why it is not known what a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// What is sent before drops it: to execute it fails.
+    Dropped,
+    /// It was not prepared here.
+    Unknown,
 }
 
 /// What an EXECUTE executes, as far as it is known.
@@ -140,6 +164,10 @@ impl Executed {
 impl Session {
     /// What a PREPARE, DEALLOCATE or DISCARD does to the names.
     pub(super) fn change_of(&mut self, case: &Case<'_>) -> Option<Arc<Change>> {
+        let meant = self.inner_of_prepare(case).and_then(|executed| {
+            let inner = executed.case(case)?;
+            if self.facts_are_stale(&inner) { None } else { self.meant_now(&inner) }
+        });
         let text = |at: &std::ops::Range<usize>| case.text.get(at.clone()).unwrap_or_default();
         Some(Arc::new(match &case.statement.class {
             Class::Prepare(prepare) => Change::Prepared(Arc::new(Named {
@@ -147,6 +175,7 @@ impl Session {
                 name: prepare.name.clone(),
                 sql: Arc::from(text(&prepare.body)),
                 types: text(&prepare.types).to_owned(),
+                meant,
             })),
             Class::Deallocate(Deallocate::One(name)) => Change::Dropped(name.clone()),
             Class::Deallocate(Deallocate::All) => Change::AllDropped,
@@ -201,16 +230,16 @@ impl Session {
     }
 
     /// What a name stands for behind what is sent, and behind `planned`.
-    fn find(&self, name: &str, planned: &[Arc<Change>]) -> Option<Arc<Named>> {
+    fn find(&self, name: &str, planned: &[Arc<Change>]) -> Result<Arc<Named>, Missing> {
         for change in self.changes_sent().chain(planned).rev() {
             match &**change {
-                Change::Prepared(named) if named.name == name => return Some(Arc::clone(named)),
-                Change::Dropped(dropped) if dropped == name => return None,
-                Change::AllDropped => return None,
+                Change::Prepared(named) if named.name == name => return Ok(Arc::clone(named)),
+                Change::Dropped(dropped) if dropped == name => return Err(Missing::Dropped),
+                Change::AllDropped => return Err(Missing::Dropped),
                 Change::Prepared(_) | Change::Dropped(_) | Change::Form(..) => {}
             }
         }
-        self.names.in_sql.named.get(name).cloned()
+        self.names.in_sql.named.get(name).cloned().ok_or(Missing::Unknown)
     }
 
     fn has_form(&self, id: u64, key: FormKey, planned: &[Arc<Change>]) -> bool {
@@ -219,22 +248,22 @@ impl Session {
             || self.changes_sent().chain(planned).any(prepares)
     }
 
-    /// What an EXECUTE executes. `None`: a name that is not known.
+    /// What an EXECUTE executes.
     pub(super) fn executed(
         &self,
         routes: &Routes,
         name: &str,
         planned: &[Arc<Change>],
-    ) -> Option<Executed> {
+    ) -> Result<Executed, Missing> {
         let named = self.find(name, planned)?;
         let known = self.know(routes, named.sql.as_bytes());
-        Some(Executed { named, known })
+        Ok(Executed { named, known })
     }
 
     /// Whether the name of a Bind stands for a statement of SQL that may write a migrated table.
     pub(super) fn binds_a_hidden_write(&self, routes: &Routes, name: &[u8]) -> bool {
         let name = std::str::from_utf8(name).unwrap_or_default();
-        self.executed(routes, name, &[]).is_some_and(|executed| may_write(&executed.known))
+        self.executed(routes, name, &[]).is_ok_and(|executed| may_write(&executed.known))
     }
 
     /// Whether any statement prepared in SQL may write a migrated table.
@@ -249,26 +278,80 @@ impl Session {
         let bytes_max = self.context.options.sql_bytes_max;
         let know =
             |named: &Named| understander.know(named.sql.as_bytes(), self.readable(), bytes_max);
-        sent || named.into_iter().any(|named| may_write(&know(named)))
+        sent || self.names.in_sql.has_unseen
+            || named.into_iter().any(|named| may_write(&know(named)))
     }
 
-    /// Decides what an EXECUTE executes.
-    fn decide_executed(&mut self, outer: &Case<'_>, executed: Option<&Executed>) -> Decision {
+    /// Decides what an EXECUTE executes, and the form that the client's own text goes by.
+    fn decide_executed(
+        &mut self,
+        outer: &Case<'_>,
+        executed: &Result<Executed, Missing>,
+        planned: &[Arc<Change>],
+    ) -> (Decision, FormKey) {
         let unknown = |why| mark_or_refuse(outer.routes.mirrored(), why);
-        let Some(executed) = executed else { return unknown(Reason::ExecuteOfWrite) };
-        match (&executed.known, executed.case(outer)) {
+        let executed = match executed {
+            Ok(executed) => executed,
+            Err(Missing::Dropped) => return (Decision::Original(None), FormKey::Original),
+            Err(Missing::Unknown) => return (self.decide_unknown(outer), FormKey::Original),
+        };
+        let decision = match (&executed.known, executed.case(outer)) {
             (Known::Plain, _) => Decision::Original(None),
             (Known::Unreadable(why), _) => unknown(*why),
             (Known::Understood(_), None) => unknown(Reason::ExecuteOfWrite),
             (Known::Understood(_), Some(case)) => match case.statement.class {
                 Class::Read(_) => Decision::Original(None),
-                // The server may hold to what the name meant before there was a temporary table.
-                Class::Write(..) if self.writes_elsewhere(&case) => {
-                    Self::decide_unsure(&case, Reason::NamesChanged)
+                _ if self.writes_elsewhere(&case) => {
+                    return self.decide_moved_name(executed.named.id, &case, planned);
                 }
-                _ => self.decide(&case),
+                _ => {
+                    if let Some(meant) = self.meant_now(&case) {
+                        self.names.in_sql.meant.insert(executed.named.id, meant);
+                    }
+                    self.decide(&case)
+                }
             },
+        };
+        (decision, FormKey::Original)
+    }
+
+    /// Decides an EXECUTE of a name that was not prepared here. The server knows it no better, unless
+    /// something that was not read has prepared it; what is marked in vain is undone by the error.
+    fn decide_unknown(&self, outer: &Case<'_>) -> Decision {
+        let routes = outer.routes.mirrored();
+        let is_of_the_protocol = match &outer.statement.class {
+            Class::Execute(execute) => self.names.statement(execute.name.as_bytes()).is_some(),
+            _ => true,
+        };
+        match self.names.in_sql.has_unseen || is_of_the_protocol || routes.is_empty() {
+            true => mark_or_refuse(routes, Reason::ExecuteOfWrite),
+            false => Decision::Marked(Marks { routes, why: Reason::ExecuteOfWrite }),
         }
+    }
+
+    /// Decides an EXECUTE of a write whose tables' names mean others now: see [`super::planned`].
+    fn decide_moved_name(
+        &mut self,
+        id: u64,
+        case: &Case<'_>,
+        planned: &[Arc<Change>],
+    ) -> (Decision, FormKey) {
+        let Some(now) = self.meant_now(case) else {
+            return (Self::decide_unsure(case, Reason::NamesChanged), FormKey::Original);
+        };
+        let before = self.names.in_sql.meant.get(&id);
+        if before.is_some_and(|before| before.elsewhere || before.path != now.path) {
+            self.names.in_sql.meant.insert(id, now);
+            return (Decision::Original(None), FormKey::Elsewhere(case.routes.generation));
+        }
+        if let (Some(_), Class::Write(write)) = (before, &case.statement.class) {
+            let modes = Self::modes_where(case, write, |_| true);
+            if self.has_form(id, FormKey::Mirrored(case.routes.generation, modes), planned) {
+                let mirrors = Arc::new(case.mirrors(write, modes));
+                return (Decision::Mirrored(mirrors, modes), FormKey::Original);
+            }
+        }
+        (Self::decide_unsure(case, Reason::NamesChanged), FormKey::Original)
     }
 
     /// What an EXECUTE does to the session.
@@ -280,27 +363,30 @@ impl Session {
     ) -> Effect {
         let Class::Execute(execute) = &statement.class else { return statement.effect };
         match self.executed(routes, &execute.name, planned).map(|e| e.known) {
-            Some(Known::Plain) => Effect::None,
-            Some(Known::Understood(u)) => one(&u).map_or(statement.effect, |s| s.effect),
-            Some(Known::Unreadable(_)) | None => statement.effect,
+            Ok(Known::Plain) => Effect::None,
+            Ok(Known::Understood(u)) => one(&u).map_or(statement.effect, |s| s.effect),
+            Ok(Known::Unreadable(_)) | Err(_) => statement.effect,
         }
     }
 
     /// Whether an EXECUTE, or what it may find prepared in the same text, needs the session's facts.
     pub(super) fn executed_needs_facts(&self, case: &Case<'_>) -> bool {
         let executed = match &case.statement.class {
-            Class::Execute(execute) => self.executed(case.routes, &execute.name, &[]),
-            Class::Prepare(prepare) => {
-                let sql = case.text.get(prepare.body.clone()).unwrap_or_default();
-                let (id, name, types) = (0, String::new(), String::new());
-                let named = Arc::new(Named { id, name, sql: Arc::from(sql), types });
-                let known = self.know(case.routes, sql.as_bytes());
-                Some(Executed { named, known })
-            }
-            _ => None,
+            Class::Execute(execute) => self.executed(case.routes, &execute.name, &[]).ok(),
+            _ => self.inner_of_prepare(case),
         };
         let inner = executed.as_ref().and_then(|e| e.case(case));
         inner.is_some_and(|c| c.needs_facts() && self.facts_are_stale(&c))
+    }
+
+    /// What a PREPARE prepares, as if it were executed.
+    fn inner_of_prepare(&self, case: &Case<'_>) -> Option<Executed> {
+        let Class::Prepare(prepare) = &case.statement.class else { return None };
+        let sql = case.text.get(prepare.body.clone()).unwrap_or_default();
+        let (id, name, types) = (0, String::new(), String::new());
+        let named = Arc::new(Named { id, name, sql: Arc::from(sql), types, meant: None });
+        let known = self.know(case.routes, sql.as_bytes());
+        Some(Executed { named, known })
     }
 
     /// Plans an EXECUTE within a simple query.
@@ -309,20 +395,26 @@ impl Session {
         query: &Text<'_>,
         (statement, execute): (&Statement, &Execute),
         plan: &mut Plan,
-    ) -> Option<Decision> {
+    ) -> Option<(Decision, Option<Watch>)> {
         let outer = query.case(statement);
         let executed = self.executed(query.routes, &execute.name, &plan.changes);
-        let inner = executed.as_ref().and_then(|e| e.case(&outer));
+        let inner = executed.as_ref().ok().and_then(|e| e.case(&outer));
         let unsure = plan.meanings_changed && inner.is_some_and(|c| c.needs_facts());
-        let decision = match inner {
+        let (decision, as_written) = match inner {
             Some(inner) if unsure && may_write_one(&inner.statement.class) => {
-                Self::decide_unsure(&inner, Reason::NamesChanged)
+                (Self::decide_unsure(&inner, Reason::NamesChanged), FormKey::Original)
             }
-            _ => self.decide_executed(&outer, executed.as_ref()),
+            _ => self.decide_executed(&outer, &executed, &plan.changes),
         };
-        let Decision::Mirrored(mirrors, modes) = decision else { return Some(decision) };
-        let (executed, inner) = (executed.as_ref()?, inner?);
-        let key = FormKey::Mirrored(query.routes.generation, modes);
+        let watch = self.watch_executed(executed.as_ref().ok(), inner.as_ref(), &decision);
+        let (key, mirrors) = match (decision, as_written) {
+            (Decision::Mirrored(mirrors, modes), _) => {
+                (FormKey::Mirrored(query.routes.generation, modes), Some(mirrors))
+            }
+            (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
+            (decision, _) => return Some((decision, watch)),
+        };
+        let (executed, inner) = (executed.as_ref().ok()?, inner?);
         let (name, prepare) = executed.form(&outer, key)?;
         let mut spliced = Spliced::default();
         if !self.has_form(executed.named.id, key, &plan.changes) {
@@ -335,10 +427,28 @@ impl Session {
             .ours(&Ident::new(&*name).quoted())
             .client(query.text, execute.named.end..at.end);
         plan.replace(at.clone(), spliced);
-        self.count("mirrored", "write");
-        let rows = executed_rows(&inner, key, mirrors, plan.placeholder());
-        plan.rows.push_back(renamed(rows, &name, &execute.name));
+        plan.renamed.push((name, execute.name.clone()));
+        let form = plan.placeholder();
+        let rows = match mirrors {
+            Some(mirrors) => {
+                self.count("mirrored", "write");
+                executed_rows(&inner, key, mirrors, form)
+            }
+            None => Rows::Plain,
+        };
+        plan.rows.push_back(rows.watched(watch));
         None
+    }
+
+    /// What counts an EXECUTE: it is the statement that it executes.
+    fn watch_executed(
+        &self,
+        executed: Option<&Executed>,
+        inner: Option<&Case<'_>>,
+        decision: &Decision,
+    ) -> Option<Watch> {
+        let Known::Understood(u) = &executed?.known else { return None };
+        self.watch(inner?, u.tallies(0), super::watch::taken(decision))
     }
 
     /// Plans a statement that changes what names stand for.
@@ -370,25 +480,33 @@ impl Session {
             return Flow::Hold;
         }
         let executed = self.executed(outer.routes, &execute.name, &[]);
-        let inner = executed.as_ref().and_then(|e| e.case(outer));
+        let inner = executed.as_ref().ok().and_then(|e| e.case(outer));
         if inner.is_some_and(|inner| self.lacks_facts(&inner)) {
             let understander = self.context.understander(outer.routes);
             self.inject_facts(&understander, Protocol::Extended, out);
             return Flow::Hold;
         }
-        let decision = self.decide_executed(outer, executed.as_ref());
+        let (decision, as_written) = self.decide_executed(outer, &executed, &[]);
         self.facts_used();
+        let watch = self.watch_executed(executed.as_ref().ok(), inner.as_ref(), &decision);
         let effect = inner.map_or(Effect::State, |inner| inner.statement.effect);
-        let mut portal = Portal { effect, ..Portal::plain() };
-        match (decision, executed.as_ref(), inner) {
-            (Decision::Refused(report), _, _) => self.refuse_bind(report, out),
-            (Decision::Mirrored(mirrors, modes), Some(executed), Some(inner)) => {
-                let form = (outer, execute, executed, &inner);
-                self.bind_executed_form((frame, bind), form, (mirrors, modes), portal, out)
+        let mut portal = Portal { effect, watch, ..Portal::plain() };
+        let key = match (decision, as_written) {
+            (Decision::Refused(report), _) => return self.refuse_bind(report, out),
+            (Decision::Mirrored(mirrors, modes), _) => {
+                (FormKey::Mirrored(outer.routes.generation, modes), Some(mirrors))
             }
-            (Decision::Marked(marks), _, _) => {
+            (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
+            (Decision::Marked(marks), _) => {
                 portal.marks = Some(self.counted_marks(marks));
-                self.pass_bind(frame, bind.portal, portal, out)
+                return self.pass_bind(frame, bind.portal, portal, out);
+            }
+            _ => return self.pass_bind(frame, bind.portal, portal, out),
+        };
+        match (&executed, inner) {
+            (Ok(executed), Some(inner)) => {
+                let form = (outer, execute, executed, &inner);
+                self.bind_executed_form((frame, bind), form, key, portal, out)
             }
             _ => self.pass_bind(frame, bind.portal, portal, out),
         }
@@ -398,11 +516,10 @@ impl Session {
         &mut self,
         (frame, bind): (&[u8], &frontend::Bind<'_>),
         (outer, execute, executed, inner): (&Case<'_>, &Execute, &Executed, &Case<'_>),
-        (mirrors, modes): (Arc<Mirrors>, Modes),
+        (key, mirrors): (FormKey, Option<Arc<Mirrors>>),
         mut portal: Portal,
         out: &mut Out,
     ) -> Flow {
-        let key = FormKey::Mirrored(outer.routes.generation, modes);
         let id = executed.named.id;
         let (Some((name, prepare)), Some(values)) = (executed.form(outer, key), bind.values())
         else {
@@ -410,7 +527,9 @@ impl Session {
         };
         self.retry.give_up();
         if !self.has_form(id, key, &[]) {
-            build::run_once(&mut out.to_server, PREPARES, &prepare);
+            let mut ours = Spliced::default();
+            ours.ours(&prepare);
+            build::run_once(&mut out.to_server, PREPARES, self.as_read_here(ours).text());
             let rows = Rows::Names(Arc::new(Change::Form(id, key)), None);
             self.expect_run_once(Expect::Execute(Reply::Forward, rows));
         }
@@ -419,16 +538,23 @@ impl Session {
             .client(outer.text, 0..execute.named.start)
             .ours(&Ident::new(&*name).quoted())
             .client(outer.text, execute.named.end..outer.text.len());
+        let spliced = self.as_read_here(spliced);
         build::close_statement(&mut out.to_server, EXECUTES.as_bytes());
         self.replies.push_back(Expect::Close(Reply::Swallow, None));
         build::parse(&mut out.to_server, EXECUTES.as_bytes(), spliced.text(), outer.types);
         self.replies.push_back(Expect::Parse(Reply::Swallow, None));
-        let form = Form { spliced, original: Arc::from(outer.text), layout: inner.layout(key) };
-        let rows = executed_rows(inner, key, mirrors, Arc::new(form));
-        portal.rows = renamed(rows, &name, &execute.name);
+        let renamed = vec![(name, execute.name.clone())];
+        let (original, layout) = (Arc::from(outer.text), inner.layout(key));
+        let form = Arc::new(Form { spliced, original, layout, renamed });
+        portal.rows = match mirrors {
+            Some(mirrors) => executed_rows(inner, key, mirrors, form),
+            None => Rows::Among(form),
+        };
         let bound = self.names.put_portal(bind.portal, portal);
         let formats = self.result_formats(bind.portal, &values.result_formats);
         build::rebind(&mut out.to_server, bind.portal, EXECUTES.as_bytes(), &values, &formats);
+        let ours = EXECUTES.as_bytes().into();
+        let bound = Names::asked(bound, bind.portal, (ours, bind.statement));
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
     }
@@ -470,15 +596,4 @@ fn may_write(known: &Known) -> bool {
 
 fn may_write_one(class: &Class) -> bool {
     !matches!(class, Class::Passthrough | Class::Read(_))
-}
-
-/// Errors name our statement; the client knows it by its own name.
-fn renamed(rows: Rows, ours: &str, theirs: &str) -> Rows {
-    match rows {
-        Rows::Mirrored(mirrored) => {
-            let names = Some(Arc::new((ours.to_owned(), theirs.to_owned())));
-            Rows::Mirrored(Box::new(Mirrored { renamed: names, ..*mirrored }))
-        }
-        other => other,
-    }
 }

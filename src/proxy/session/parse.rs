@@ -4,7 +4,7 @@ use super::decide::Case;
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::prepared::{FormKey, Meant, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
-use crate::proxy::context::Known;
+use crate::proxy::context::{Known, Readable};
 use crate::routing::Routes;
 use crate::sql::statement::{Class, Understanding};
 use crate::wire::{build, frontend};
@@ -63,7 +63,10 @@ impl Session {
     /// is new: were the server to reject it, there is nothing else that the name could mean.
     fn is_parsed_again(&self, view: &frontend::Parse<'_>, routes: &Routes) -> bool {
         let same = |s: &Prepared| {
-            s.known.0 == routes.generation && *s.sql == *view.sql && *s.types == *view.types
+            s.known.0 == routes.generation
+                && s.readable == self.readable()
+                && *s.sql == *view.sql
+                && *s.types == *view.types
         };
         self.names.statement(view.name).is_some_and(same)
             && self.is_plain(view.name, routes.generation)
@@ -81,6 +84,7 @@ impl Session {
             id,
             touched: self.groups,
             sql: Arc::from(view.sql),
+            readable: self.readable(),
             types: view.types.into(),
             known,
             own,
@@ -93,8 +97,13 @@ impl Session {
     }
 
     pub(super) fn know(&self, routes: &Routes, sql: &[u8]) -> Known {
+        self.know_as(routes, sql, self.readable())
+    }
+
+    /// The same for a text that the server has read so.
+    pub(super) fn know_as(&self, routes: &Routes, sql: &[u8], readable: Readable) -> Known {
         let understander = self.context.understander(routes);
-        let known = understander.know(sql, self.readable(), self.context.options.sql_bytes_max);
+        let known = understander.know(sql, readable, self.context.options.sql_bytes_max);
         match known {
             known if self.may_execute_hidden(sql, routes) => {
                 super::hidden::executes(sql, &known, &understander)
@@ -121,15 +130,16 @@ impl Session {
             Class::Unclassified(_) => self.form_as_written(case),
             _ => FormKey::Original,
         };
-        (key, Self::form_of(case, key))
+        (key, self.form_of(case, key))
     }
 
-    pub(super) fn form_of(case: &Case<'_>, key: FormKey) -> Option<Arc<Form>> {
+    pub(super) fn form_of(&self, case: &Case<'_>, key: FormKey) -> Option<Arc<Form>> {
         if matches!(key, FormKey::Original | FormKey::Elsewhere(_)) {
             return None;
         }
-        let spliced = case.form(key)?;
-        Some(Arc::new(Form { spliced, original: Arc::from(case.text), layout: case.layout(key) }))
+        let spliced = self.as_read_here(case.form(key)?);
+        let (original, layout) = (Arc::from(case.text), case.layout(key));
+        Some(Arc::new(Form { spliced, original, layout, renamed: Vec::new() }))
     }
 
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {

@@ -41,6 +41,8 @@ pub(super) struct Plan {
     /// What is marked already where the next statement will be.
     marked: Vec<Arc<Route>>,
     pub(super) meanings_changed: bool,
+    /// Names of statements of ours, and the client's for them.
+    pub(super) renamed: Vec<(String, String)>,
     /// What its statements do to the names of prepared ones.
     pub(super) changes: Vec<Arc<Change>>,
     /// What they do to the session.
@@ -49,7 +51,12 @@ pub(super) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let nothing = Form { spliced: Spliced::default(), original: Arc::from(""), layout: None };
+        let nothing = Form {
+            spliced: Spliced::default(),
+            original: Arc::from(""),
+            layout: None,
+            renamed: Vec::new(),
+        };
         Self {
             rows: VecDeque::new(),
             before: None,
@@ -61,6 +68,7 @@ impl Default for Plan {
             forms: Vec::new(),
             marked: Vec::new(),
             meanings_changed: false,
+            renamed: Vec::new(),
             changes: Vec::new(),
             effects: Vec::new(),
         }
@@ -94,11 +102,14 @@ impl Session {
                     self.plan_change(query, statement, plan);
                     None
                 }
-                _ => Some(self.decide_planned(query, statement, alone, plan)),
+                _ => {
+                    let decision = self.decide_planned(query, statement, alone, plan);
+                    let taken = super::watch::taken(&decision);
+                    let watch = self.watch(&query.case(statement), u.tallies(index), taken);
+                    Some((decision, watch))
+                }
             };
-            if let Some(decision) = decision {
-                let taken = super::watch::taken(&decision);
-                let watch = self.watch(&query.case(statement), u.tallies(index), taken);
+            if let Some((decision, watch)) = decision {
                 self.plan_statement(query, statement, alone, (decision, watch, &mut *plan))?;
             }
             plan.meanings_changed |= match effect {
@@ -108,7 +119,7 @@ impl Session {
                 Effect::None | Effect::SetTransaction(_) | Effect::PreparesWrite => false,
             };
         }
-        plan.splice(query.text);
+        plan.splice(query.text, |spliced| self.as_read_here(spliced));
         Ok(())
     }
 
@@ -122,6 +133,10 @@ impl Session {
         let case = query.case(statement);
         match &statement.class {
             Class::Read(_) if !alone => Decision::Original(None),
+            // It cannot run, and is to be refused by the server.
+            Class::Write(..) | Class::CopyFrom(..) if alone && query.fails => {
+                Decision::Original(None)
+            }
             Class::CopyFrom(..) if !alone || !self.is_between_groups() => {
                 Self::decide_unsure(&case, Reason::CopyAmong)
             }
@@ -234,7 +249,7 @@ impl Plan {
     }
 
     /// Puts the rewritten statements into the text, and the whole into every plan of rows.
-    fn splice(&mut self, text: &str) {
+    fn splice(&mut self, text: &str, as_read: impl Fn(Spliced) -> Spliced) {
         if self.forms.is_empty() {
             return;
         }
@@ -245,7 +260,10 @@ impl Plan {
             done = at.end;
         }
         spliced.client(text, done..text.len());
-        let form = Arc::new(Form { spliced, original: Arc::from(text), layout: None });
+        let renamed = std::mem::take(&mut self.renamed);
+        let original = Arc::from(text);
+        let form = Form { spliced: as_read(spliced), original, layout: None, renamed };
+        let form = Arc::new(form);
         for rows in &mut self.rows {
             let rows = rows.bare_mut();
             match rows {

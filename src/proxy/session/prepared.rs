@@ -7,7 +7,7 @@
 
 use super::expect::{Form, Rows};
 use super::watch::Watch;
-use crate::proxy::context::Known;
+use crate::proxy::context::{Known, Readable};
 use crate::sql::reason::Reason;
 use crate::sql::statement::Effect;
 use crate::sql::write::Modes;
@@ -57,6 +57,8 @@ pub(super) struct Prepared {
     /// The last group of frames with a Parse or Close of it.
     pub(super) touched: u64,
     pub(super) sql: Arc<[u8]>,
+    /// How the server has read it.
+    pub(super) readable: Readable,
     /// Declared parameter types, as in the Parse.
     pub(super) types: Box<[u8]>,
     /// What the text means, for one generation of targets.
@@ -148,12 +150,17 @@ pub(super) struct Portal {
     pub(super) has_run: bool,
 }
 
+/// The server's name of a statement, and the client's.
+type Asked = (Box<[u8]>, Box<[u8]>);
+
 /// A portal that the server has been asked for. Should it not make it, the name stands for
 /// what it stood for before: a failed transaction has room for no more than the server has.
 #[derive(Debug)]
 pub(super) struct Bound {
     name: Box<[u8]>,
     previous: Option<Portal>,
+    /// The server's name of the statement and the client's, where they differ: an error has the former.
+    pub(super) asked: Option<Asked>,
 }
 
 /// Migrations that a statement may change in a way that is not understood.
@@ -326,13 +333,30 @@ impl Names {
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
         let previous = self.portals.put(name, portal);
         let marked = previous.as_ref().is_some_and(|p| p.marks.is_some() || p.steps.is_some());
-        (marked || !name.is_empty()).then(|| Box::new(Bound { name: name.into(), previous }))
+        (marked || !name.is_empty())
+            .then(|| Box::new(Bound { name: name.into(), previous, asked: None }))
+    }
+
+    /// The same for a Bind on a statement that has this name at the server, and another at the client.
+    pub(super) fn asked(
+        bound: Option<Box<Bound>>,
+        portal: &[u8],
+        (ours, theirs): (Box<[u8]>, &[u8]),
+    ) -> Option<Box<Bound>> {
+        if *ours == *theirs {
+            return bound;
+        }
+        let unnamed = || Box::new(Bound { name: portal.into(), previous: None, asked: None });
+        let mut bound = bound.unwrap_or_else(unnamed);
+        bound.asked = Some((ours, theirs.into()));
+        Some(bound)
     }
 
     /// A Bind has failed, and those behind it were skipped.
     pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
         for bound in failed.into_iter().rev() {
             match bound.previous {
+                None if bound.name.is_empty() && bound.asked.is_some() => {}
                 Some(previous) => drop(self.portals.put(&bound.name, previous)),
                 None => self.portals.remove(&bound.name),
             }

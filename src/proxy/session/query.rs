@@ -58,7 +58,8 @@ impl Session {
 
     /// Whether a text may run a write that SQL-level PREPARE has hidden.
     pub(super) fn may_execute_hidden(&self, sql: &[u8], routes: &Routes) -> bool {
-        if !self.names.hidden_writes && !self.names.in_sql.used {
+        let in_sql = &self.names.in_sql;
+        if !self.names.hidden_writes && !in_sql.used && !in_sql.has_unseen {
             return false;
         }
         hidden::may_execute(sql) && (self.names.hidden_writes || self.has_hidden_writes(routes))
@@ -282,7 +283,7 @@ impl Session {
     ) -> Rows {
         let Some(layout) = layout else { return Rows::Plain };
         let verb = write.verb();
-        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, layout, form, rows: 0, renamed: None }))
+        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, layout, form, rows: 0 }))
     }
 
     fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {

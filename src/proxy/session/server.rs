@@ -342,6 +342,7 @@ impl Session {
             }
             Some(Expect::Execute(_, rows) | Expect::Describe(_, rows)) => rows.form().is_none(),
             Some(Expect::Parse(_, Some(undo))) => undo.form().is_none(),
+            Some(Expect::Bind(_, Some(bound))) => bound.asked.is_none(),
             _ => true,
         }
     }
@@ -376,12 +377,16 @@ impl Session {
             Some(Expect::Execute(_, rows)) => rows.verb(),
             _ => None,
         };
-        let names = match self.replies.front() {
-            Some(Expect::Query(rows)) => rows.front().and_then(Rows::renamed),
-            Some(Expect::Execute(_, rows)) => rows.renamed(),
-            _ => None,
-        };
-        let renamed = names.map(|(ours, theirs)| backend::replaced(body, ours, theirs));
+        let mut renamed = None;
+        for (ours, theirs) in form.map(|form| form.renamed.as_slice()).unwrap_or_default() {
+            let body = renamed.as_deref().unwrap_or(body);
+            renamed = Some(backend::replaced(body, ours.as_bytes(), theirs.as_bytes()));
+        }
+        if let Some(Expect::Bind(_, Some(bound))) = self.replies.front()
+            && let Some((ours, theirs)) = &bound.asked
+        {
+            renamed = Some(backend::replaced(body, ours, theirs));
+        }
         let body = renamed.as_deref().unwrap_or(body);
         match (replacement, form) {
             (Some(report), _) => build::error(&mut out.to_client, &report),

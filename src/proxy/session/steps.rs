@@ -75,7 +75,8 @@ impl Session {
 
     /// Sends the steps behind an Execute.
     pub(super) fn inject_steps(&mut self, steps: &Arc<Steps>, out: &mut Out) {
-        build::run_once(&mut out.to_server, STEPS, &steps.sql());
+        let sql = self.ours_as_read(steps.sql());
+        build::run_once(&mut out.to_server, STEPS, &sql);
         let rows = Rows::Steps(Arc::clone(steps), None);
         self.expect_run_once(Expect::Execute(Reply::Forward, rows));
     }

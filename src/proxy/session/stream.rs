@@ -116,6 +116,7 @@ impl Session {
             known: (routes.generation, Known::Unreadable(Reason::SqlBufferBytesMax)),
             own: (FormKey::Original, None),
             meant: None,
+            readable: self.readable(),
             extra: Vec::new(),
         };
         let previous = self.names.put(name, statement).map(Box::new);

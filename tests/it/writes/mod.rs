@@ -12,6 +12,8 @@ mod newer;
 mod partitions;
 mod prepare;
 mod protocol;
+mod session;
+mod settings;
 mod several;
 mod stale;
 mod truncate;

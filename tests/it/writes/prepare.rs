@@ -170,6 +170,112 @@ async fn names_are_known_in_pipelines_too() {
 }
 
 #[tokio::test]
+async fn errors_say_the_names_that_the_client_gave() {
+    let (live, mut pair) = pair().await;
+    pair.simple("PREPARE p (int) AS UPDATE orders SET total = total / $1 WHERE id = 1").await;
+    let prepare = [
+        parse("e", "EXECUTE p (1)", &[]),
+        parse("w", "UPDATE orders SET total = $1 WHERE id = 1", &[23]),
+        sync(),
+    ];
+    pair.exchange("prepare", &prepare.concat(), 1).await;
+    live.cli(&["migration", "pause", "orders_v2"]);
+    let values: &[&[Option<&[u8]>]] =
+        &[&[], &[Some(b"1")], &[Some(b"1"), Some(b"2")], &[Some(b"x")]];
+    for name in ["e", "w", ""] {
+        for values in values {
+            let unnamed = parse("", "EXECUTE p (2)", &[]);
+            for portal in ["", "portal"] {
+                let bound = [bind(portal, name, 0, values, 0), execute(portal, 0)].concat();
+                let first = if name.is_empty() { unnamed.clone() } else { Vec::new() };
+                let frames = [first.clone(), bound.clone(), sync(), first, bound, sync()].concat();
+                pair.exchange(&format!("{name} with {values:?}"), &frames, 2).await;
+            }
+        }
+    }
+    for sql in [
+        "EXECUTE p (0)",
+        "EXECUTE p",
+        "EXECUTE p (1, 2)",
+        "EXECUTE p ('x')",
+        "SELECT 1; EXECUTE p (1); EXECUTE p (1, 2)",
+        "PREPARE q AS DELETE FROM orders WHERE id = $1; EXECUTE p (1); EXECUTE q",
+    ] {
+        pair.simple(sql).await;
+        pair.extended(sql, &[], 0).await;
+    }
+    pair.same();
+}
+
+#[tokio::test]
+async fn what_is_not_prepared_is_the_servers_to_say() {
+    let live = Live::orders("unclassified = \"refuse\"", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let update = "AS UPDATE orders SET total = total + 1 WHERE id";
+    for sql in [
+        "EXECUTE nothing".to_owned(),
+        "EXECUTE nothing (1, 'x')".to_owned(),
+        format!("PREPARE p {update} = 1; EXECUTE p; DEALLOCATE p; EXECUTE p"),
+        format!("PREPARE p {update} = 1"),
+        "DEALLOCATE p; EXECUTE p".to_owned(),
+        "EXECUTE p".to_owned(),
+        "DEALLOCATE ALL; EXECUTE p".to_owned(),
+        "EXECUTE p".to_owned(),
+        "DISCARD ALL".to_owned(),
+        "EXECUTE p".to_owned(),
+        "EXPLAIN EXECUTE p".to_owned(),
+    ] {
+        pair.simple(&sql).await;
+        pair.extended(&sql, &[], 0).await;
+    }
+    assert_eq!(live.dirty().await, []);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn names_are_known_behind_what_executes_one_within_something_else() {
+    let (live, mut pair) = pair().await;
+    pair.simple("PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1").await;
+    pair.simple("PREPARE r AS SELECT id, total FROM orders ORDER BY id").await;
+    let mut marked = live.statements("recorded", "write");
+    for (sql, marks) in [
+        ("EXPLAIN (COSTS OFF) EXECUTE w(1)", 0.0),
+        ("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE w(1)", 1.0),
+        ("EXECUTE w(2)", 0.0),
+        ("CREATE TABLE kept AS EXECUTE r", 1.0),
+        ("BEGIN; EXECUTE w(2); EXECUTE w(3); COMMIT", 0.0),
+    ] {
+        pair.simple(sql).await;
+        let now = live.statements("recorded", "write");
+        assert!((now - marked - marks).abs() < 0.1, "{sql}: {marked} to {now}");
+        marked = now;
+        pair.extended(sql, &[], 0).await;
+        marked += if sql.starts_with("BEGIN") { 0.0 } else { marks };
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn executed_statements_are_in_the_workload() {
+    let (live, mut pair) = pair().await;
+    pair.simple("PREPARE w (int) AS UPDATE orders SET total = total + 1 WHERE id = $1").await;
+    pair.simple("EXECUTE w(1)").await;
+    pair.extended("EXECUTE w(2)", &[], 0).await;
+    pair.simple("SELECT 1; EXECUTE w(3)").await;
+    eventually("three calls are counted", async || {
+        let (_, body) = live.proxy.get("/migrations/orders_v2/workload");
+        let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let mut lines = report["statements"].as_array().unwrap().iter();
+        let text = "update orders set total = total + ? where id = $1";
+        let calls = lines.find(|l| l["text"] == text).map(|line| line["calls"].clone());
+        if calls == Some(3.into()) { Ok(()) } else { Err(body) }
+    })
+    .await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn what_executes_a_name_within_something_else_is_marked() {
     let (live, mut pair) = pair().await;
     for sql in [

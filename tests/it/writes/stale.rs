@@ -56,6 +56,9 @@ fn run(name: &str) -> Vec<u8> {
 async fn every_write(pair: &mut Pair, writes: &[(&str, &str)], after: &str) {
     for (name, _) in writes {
         pair.exchange(&format!("{name} after {after}"), &run(name), 1).await;
+        pair.simple(&format!("EXECUTE s_{name}")).await;
+        pair.exchange(&format!("EXECUTE {name} after {after}"), &run(&format!("e_{name}")), 1)
+            .await;
     }
 }
 
@@ -71,7 +74,9 @@ async fn plans_are_followed(prepared: Prepared, first: &str, writes: &[(&str, &s
     }
     pair.simple(first).await;
     for (name, sql) in writes {
-        pair.exchange(sql, &[parse(name, sql, &[]), sync()].concat(), 1).await;
+        let execute = parse(&format!("e_{name}"), &format!("EXECUTE s_{name}"), &[]);
+        pair.exchange(sql, &[parse(name, sql, &[]), execute, sync()].concat(), 1).await;
+        pair.simple(&format!("PREPARE s_{name} AS {sql}")).await;
     }
     if prepared == Prepared::BeforeTheMigration {
         live.start("orders_v2");
