@@ -46,8 +46,11 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
     (SELECT string_agg(concat_ws(' ', quote_ident(conname), contype, condeferrable, confdeltype, \
         confupdtype), ',' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid \
       AND (contype = 'f' OR condeferrable)), \
-    (SELECT string_agg(concat_ws(' ', quote_ident(tgname), tgenabled, tgtype, tgfoid, tgdeferrable), \
-        ',' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal), \
+    (SELECT string_agg(concat_ws(' ', tgrelid, quote_ident(tgname), tgenabled, tgtype, tgfoid, \
+        tgdeferrable, CASE WHEN tgtype & 3 = 3 THEN md5(p.prosrc) END), ',' ORDER BY tgrelid, tgname) \
+      FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal AND tgparentid = 0 \
+      AND tgrelid IN (WITH RECURSIVE tree AS (SELECT c.oid UNION SELECT inhrelid FROM pg_inherits i \
+        JOIN tree ON i.inhparent = tree.oid) SELECT oid FROM tree)), \
     (SELECT string_agg(concat_ws(' ', quote_ident(rulename), ev_enabled), ',' ORDER BY rulename) \
       FROM pg_rewrite WHERE ev_class = c.oid)) AS definition) AS d";
 

@@ -26,6 +26,7 @@ mod runtime;
 pub mod shape;
 mod state;
 pub mod sync;
+pub mod triggers;
 pub mod truncate;
 pub mod verify;
 mod worker;

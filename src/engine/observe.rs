@@ -3,6 +3,7 @@
 //! all the same. Nothing is installed for it.
 
 use super::shape::{self, KeyPair, Relation, Shape};
+use super::triggers::{KeyChanges, key_changes};
 use super::{Error, partitions, runtime::Engine};
 use crate::manifest::Migration;
 use crate::pg::Connection;
@@ -38,14 +39,16 @@ pub async fn look(client: &impl GenericClient, migration: &Migration) -> Result<
     let why = why.unwrap_or_else(|| format!("the shadow {} does not exist yet", migration.shadow));
     let version = shape::server_version(client).await?;
     let parts = partitions::read(client, &migration.source).await?;
-    let target = of_source(migration, (source, parts), version, &why);
+    let key: Vec<_> = migration.key.iter().filter_map(|name| source.column(name)).collect();
+    let key_changes = key_changes(client, source.oid, &key).await?;
+    let target = of_source(migration, (source, parts, key_changes), version, &why);
     Ok(Found::SourceOnly(Arc::new(target), why))
 }
 
 /// A target that nothing is ever sent to.
 fn of_source(
     migration: &Migration,
-    (source, parts): (Relation, Vec<Part>),
+    (source, parts, key_changes): (Relation, Vec<Part>, KeyChanges),
     version: u32,
     why: &str,
 ) -> Target {
@@ -62,12 +65,12 @@ fn of_source(
             oid: 0,
             kind: source.kind.clone(),
             has_triggers: false,
-            changes_rows: false,
             columns: Vec::new(),
         },
         source,
         mapped: Vec::new(),
         parts,
+        key_changes,
         follows: false,
         server_version: version,
     };

@@ -2,6 +2,7 @@
 //! from it the [`Target`] that statements are rewritten by.
 
 use super::mapping::{Form, form};
+use super::triggers::{KeyChanges, key_changes};
 use super::{Error, partitions, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
@@ -70,8 +71,6 @@ pub struct Relation {
     pub kind: String,
     /// Whether a write to it or to a partition fires a trigger or a rule of its owner's.
     pub has_triggers: bool,
-    /// Whether a trigger of a table or of its partitions may change a row before it is inserted.
-    pub changes_rows: bool,
     /// Its live columns in attnum order.
     pub columns: Vec<Column>,
 }
@@ -109,6 +108,8 @@ pub struct Shape {
     pub mapped: Vec<Mapped>,
     /// What holds rows of the source besides itself.
     pub parts: Vec<Part>,
+    /// What may change a key beside the statement.
+    pub key_changes: KeyChanges,
     /// Whether `follow_…` and `truncated_…` are there: not before the functions are installed.
     pub follows: bool,
     /// The server's major version.
@@ -134,11 +135,8 @@ pub async fn relation(
         .query_opt(
             "SELECT c.oid, c.relkind::text, c.relhasrules OR EXISTS (SELECT FROM pg_trigger \
              WHERE NOT tgisinternal AND tgrelid IN (SELECT c.oid UNION \
-             SELECT relid FROM pg_partition_tree(c.oid))), EXISTS (SELECT FROM pg_trigger \
-             WHERE NOT tgisinternal AND tgtype & 7 = 7 AND tgrelid IN (WITH RECURSIVE tree AS \
-             (SELECT c.oid UNION SELECT inhrelid FROM pg_inherits JOIN tree AS t \
-             ON inhparent = t.oid) SELECT oid FROM tree)) FROM pg_class c JOIN pg_namespace n \
-             ON n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text",
+             SELECT relid FROM pg_partition_tree(c.oid))) FROM pg_class c JOIN pg_namespace n ON \
+             n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text",
             &[&name.schema.as_str(), &name.name.as_str()],
         )
         .await?;
@@ -158,8 +156,8 @@ pub async fn relation(
         )
         .await?;
     let columns = rows.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    let (kind, has_triggers, changes_rows) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    Ok(Some(Relation { name: name.clone(), oid, kind, has_triggers, changes_rows, columns }))
+    let (kind, has_triggers) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(Some(Relation { name: name.clone(), oid, kind, has_triggers, columns }))
 }
 
 fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
@@ -230,8 +228,20 @@ pub async fn read(
     let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
     let server_version = server_version(client).await?;
     let parts = partitions::read(client, &migration.source).await?;
+    let columns: Vec<_> = key.iter().map(|pair| &pair.source).collect();
+    let key_changes = key_changes(client, source.oid, &columns).await?;
     let migration = migration.clone();
-    Ok(Some(Shape { migration, source, shadow, key, mapped, parts, follows, server_version }))
+    Ok(Some(Shape {
+        migration,
+        source,
+        shadow,
+        key,
+        mapped,
+        parts,
+        key_changes,
+        follows,
+        server_version,
+    }))
 }
 
 /// The server's major version.
@@ -318,11 +328,12 @@ impl Shape {
             mark_function: sync::mark_name(&self.migration.name),
             server_version: self.server_version,
             copy: self.copyable(),
+            update_changes_key: self.key_changes.on_update,
         }
     }
 
     fn copyable(&self) -> Result<Copyable, Reason> {
-        if self.source.changes_rows {
+        if self.key_changes.on_insert {
             return Err(Reason::CopyTrigger);
         }
         let key = self.key.iter().map(|pair| &pair.source);

@@ -80,7 +80,7 @@ reasons! {
         "list the key columns and send their values, or INSERT the rows";
     CopyEncoding: "COPY FROM in an encoding that is not understood",
         "send the data in UTF8";
-    CopyTrigger: "COPY FROM into a table with a trigger before each row",
+    CopyTrigger: "COPY FROM into a table with a trigger that may change its key",
         "COPY into a temporary table, then INSERT … SELECT from it";
     CopyArrayKey: "COPY FROM with a key that is an array",
         "COPY into a temporary table, then INSERT … SELECT from it";
@@ -127,6 +127,8 @@ reasons! {
         "leave the key columns out of DO UPDATE SET";
     MergeChangesKey: "MERGE that changes a key column",
         "leave the key columns out of UPDATE SET; from Postgres 18 on it is understood";
+    KeyByTrigger: "a write at which a trigger before each row (or a generated key) may change the key",
+        "let the trigger's function say NEW only with other columns behind it; or write a plain UPDATE";
     KeyInOwnWith: "a change of the key behind a WITH list within WITH",
         "move the inner WITH items to the list of the statement";
     OldUnnamed: "a change of the key whose RETURNING says old or new",

@@ -42,6 +42,9 @@ pub struct Target {
     pub server_version: u32,
     /// What reading along with COPY … FROM STDIN needs. `Err` holds why it cannot be.
     pub copy: Result<Copyable, Reason>,
+    /// Whether an UPDATE may change the key without naming it: by a trigger before each row, or
+    /// because the key is generated from other columns.
+    pub update_changes_key: bool,
 }
 
 /// A source that COPY … FROM STDIN fills as its data say.

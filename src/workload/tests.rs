@@ -21,6 +21,7 @@ fn target() -> Arc<Target> {
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
+        update_changes_key: false,
         columns: vec![Ident::new("id")],
     })
 }

@@ -81,6 +81,16 @@ async fn triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             (Does::Writes | Does::Reads | Does::Nothing, _) => None,
         });
     }
+    findings.extend(subject.shape.key_changes.on_update.then(|| {
+        Finding::info(
+            Kind::Trigger,
+            subject.shape.source.name.to_string(),
+            "a trigger before each row, or a generated key, may change the key at any UPDATE: rows \
+             are locked before they are updated, and what cannot be done so (before Postgres 18: ON \
+             CONFLICT DO UPDATE, MERGE) is marked",
+            "let the trigger's function say NEW only with other columns behind it",
+        )
+    }));
     Ok(findings)
 }
 

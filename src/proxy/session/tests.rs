@@ -31,6 +31,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
+        update_changes_key: false,
     };
     let route = Route {
         target: Arc::new(target),

@@ -35,6 +35,7 @@ fn targets() -> Vec<Arc<Target>> {
         mark_function: "m".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
+        update_changes_key: false,
     })]
 }
 

@@ -27,6 +27,7 @@ fn targets() -> Vec<Arc<Target>> {
             columns: vec![Ident::new("id")],
             key_types: vec![],
         }),
+        update_changes_key: false,
     })]
 }
 

@@ -128,17 +128,18 @@ impl Clauses<'_> {
                 let arbiter = self.arbiter(&c).unwrap_or_default();
                 // The row in conflict has the key of the new one already.
                 let same = |a: &Assigned| a.is_excluded && arbiter.contains(&a.column);
-                Ok(self.assigned(&set)?.iter().any(|a| is_key(a) && !same(a)))
+                let names_key = self.assigned(&set)?.iter().any(|a| is_key(a) && !same(a));
+                Ok(target.update_changes_key || names_key)
             }
             Verb::Update => {
                 if !c.eat("set") {
                     return Err(Reason::UpdateWithoutSet);
                 }
-                Ok(self.assigned(&c)?.iter().any(is_key))
+                Ok(target.update_changes_key || self.assigned(&c)?.iter().any(is_key))
             }
             Verb::Merge => {
                 while let Some(set) = self.do_update(&c) {
-                    if self.assigned(&set)?.iter().any(is_key) {
+                    if target.update_changes_key || self.assigned(&set)?.iter().any(is_key) {
                         return Ok(true);
                     }
                     c.at = set.at;

@@ -147,7 +147,12 @@ impl Shape {
             if vacates && shape.vacated.is_none() {
                 let in_own_with = verb > 0 && list == List::Own;
                 let context = (reader.functions, target.server_version, in_own_with);
-                shape.vacated = Some(clauses.vacated(&c, shape.returning.as_ref(), context)?);
+                let vacated = clauses.vacated(&c, shape.returning.as_ref(), context);
+                let by_trigger = |why| match target.update_changes_key {
+                    true => Reason::KeyByTrigger,
+                    false => why,
+                };
+                shape.vacated = Some(vacated.map_err(by_trigger)?);
             }
             if shape.verb == Verb::Merge && target.server_version < MERGE_RETURNS {
                 return Err(Reason::MergeBefore17);

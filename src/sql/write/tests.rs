@@ -22,6 +22,7 @@ fn target(key: &[&str]) -> Target {
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
+        update_changes_key: false,
     }
 }
 

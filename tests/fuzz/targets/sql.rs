@@ -181,6 +181,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
         server_version: 15,
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),
+        update_changes_key: false,
     };
     vec![
         Arc::new(target("m", "public.orders", "public.orders_v2", &["id"])),

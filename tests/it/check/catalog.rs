@@ -175,7 +175,8 @@ async fn triggers_by_what_their_functions_do() {
     let writes = "UPDATE orders SET note = 'x' WHERE id = NEW.id + 1";
     for (when, body, expected, left) in [
         ("AFTER", writes, blocker.as_slice(), [].as_slice()),
-        ("BEFORE", writes, &blocker, &[]),
+        // It says NEW.id, so it may change it.
+        ("BEFORE", writes, &["B trigger public.orders.t", "I trigger public.orders"], &[]),
         ("AFTER", "EXECUTE 'UP' || 'DATE ord' || 'ers'", &blocker, &[]),
         ("AFTER", "DELETE FROM orders_v2", &blocker, &["W function public.f()"]),
         ("AFTER", "INSERT INTO audit VALUES (now())", &warning, &warning),

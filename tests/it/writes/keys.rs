@@ -1,6 +1,6 @@
 //! Writes that change keys, and keys of every kind: composite, text, uuid, identity, generated.
 
-use crate::live::{Live, Pair, Table};
+use crate::live::{Live, Pair, Table, text};
 
 const DDL: &str = "
     CREATE TABLE parts (
@@ -212,4 +212,99 @@ async fn a_row_that_cannot_be_had_is_refused_in_the_clients_words() {
         pair.simple(sql).await;
     }
     pair.finish(&live, &TABLES[1..2]).await;
+}
+
+const MOVING: &str = "
+    CREATE TABLE moving (id int PRIMARY KEY, v text, at int DEFAULT 0)
+        WITH (autovacuum_enabled = off);
+    INSERT INTO moving SELECT i, 'v' || i FROM generate_series(1, 9) i;
+    CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.v = 'gone' THEN RETURN NULL; END IF;
+        NEW.id := NEW.id + 1000; RETURN NEW; END $$;
+    CREATE TRIGGER moves BEFORE UPDATE ON moving FOR EACH ROW EXECUTE FUNCTION moves();
+    CREATE TABLE touched (id int PRIMARY KEY, v text, at int DEFAULT 0)
+        WITH (autovacuum_enabled = off);
+    INSERT INTO touched SELECT i, 'v' || i FROM generate_series(1, 9) i;
+    CREATE FUNCTION touches() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        NEW.at := NEW.at + 1; RETURN NEW; END $$;
+    CREATE TRIGGER touches BEFORE INSERT OR UPDATE ON touched FOR EACH ROW
+        EXECUTE FUNCTION touches();
+    CREATE TABLE made_of (n int, v text, id int GENERATED ALWAYS AS (n * 2) STORED PRIMARY KEY)
+        WITH (autovacuum_enabled = off);
+    INSERT INTO made_of SELECT i, 'v' || i FROM generate_series(1, 9) i";
+
+const MOVING_SHADOWS: &str = "
+    CREATE TABLE moving_v2 (id bigint PRIMARY KEY, v text, at int);
+    CREATE TABLE touched_v2 (id bigint PRIMARY KEY, v text, at int);
+    CREATE TABLE made_of_v2 (id bigint PRIMARY KEY, n int, v text)";
+
+const MOVING_TABLES: [Table; 3] = [
+    Table {
+        migration: "moving_v2",
+        source: "TABLE moving ORDER BY id",
+        mapped: "TABLE moving ORDER BY id",
+        shadow: "TABLE moving_v2 ORDER BY id",
+    },
+    Table {
+        migration: "touched_v2",
+        source: "TABLE touched ORDER BY id",
+        mapped: "TABLE touched ORDER BY id",
+        shadow: "TABLE touched_v2 ORDER BY id",
+    },
+    Table {
+        migration: "made_of_v2",
+        source: "TABLE made_of ORDER BY id",
+        mapped: "SELECT id, n, v FROM made_of ORDER BY id",
+        shadow: "TABLE made_of_v2 ORDER BY id",
+    },
+];
+
+/// The text names no key column; the key changes all the same, and the rows that it leaves have to
+/// go from the shadow.
+#[tokio::test]
+async fn keys_that_a_trigger_or_a_generated_column_changes_are_followed() {
+    let columns =
+        |names: &[&str]| -> String { names.iter().map(|c| format!("{c} = \"{c}\"\n")).collect() };
+    let toml: String = [
+        ("moving", ["id", "v", "at"]),
+        ("touched", ["id", "v", "at"]),
+        ("made_of", ["id", "n", "v"]),
+    ]
+    .map(|(table, of)| {
+        format!(
+            "[[migration]]\nname = \"{table}_v2\"\nsource = \"public.{table}\"\n\
+                 shadow = \"public.{table}_v2\"\nkey = [\"id\"]\n[migration.columns]\n{}",
+            columns(&of)
+        )
+    })
+    .concat();
+    let names = ["moving_v2", "touched_v2", "made_of_v2"];
+    let live = Live::ready(&format!("{MOVING};{MOVING_SHADOWS}"), &toml, &names).await;
+    let mut pair = Pair::new(&live, MOVING).await;
+    let marks = live.statements("recorded", "write");
+    for (table, column) in [("moving", "at"), ("touched", "at"), ("made_of", "n")] {
+        for sql in [
+            format!("UPDATE {table} SET v = 'x' WHERE id = 4"),
+            format!("UPDATE {table} SET v = 'y' WHERE v = 'v7' RETURNING *"),
+            format!("UPDATE {table} SET v = 'gone' WHERE id = 2"),
+            format!("UPDATE {table} SET {column} = 400 WHERE id = 6 RETURNING id"),
+            format!("UPDATE {table} SET {column} = {column} + 1000"),
+        ] {
+            pair.every_way(&sql).await;
+        }
+        pair.simple(&format!(
+            "WITH u AS (UPDATE {table} SET v = 'w' RETURNING id) SELECT count(*) FROM u"
+        ))
+        .await;
+    }
+    assert_eq!(live.statements("recorded", "write"), marks);
+    let upsert = "VALUES (1, 'again') ON CONFLICT (id) DO UPDATE SET v = EXCLUDED.v RETURNING *";
+    pair.simple(&format!("INSERT INTO touched (id, v) {upsert}")).await;
+    assert_eq!(live.statements("recorded", "write"), marks);
+    pair.simple("INSERT INTO moving (id, v) SELECT min(id), 'z' FROM moving ON CONFLICT (id) DO UPDATE SET v = EXCLUDED.v").await;
+    let version =
+        text(&live.db.client, "SELECT current_setting('server_version_num')::int / 10000").await;
+    let marked = if version.parse::<u32>().unwrap() < 18 { 1.0 } else { 0.0 };
+    assert_eq!(live.statements("recorded", "write"), marks + marked);
+    pair.finish(&live, &MOVING_TABLES).await;
 }

@@ -91,6 +91,7 @@ impl Catalog {
                 columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
                 key_types: Vec::new(),
             }),
+            update_changes_key: false,
         })
     }
 }

@@ -54,6 +54,7 @@ fn target() -> Arc<Target> {
         follow_function: None,
         mark_function: "mark".to_owned(),
         truncate_function: None,
+        update_changes_key: false,
         server_version: 15,
         copy: Ok(Copyable {
             columns: COLUMNS.iter().map(|c| Ident::new(*c)).collect(),
