@@ -276,6 +276,11 @@ impl Write {
         self.main().map(|(_, main)| main.shape.verb)
     }
 
+    /// The verb of the statement itself, where its mirrored form locks the rows before it.
+    pub fn locked_for(&self) -> Option<Verb> {
+        self.main().and_then(|(_, main)| main.shape.locked_for)
+    }
+
     /// The targets that are fed, each with how its outcome comes; those in the rows in the order of
     /// their columns.
     pub fn told(&self, modes: Modes) -> impl Iterator<Item = (usize, Told)> {

@@ -143,12 +143,21 @@ pub fn push_description_without(out: &mut Vec<u8>, body: &[u8], n: usize) -> Opt
     Some(())
 }
 
-/// Appends an `E` with its position field changed and our own context lines left out. `verb` is the
-/// client's, where the server may name the SELECT or the row lock around it.
+/// How the client's own statement is called, where the server reports on one of ours around it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Called {
+    /// Its verb.
+    pub verb: Option<&'static str>,
+    /// Its verb, where ours locks the rows before it.
+    pub waits: Option<&'static str>,
+}
+
+/// Appends an `E` with its position field changed, our own context lines left out, and the client's
+/// statement called by its own verb.
 pub fn push_error(
     out: &mut Vec<u8>,
     body: &[u8],
-    verb: Option<&str>,
+    called: Called,
     position: impl Fn(usize) -> Option<usize>,
 ) {
     let mut r = Reader::new(body);
@@ -160,10 +169,10 @@ pub fn push_error(
             }
             out.push(code);
             let moved = || std::str::from_utf8(value).ok()?.parse().ok().and_then(&position);
-            let said = match (code, verb) {
-                (b'P', _) => moved().map(|p| p.to_string().into_bytes()),
-                (b'M', Some(verb)) => refused_command(value, verb),
-                (b'W', Some(verb)) => waited_for_row(value, verb),
+            let said = match code {
+                b'P' => moved().map(|p| p.to_string().into_bytes()),
+                b'M' => called.verb.and_then(|verb| refused_command(value, verb)),
+                b'W' => called.waits.and_then(|verb| waited_for_row(value, verb)),
                 _ => None,
             };
             out.extend_from_slice(said.as_deref().unwrap_or(value));
@@ -284,7 +293,7 @@ mod tests {
         ];
         let mut out = Vec::new();
         let error = frame(&ErrorResponse::new(fields));
-        push_error(&mut out, &error[5..], None, |p| Some(p - 20));
+        push_error(&mut out, &error[5..], Called::default(), |p| Some(p - 20));
         let expected =
             vec![(b'S', "ERROR".to_owned()), (b'C', "42703".to_owned()), (b'P', "10".to_owned())];
         assert_eq!(out, frame(&ErrorResponse::new(expected)));

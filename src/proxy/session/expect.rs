@@ -8,6 +8,7 @@ use super::watch::Watch;
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
 use crate::sql::write::{Layout, Verb};
+use crate::wire::backend::Called;
 use crate::wire::build::Report;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -92,6 +93,8 @@ pub(super) struct Mirrored {
     pub(super) mirrors: Arc<Mirrors>,
     /// The statement's, where it is a write on a source itself.
     pub(super) verb: Option<Verb>,
+    /// The same, where the form locks the rows before it.
+    pub(super) locked_for: Option<Verb>,
     /// What its rows are.
     pub(super) layout: Layout,
     /// For the positions of errors.
@@ -245,9 +248,11 @@ impl Rows {
         matches!(self.bare(), Self::Read(r) if matches!(r.served_by, ServedBy::Shadow(..)))
     }
 
-    /// The verb of a mirrored write, where another stands before it in what was sent.
-    pub(super) fn verb(&self) -> Option<&'static str> {
-        self.mirrored().and_then(|m| m.verb).map(Verb::as_str)
+    /// How the client's own statement is called in errors, where another stands before it in what
+    /// was sent.
+    pub(super) fn called(&self) -> Called {
+        let Some(m) = self.mirrored() else { return Called::default() };
+        Called { verb: m.verb.map(Verb::as_str), waits: m.locked_for.map(Verb::as_str) }
     }
 
     /// The mirrored write that is behind it.

@@ -282,8 +282,8 @@ impl Session {
         (layout, form): (Option<Layout>, Arc<Form>),
     ) -> Rows {
         let Some(layout) = layout else { return Rows::Plain };
-        let verb = write.verb();
-        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, layout, form, rows: 0 }))
+        let (verb, locked_for) = (write.verb(), write.locked_for());
+        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, locked_for, layout, form, rows: 0 }))
     }
 
     fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {

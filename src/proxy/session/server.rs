@@ -6,7 +6,7 @@ use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
 use crate::sql::read::NAME_MOVED;
-use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::backend::{self, Called, TransactionStatus};
 use crate::wire::build::{self, Report, Severity};
 use crate::wire::frame::{BadLength, Header};
 use std::sync::Arc;
@@ -372,11 +372,12 @@ impl Session {
             Some(Expect::Parse(_, Some(undo))) => undo.form(),
             _ => None,
         };
-        let verb = match self.replies.front() {
-            Some(Expect::Query(rows)) => rows.front().and_then(Rows::verb),
-            Some(Expect::Execute(_, rows)) => rows.verb(),
+        let called = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.front().map(Rows::called),
+            Some(Expect::Execute(_, rows)) => Some(rows.called()),
             _ => None,
         };
+        let called = called.unwrap_or_default();
         let mut renamed = None;
         for (ours, theirs) in form.map(|form| form.renamed.as_slice()).unwrap_or_default() {
             let body = renamed.as_deref().unwrap_or(body);
@@ -391,12 +392,12 @@ impl Session {
         match (replacement, form) {
             (Some(report), _) => build::error(&mut out.to_client, &report),
             (None, Some(form)) => {
-                backend::push_error(&mut out.to_client, body, verb, |p| form.original_position(p))
+                backend::push_error(&mut out.to_client, body, called, |p| form.original_position(p))
             }
             (None, None)
                 if matches!(self.replies.front(), Some(Expect::Execute(_, Rows::Steps(..)))) =>
             {
-                backend::push_error(&mut out.to_client, body, None, |_| None)
+                backend::push_error(&mut out.to_client, body, Called::default(), |_| None)
             }
             (None, None) => out.to_client.extend_from_slice(&frame_of(b'E', body)),
         }

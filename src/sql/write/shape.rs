@@ -41,6 +41,9 @@ pub(super) struct Shape {
     pub(super) is_alone: bool,
     /// How the keys that it vacates are learnt, if it vacates any.
     pub(super) vacated: Option<Vacated>,
+    /// The verb, where the rows are locked before it, which the server does not do for the client's
+    /// own statement (it does where a trigger stands before each row).
+    pub(super) locked_for: Option<Verb>,
     pub(super) feeds: Vec<Feed>,
 }
 
@@ -139,6 +142,7 @@ impl Shape {
             is_alone: clauses.is_alone(&c),
             returning: returning.map(|r| r.shifted(offset)),
             vacated: None,
+            locked_for: None,
             feeds: Vec::new(),
         };
         for mention in found {
@@ -152,7 +156,10 @@ impl Shape {
                     true => Reason::KeyByTrigger,
                     false => why,
                 };
-                shape.vacated = Some(vacated.map_err(by_trigger)?);
+                let vacated = vacated.map_err(by_trigger)?;
+                let locks = matches!(vacated, Vacated::Before(_)) && !target.update_changes_key;
+                shape.locked_for = locks.then_some(head.verb);
+                shape.vacated = Some(vacated);
             }
             if shape.verb == Verb::Merge && target.server_version < MERGE_RETURNS {
                 return Err(Reason::MergeBefore17);
