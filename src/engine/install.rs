@@ -1,6 +1,7 @@
 //! Schema `pgsegue` with its tables, and the functions of a migration: installed, replaced, dropped.
 
 use super::Error;
+use super::counted::counted_sql;
 use super::shape::Shape;
 use super::sync::{follow_sql, mark_sql, sync_sql};
 use super::truncate::truncated_sql;
@@ -184,6 +185,7 @@ async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&sync_sql(shape)).await?;
     tx.batch_execute(&follow_sql(shape)).await?;
     tx.batch_execute(&truncated_sql(shape)).await?;
+    tx.batch_execute(&counted_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
     Ok(tx.commit().await?)
 }
@@ -195,7 +197,8 @@ pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<
             "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n \
              ON n.oid = p.pronamespace WHERE n.nspname = 'pgsegue' \
              AND p.proname IN ('sync_' || $1::text, 'follow_' || $1::text, \
-             'truncated_' || $1::text, 'mark_' || $1::text)",
+             'truncated_' || $1::text, 'before_copy_' || $1::text, 'after_copy_' || $1::text, \
+             'mark_' || $1::text)",
             &[&name],
         )
         .await?;

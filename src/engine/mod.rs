@@ -5,6 +5,7 @@ pub mod backfill;
 mod barrier;
 pub mod check;
 mod control;
+pub mod counted;
 mod drift;
 mod entry;
 mod error;

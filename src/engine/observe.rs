@@ -4,7 +4,7 @@
 
 use super::shape::{self, KeyPair, Relation, Shape};
 use super::triggers::{KeyChanges, key_changes};
-use super::{Error, partitions, runtime::Engine};
+use super::{Error, counted, partitions, runtime::Engine};
 use crate::manifest::Migration;
 use crate::pg::Connection;
 use crate::sql::target::{Part, Target};
@@ -41,14 +41,16 @@ pub async fn look(client: &impl GenericClient, migration: &Migration) -> Result<
     let parts = partitions::read(client, &migration.source).await?;
     let key: Vec<_> = migration.key.iter().filter_map(|name| source.column(name)).collect();
     let key_changes = key_changes(client, source.oid, &key).await?;
-    let target = of_source(migration, (source, parts, key_changes), version, &why);
+    let counted = counted::read(client, &source, &migration.key).await?;
+    let target = of_source(migration, (source, parts), (key_changes, counted), version, &why);
     Ok(Found::SourceOnly(Arc::new(target), why))
 }
 
 /// A target that nothing is ever sent to.
 fn of_source(
     migration: &Migration,
-    (source, parts, key_changes): (Relation, Vec<Part>, KeyChanges),
+    (source, parts): (Relation, Vec<Part>),
+    (key_changes, counted): (KeyChanges, Option<counted::Counting>),
     version: u32,
     why: &str,
 ) -> Target {
@@ -71,6 +73,7 @@ fn of_source(
         mapped: Vec::new(),
         parts,
         key_changes,
+        counted,
         follows: false,
         server_version: version,
     };

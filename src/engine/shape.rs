@@ -3,7 +3,7 @@
 
 use super::mapping::{Form, form};
 use super::triggers::{KeyChanges, key_changes};
-use super::{Error, partitions, sync, truncate};
+use super::{Error, counted, partitions, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::qualify;
@@ -110,7 +110,9 @@ pub struct Shape {
     pub parts: Vec<Part>,
     /// What may change a key beside the statement.
     pub key_changes: KeyChanges,
-    /// Whether `follow_…` and `truncated_…` are there: not before the functions are installed.
+    /// An integer column of the key by which the rows of a COPY can be found.
+    pub counted: Option<counted::Counting>,
+    /// Whether all functions are there: not before they are installed.
     pub follows: bool,
     /// The server's major version.
     pub server_version: u32,
@@ -223,9 +225,11 @@ pub async fn read(
         })?);
     }
     let name = &migration.name;
-    let (follow, truncated) = (sync::follow_name(name), truncate::truncated_name(name));
-    let sql = "SELECT to_regproc($1::text) IS NOT NULL AND to_regproc($2::text) IS NOT NULL";
-    let follows = client.query_one(sql, &[&follow, &truncated]).await?.try_get(0)?;
+    let counted = counted::read(client, &source, &migration.key).await?;
+    let mut functions = vec![sync::follow_name(name), truncate::truncated_name(name)];
+    functions.extend(counted.is_some().then(|| counted::after_name(name)));
+    let sql = "SELECT bool_and(to_regproc(f) IS NOT NULL) FROM unnest($1::text[]) AS f";
+    let follows = client.query_one(sql, &[&functions]).await?.try_get(0)?;
     let server_version = server_version(client).await?;
     let parts = partitions::read(client, &migration.source).await?;
     let columns: Vec<_> = key.iter().map(|pair| &pair.source).collect();
@@ -239,6 +243,7 @@ pub async fn read(
         mapped,
         parts,
         key_changes,
+        counted,
         follows,
         server_version,
     }))
@@ -329,6 +334,7 @@ impl Shape {
             server_version: self.server_version,
             copy: self.copyable(),
             update_changes_key: self.key_changes.on_update,
+            counted: counted::counted(self),
         }
     }
 

@@ -304,8 +304,8 @@ impl Known {
         self.fed(names.iter().filter_map(|name| self.settings.get(name.target)).collect(), said);
         said.client("COPY n".to_owned());
         said.note(
-            "while dual write is on, the keys are read along in the data, and synced when these \
-             are complete"
+            "while dual write is on, the keys are read along in the data, or found by the sequence \
+             that makes them up, and synced when the data are complete"
                 .to_owned(),
         );
     }

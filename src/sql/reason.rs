@@ -76,7 +76,7 @@ reasons! {
         "send the data: COPY FROM STDIN, or psql's \\copy";
     CopyOption: "COPY FROM with an option that is not understood",
         "leave it out, or COPY into a temporary table and INSERT … SELECT from it";
-    CopyWithoutKey: "COPY FROM without the key columns",
+    CopyWithoutKey: "COPY FROM without the key, which is not filled by a sequence",
         "list the key columns and send their values, or INSERT the rows";
     CopyEncoding: "COPY FROM in an encoding that is not understood",
         "send the data in UTF8";
@@ -99,7 +99,7 @@ reasons! {
     CopyData: "COPY FROM of data that are not understood",
         "send the data in another format";
     CopyManyKeys: "COPY FROM of more keys than are kept",
-        "send fewer rows per COPY";
+        "send fewer rows per COPY, or rows whose keys are near each other";
     ExplainAnalyze: "EXPLAIN ANALYZE of a write",
         "EXPLAIN without ANALYZE, or analyze it on a copy of the table: it does write";
     TruncateUnclear: "a TRUNCATE that is not understood",

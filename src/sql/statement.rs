@@ -461,7 +461,7 @@ impl<'a> Reader<'a> {
             }
             Ok(copy) => {
                 let mut targets = named.iter().filter_map(|m| self.targets.get(m.target));
-                match targets.find_map(|target| copy.reader(target, copy::ANY_DIALECT).err()) {
+                match targets.find_map(|target| copy.way(target, copy::ANY_DIALECT).err()) {
                     Some(why) => Class::Unclassified(why),
                     None => Class::CopyFrom(named.iter().map(name).collect(), Arc::new(copy)),
                 }

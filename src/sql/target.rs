@@ -45,6 +45,39 @@ pub struct Target {
     /// Whether an UPDATE may change the key without naming it: by a trigger before each row, or
     /// because the key is generated from other columns.
     pub update_changes_key: bool,
+    /// An integer column of the key by which the rows of a COPY can be found.
+    pub counted: Option<Counted>,
+}
+
+/// An integer column of the key by which the rows of a COPY can be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The column.
+    pub column: Ident,
+    /// What fills it.
+    pub filled: Filled,
+    /// What finds the rows; none before it is installed.
+    pub functions: Option<CountedFunctions>,
+}
+
+/// What fills an integer column of the key that a COPY leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// A sequence.
+    BySequence,
+    /// Anything else.
+    Otherwise,
+}
+
+/// What runs around a COPY whose rows are found by such a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountedFunctions {
+    /// `"pgsegue"."before_copy_…"`: `() → text`, what the sequence stands at.
+    pub before: String,
+    /// `"pgsegue"."after_copy_…"`: `(borders text, rows int8, mode int4) → int4`, feeds the keys
+    /// of the rows that have come to the sync function: since what `before` has said, or between
+    /// two keys.
+    pub after: String,
 }
 
 /// A source that COPY … FROM STDIN fills as its data say.

@@ -22,6 +22,7 @@ fn target() -> Arc<Target> {
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        counted: None,
         columns: vec![Ident::new("id")],
     })
 }

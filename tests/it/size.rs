@@ -144,6 +144,41 @@ async fn a_copy_of_a_gigabyte_and_rows_of_200_mb_take_no_memory() {
     live.orders_in_step().await;
 }
 
+/// What the keys of a COPY may take: those that are kept, and their place while it grows.
+#[cfg(target_os = "linux")]
+const KEYS_KIB_MAX: u64 = 64 * 1024;
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_more_keys_than_are_kept_is_mirrored_if_they_lie_close() {
+    const ROWS: u32 = 200_000;
+    let live = Live::orders("", "").await;
+    let mut raw = live.raw().await;
+    raw.run("SELECT 1").await;
+    let before = high_water_kib(&live.proxy);
+    // Of 100 digits each, the largest first, every other one left out.
+    let lines = |far: &str| {
+        let keys = (100..100 + ROWS).rev().map(|n| format!("{:0>100}\t1\n", n * 2));
+        let lines: String = keys.chain([far.to_owned()]).collect();
+        let data = lines.as_bytes().chunks(CHUNK).flat_map(|piece| frame(b'd', piece));
+        let copy = query("COPY orders (id, user_id) FROM STDIN");
+        [copy, data.collect(), frame(b'c', b"")].concat()
+    };
+    raw.run("BEGIN").await;
+    let said = raw.pipeline(&lines("2000000000\t1\n"), 1).await;
+    assert_eq!(raw.shown(&said)[1..], ["C COPY 200001", "Z T"]);
+    let reasons = raw.rows("SELECT reason FROM pgsegue.dirty_keys").await.concat();
+    assert_eq!(reasons, [Some("COPY FROM of more keys than are kept".to_owned())]);
+    raw.run("ROLLBACK").await;
+    let said = raw.pipeline(&lines(""), 1).await;
+    assert_eq!(raw.shown(&said)[1..], ["C COPY 200000", "Z I"]);
+    assert_eq!(live.dirty().await, []);
+    assert_eq!(text(&live.db.client, "SELECT count(*) FROM orders_v2").await, "200010");
+    let grown = high_water_kib(&live.proxy) - before;
+    assert!(grown < KEYS_KIB_MAX, "{grown} KiB more");
+    live.orders_in_step().await;
+}
+
 #[tokio::test]
 async fn what_is_too_long_to_be_held_is_marked_or_refused() {
     let toml = crate::live::orders_toml("", "");

@@ -2,6 +2,7 @@
 
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
+use crate::engine::counted::{Counting, Sequence};
 
 /// Everything but the control role.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
@@ -165,6 +166,15 @@ fn of_tables(subject: &Subject<'_>, role: &str) -> Vec<Need> {
         grant: format!("GRANT TRUNCATE ON {} TO {role}", shadow.quoted()),
         vital: false,
     });
+    if let Some(Counting { sequence: Some(Sequence { oid, name }), .. }) = &shape.counted {
+        needs.push(Need {
+            object: "sequence SELECT".to_owned(),
+            sql: format!("has_sequence_privilege({oid}::oid, 'SELECT')"),
+            what: format!("SELECT on sequence {name} (to mirror COPY without the key)"),
+            grant: format!("GRANT SELECT ON SEQUENCE {name} TO {role}"),
+            vital: false,
+        });
+    }
     needs
 }
 

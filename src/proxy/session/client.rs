@@ -135,7 +135,7 @@ impl Session {
             b'D' => self.on_describe(frame, body, out),
             b'E' => self.on_execute(frame, body, out),
             b'C' => self.on_close(frame, body, out),
-            b'c' | b'f' => self.on_copy_end(tag, frame, out),
+            b'c' | b'f' => self.on_copy_end(frame, out),
             _ => self.on_sync(frame, out),
         }
     }

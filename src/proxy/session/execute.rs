@@ -20,6 +20,9 @@ impl Session {
         if let Some(marks) = &portal.marks {
             self.inject_mark_inline(marks, out);
         }
+        if let Rows::Copied(copied) = &portal.rows {
+            self.ask_before(copied, out);
+        }
         if portal.effect != Effect::None {
             self.apply(portal.effect, &routes);
         }

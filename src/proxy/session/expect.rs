@@ -37,6 +37,8 @@ pub(super) enum Expect {
     Sync(Reply),
     /// What is run at the end of a marked query; the `Z` behind it is the query's.
     Commit,
+    /// `D C`: what is asked before a mirrored COPY, for the feed of this number.
+    Before(usize),
     /// `D C`: what runs behind a mirrored COPY.
     Behind(Box<Behind>),
     /// The Sync of ours behind a mirrored COPY that came as a simple query: its completion, then
@@ -166,6 +168,7 @@ impl Expect {
             | Self::Probe(_)
             | Self::Refusal(_)
             | Self::Commit
+            | Self::Before(_)
             | Self::Behind(_)
             | Self::Completion(_)
             | Self::Query(_)

@@ -168,9 +168,9 @@ impl Session {
     fn extended_reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
         let ends = match self.replies.front() {
             Some(Expect::Describe(..)) => matches!(tag, b'T' | b'n'),
-            Some(Expect::Execute(..) | Expect::Probe(_) | Expect::Behind(_)) => {
-                matches!(tag, b'C' | b'I' | b's')
-            }
+            Some(
+                Expect::Execute(..) | Expect::Probe(_) | Expect::Before(_) | Expect::Behind(_),
+            ) => matches!(tag, b'C' | b'I' | b's'),
             _ => true,
         };
         if tag == b'G' {
@@ -204,6 +204,10 @@ impl Session {
             }
             Expect::Describe(_, rows) | Expect::Execute(_, rows) => {
                 self.rows_reply(rows, (Protocol::Extended, tag), body, out)
+            }
+            Expect::Before(feed) => {
+                self.before_reply(*feed, tag, body);
+                Fate::Swallow
             }
             Expect::Behind(behind) => {
                 self.behind_reply(behind, tag, body, out);
@@ -292,7 +296,7 @@ impl Session {
                 let steps = Arc::clone(steps);
                 self.steps_reply(&steps, tag, body, out)
             }
-            Rows::Copied(copied) if tag == b'C' => self.is_copied(copied, body),
+            Rows::Copied(_) if tag == b'C' => self.is_copied(body, out),
             Rows::Copied(_) => Fate::Forward,
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),

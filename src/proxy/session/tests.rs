@@ -32,6 +32,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        counted: None,
     };
     let route = Route {
         target: Arc::new(target),

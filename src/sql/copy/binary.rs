@@ -168,9 +168,9 @@ impl Binary {
 
     pub(super) fn finish(self) -> Result<Keys, Reason> {
         match self.state {
-            State::Ended => Ok(self.keys),
+            State::Ended => self.keys.complete(),
             // The server takes the end of the data for the end of the rows.
-            State::Row if self.number.is_empty() => Ok(self.keys),
+            State::Row if self.number.is_empty() => self.keys.complete(),
             State::Unsure(why) => Err(why),
             _ => Err(Reason::CopyData),
         }

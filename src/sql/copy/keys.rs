@@ -1,11 +1,15 @@
-//! The keys of one COPY, kept as the arrays that they will be sent as.
+//! The keys of one COPY, kept as the arrays that they will be sent as. Of more than that, only the
+//! span is kept in which those of an integer column lie: if they fill it, the server finds the rows.
 
 use crate::sql::reason::Reason;
 use crate::sql::target::{Copyable, SyncMode, Target};
 use std::fmt::Write as _;
 
-/// Bytes of keys that are kept of one COPY. With more of them the migration is marked instead.
+/// Bytes of keys that are kept of one COPY. Of more of them only their span is.
 pub const KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How much wider that may be than the keys are many: all rows in it are looked at.
+const SPARSE_MAX: i128 = 4;
 
 /// Keys per call of the sync function: bounds its arrays.
 const BATCH_KEYS: u32 = 5_000;
@@ -31,17 +35,63 @@ pub struct Keys {
     columns: Vec<Vec<u8>>,
     rows: i32,
     bytes: usize,
+    span: Span,
+    kept: Kept,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    All,
+    /// The span alone: they were too many.
+    Span,
+}
+
+/// Where the keys lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Span {
+    /// It cannot be told.
+    Unknown,
+    /// By this column of the key; nothing before the first one.
+    Of { column: usize, bounds: Option<(i64, i64)> },
+}
+
+impl Span {
+    fn with(self, values: Values, key: &[Vec<u8>]) -> Self {
+        let Self::Of { column, bounds } = self else { return Self::Unknown };
+        let Some(value) = key.get(column).and_then(|value| integer(values, value)) else {
+            return Self::Unknown;
+        };
+        let (low, high) = bounds.unwrap_or((value, value));
+        Self::Of { column, bounds: Some((low.min(value), high.max(value))) }
+    }
+}
+
+/// An integer as the server reads it; `None`: it may read one all the same.
+fn integer(values: Values, value: &[u8]) -> Option<i64> {
+    match values {
+        Values::Text | Values::Unchecked => {
+            std::str::from_utf8(value).ok()?.trim_ascii().parse().ok()
+        }
+        Values::Binary => match value.len() {
+            2 => Some(i16::from_be_bytes(value.try_into().ok()?).into()),
+            4 => Some(i32::from_be_bytes(value.try_into().ok()?).into()),
+            8 => Some(i64::from_be_bytes(value.try_into().ok()?)),
+            _ => None,
+        },
+    }
 }
 
 impl Keys {
-    pub(super) fn new(copyable: &Copyable, values: Values) -> Self {
+    /// `spanned`: which column of the key is an integer by which rows can be found.
+    pub(super) fn new(copyable: &Copyable, values: Values, spanned: Option<usize>) -> Self {
         let types: Vec<u32> = copyable.key_types.iter().map(|t| t.oid).collect();
         let columns = types.iter().map(|_| Vec::new()).collect();
-        Self { values, types, columns, rows: 0, bytes: 0 }
+        let span = spanned.map_or(Span::Unknown, |column| Span::Of { column, bounds: None });
+        Self { values, types, columns, rows: 0, bytes: 0, span, kept: Kept::All }
     }
 
     pub(super) fn have_room_for(&self, bytes: usize) -> bool {
-        self.bytes.saturating_add(bytes) <= KEYS_BYTES_MAX
+        bytes <= KEYS_BYTES_MAX
     }
 
     pub(super) fn clear(&mut self) {
@@ -51,6 +101,14 @@ impl Keys {
 
     /// One more.
     pub(super) fn push(&mut self, key: &[Vec<u8>]) -> Result<(), Reason> {
+        self.rows = self.rows.checked_add(1).ok_or(Reason::CopyManyKeys)?;
+        self.span = self.span.with(self.values, key);
+        if self.kept == Kept::Span {
+            return match self.span {
+                Span::Of { .. } => Ok(()),
+                Span::Unknown => Err(Reason::CopyManyKeys),
+            };
+        }
         for (column, value) in self.columns.iter_mut().zip(key) {
             let before = column.len();
             match self.values {
@@ -64,8 +122,33 @@ impl Keys {
             }
             self.bytes += column.len() - before;
         }
-        self.rows = self.rows.checked_add(1).ok_or(Reason::CopyManyKeys)?;
-        if self.bytes > KEYS_BYTES_MAX { Err(Reason::CopyManyKeys) } else { Ok(()) }
+        if self.bytes <= KEYS_BYTES_MAX {
+            return Ok(());
+        }
+        self.kept = Kept::Span;
+        self.clear();
+        match self.span {
+            Span::Of { .. } => Ok(()),
+            Span::Unknown => Err(Reason::CopyManyKeys),
+        }
+    }
+
+    /// There are no more of them.
+    pub(super) fn complete(self) -> Result<Self, Reason> {
+        let Some((low, high)) = self.span() else { return Ok(self) };
+        let width = i128::from(high) - i128::from(low);
+        match width <= i128::from(self.rows).saturating_mul(SPARSE_MAX) {
+            true => Ok(self),
+            false => Err(Reason::CopyManyKeys),
+        }
+    }
+
+    /// Where they lie, if they were too many to be kept.
+    pub fn span(&self) -> Option<(i64, i64)> {
+        match (self.kept, self.span) {
+            (Kept::Span, Span::Of { bounds, .. }) => bounds,
+            _ => None,
+        }
     }
 
     /// How many there are.

@@ -20,7 +20,7 @@ mod text;
 pub use keys::{KEYS_BYTES_MAX, Keys, Values};
 pub(super) use options::read;
 
-use super::target::Target;
+use super::target::{Counted, Filled, Target};
 use crate::sql::reason::Reason;
 use rows::{Rows, Wanted};
 
@@ -108,6 +108,15 @@ pub struct Dialect<'a> {
 pub(super) const ANY_DIALECT: Dialect<'_> =
     Dialect { client_encoding: "UTF8", server_version: u32::MAX };
 
+/// How the keys of a COPY become known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// They are in its data.
+    Read,
+    /// A sequence makes them up: they lie between what it stands at before and behind the COPY.
+    Counted,
+}
+
 /// Collects the keys of one COPY.
 #[derive(Debug)]
 pub struct Reader {
@@ -129,6 +138,21 @@ impl CopyFrom {
         self.columns.as_deref()
     }
 
+    /// How its keys become known.
+    ///
+    /// # Errors
+    /// Says why they do not.
+    pub fn way(&self, target: &Target, dialect: Dialect<'_>) -> Result<Way, Reason> {
+        let lists =
+            |column: &str| self.columns.as_ref().is_none_or(|c| c.iter().any(|c| c == column));
+        match &target.counted {
+            Some(Counted { column, filled: Filled::BySequence, .. }) if !lists(column.as_str()) => {
+                Ok(Way::Counted)
+            }
+            _ => self.reader(target, dialect).map(|_| Way::Read),
+        }
+    }
+
     /// A reader of its data.
     ///
     /// # Errors
@@ -144,7 +168,9 @@ impl CopyFrom {
             .collect::<Option<Vec<usize>>>()
             .ok_or(Reason::CopyWithoutKey)?;
         let alphabet = encoding::alphabet(self.encoding.as_deref(), dialect.client_encoding)?;
-        let keys = Keys::new(copyable, self.values());
+        let spanned = target.counted.as_ref().filter(|counted| counted.functions.is_some());
+        let spanned = spanned.and_then(|c| target.key.iter().position(|key| *key == c.column));
+        let keys = Keys::new(copyable, self.values(), spanned);
         let wanted = |rules: &dyn Fn(&str) -> rows::Null| {
             let name = |at: usize| columns.get(at).map(String::as_str).unwrap_or_default();
             positions.iter().map(|at| Wanted { position: *at, null: rules(name(*at)) }).collect()

@@ -195,7 +195,7 @@ impl Rows {
 
     pub(super) fn finish(self) -> Result<Keys, Reason> {
         match self.unsure {
-            None => Ok(self.keys),
+            None => self.keys.complete(),
             Some(why) => Err(why),
         }
     }

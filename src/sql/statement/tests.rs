@@ -28,6 +28,7 @@ fn targets() -> Vec<Arc<Target>> {
             key_types: vec![],
         }),
         update_changes_key: false,
+        counted: None,
     })]
 }
 

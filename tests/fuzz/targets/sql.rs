@@ -182,6 +182,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         server_version: 15,
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        counted: None,
     };
     vec![
         Arc::new(target("m", "public.orders", "public.orders_v2", &["id"])),

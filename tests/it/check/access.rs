@@ -87,7 +87,8 @@ async fn every_privilege_that_the_control_role_lacks_has_its_grant() {
     let role = format!("\"{name} control %\"");
     db.client
         .batch_execute(&format!(
-            "CREATE ROLE {role} LOGIN; REVOKE USAGE ON SCHEMA public FROM PUBLIC; \
+            "CREATE SEQUENCE counted; ALTER TABLE orders ALTER id SET DEFAULT nextval('counted'); \
+             CREATE ROLE {role} LOGIN; REVOKE USAGE ON SCHEMA public FROM PUBLIC; \
              REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC"
         ))
         .await
@@ -109,7 +110,10 @@ async fn every_privilege_that_the_control_role_lacks_has_its_grant() {
     ]
     .iter()
     .map(|what| format!("B control role {what}"))
-    .chain(["shadow TRUNCATE", "TEMPORARY"].map(|what| format!("W control role {what}")))
+    .chain(
+        ["shadow TRUNCATE", "sequence SELECT", "TEMPORARY"]
+            .map(|what| format!("W control role {what}")),
+    )
     .collect();
     assert_eq!(ids(&findings), lacking, "{findings:?}");
     // One after the other: each is found until it is there.

@@ -92,6 +92,7 @@ impl Catalog {
                 key_types: Vec::new(),
             }),
             update_changes_key: false,
+            counted: None,
         })
     }
 }

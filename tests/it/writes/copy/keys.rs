@@ -60,6 +60,7 @@ fn target() -> Arc<Target> {
             columns: COLUMNS.iter().map(|c| Ident::new(*c)).collect(),
             key_types: vec![text(), text()],
         }),
+        counted: None,
     })
 }
 

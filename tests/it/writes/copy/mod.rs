@@ -1,6 +1,7 @@
 //! COPY … FROM STDIN into a migrated table: its keys are read along, and the shadow follows in its
 //! own transaction.
 
+mod counted;
 mod drivers;
 mod ends;
 mod keys;
