@@ -1,7 +1,7 @@
 //! The protocol at its edges, byte by byte: what Postgres answers is what comes through, and what
 //! is not the protocol ends the connection, not the process.
 
-use crate::live::raw::{bind, execute, frame, parse, query, startup, sync};
+use crate::live::raw::{bind, execute, flush, frame, parse, query, startup, sync};
 use crate::live::{Live, ORDERS, Pair, Raw, text};
 use crate::support::{connect, eventually};
 use std::time::Duration;
@@ -214,6 +214,34 @@ async fn a_client_that_goes_away_in_a_transaction_has_it_rolled_back() {
     }
     assert_eq!(live.dirty().await, []);
     live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_sync_among_the_data_of_a_copy_has_no_answer() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let (one, end) = (|n: usize| frame(b'd', format!("{n}\t1\tx\n").as_bytes()), frame(b'c', b""));
+    let begin = query("COPY other FROM STDIN");
+    let among = [&begin, &sync(), &one(80), &sync(), &flush(), &sync(), &one(81), &sync(), &end];
+    let among = [&among.map(Vec::as_slice).concat(), &query("SELECT 1")[..], &sync()].concat();
+    pair.exchange("Sync among the data", &among, 3).await;
+    let asked =
+        [parse("", "COPY other FROM STDIN", &[]), bind("", "", 0, &[], 0), execute("", 0), flush()];
+    for (begin, readies) in [(begin, 3), (asked.concat(), 2)] {
+        let mut said = Vec::new();
+        for raw in [&mut pair.plain, &mut pair.live] {
+            raw.send(&begin).await;
+            while raw.next().await.unwrap().tag != b'G' {}
+            raw.send(&[sync(), one(90 + readies), flush(), sync()].concat()).await;
+            let rest = [end.clone(), sync(), query("SELECT 1"), sync()].concat();
+            raw.send(&rest).await;
+            let messages = raw.until_ready(readies + 1).await;
+            said.push(raw.shown(&messages));
+        }
+        assert_eq!(said[1], said[0], "Sync among the data, when the server takes them");
+    }
+    pair.simple("SELECT * FROM other ORDER BY id").await;
+    pair.same();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::expect::{Expect, Reply, Rows};
 use super::marked::Copying;
 use super::stream::Streamed;
-use super::{Fatal, Flow, Hold, Out, Session};
+use super::{Fatal, Flow, Hold, Out, Session, Takes};
 use crate::wire::build::{Report, Severity};
 use crate::wire::frame::Header;
 use crate::wire::frontend;
@@ -77,7 +77,7 @@ impl Session {
     fn passes(&mut self, header: Header, rest: &[u8]) -> bool {
         let pass = match header.tag {
             _ if let Some(passes) = self.passes_in_copy(header) => passes,
-            b'S' => false,
+            b'S' => self.takes == Takes::Data,
             b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' if self.skipping => true,
             b'Q' | b'P' | b'D' | b'E' | b'C' => false,
             // FunctionCall: answered by V and Z, like a query.
@@ -90,6 +90,7 @@ impl Session {
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
                 self.marked_copy(Copying::Ends);
+                self.takes = Takes::Frames;
                 // Stray ones are ignored by the server: they must not pile up here.
                 if !matches!(self.replies.back(), Some(Expect::CopyEnd)) {
                     self.replies.push_back(Expect::CopyEnd);

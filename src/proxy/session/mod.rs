@@ -81,6 +81,7 @@ pub(super) struct Session {
     marked: Option<marked::MarkedQuery>,
     /// The mirrored COPY that the client sends.
     copying: Option<Box<copy::Copying>>,
+    takes: Takes,
     draws: u64,
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
@@ -108,6 +109,14 @@ enum Hold {
     Commit,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
     Failed,
+}
+
+/// What the server takes from the client, as far as no COPY is mirrored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Frames,
+    /// The data of a COPY: a Sync among them is ignored.
+    Data,
 }
 
 /// Which sub-protocol a statement came by.
@@ -159,6 +168,7 @@ impl Session {
             retry: Retry::default(),
             marked: None,
             copying: None,
+            takes: Takes::Frames,
             draws: 0,
             client_pass: 0,
             server_pass: 0,

@@ -3,7 +3,7 @@
 use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::marked::Kept;
 use super::prepared::Undo;
-use super::{Hold, Out, Protocol, Session};
+use super::{Hold, Out, Protocol, Session, Takes};
 use crate::proxy::context::Understander;
 use crate::sql::read::NAME_MOVED;
 use crate::wire::backend::{self, Called, TransactionStatus};
@@ -152,6 +152,9 @@ impl Session {
     }
 
     fn query_reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
+        if tag == b'G' {
+            self.copy_begins();
+        }
         let Some(Expect::Query(rows)) = self.replies.front_mut() else { return Fate::Forward };
         let Some(mut first) = rows.pop_front() else { return Fate::Forward };
         let fate = self.rows_reply(&mut first, (Protocol::Simple, tag), body, out);
@@ -234,11 +237,16 @@ impl Session {
         }
     }
 
-    /// A Sync that the client sent before the data of a COPY is ignored by the server.
+    /// A Sync that the client sent before the data of a COPY, or among them, is ignored by the
+    /// server.
     fn copy_begins(&mut self) {
         while matches!(self.replies.get(1), Some(Expect::Sync(_))) {
             self.replies.remove(1);
             self.group_answered();
+        }
+        // Where the client has not ended them yet.
+        if self.copying.is_none() && !matches!(self.replies.get(1), Some(Expect::CopyEnd)) {
+            self.takes = Takes::Data;
         }
     }
 
@@ -430,6 +438,7 @@ impl Session {
 
     /// After an error the server ignores frames up to the next Sync (a simple query just ends).
     fn skip_to_sync(&mut self, out: &mut Out, given: Given) {
+        self.takes = Takes::Frames;
         if given == Given::Yes {
             self.watched_fails();
         }
