@@ -44,6 +44,29 @@ fn operations() -> Vec<Operation> {
             &[query("COPY sink FROM STDIN"), data(1), data(2), data(3), frame(b'c', b"")],
             1,
         ),
+        operation(
+            "copy in, mirrored",
+            &[
+                query("COPY orders (user_id, note) FROM STDIN"),
+                data(1),
+                data(2),
+                data(3),
+                frame(b'c', b""),
+            ],
+            1,
+        ),
+        operation(
+            "copy in with keys, mirrored in a transaction",
+            &[
+                query("BEGIN"),
+                query("COPY orders (id, note, user_id) FROM STDIN CSV"),
+                frame(b'd', b"60,a,1\n61,b,2\n"),
+                frame(b'c', b""),
+                query("DELETE FROM orders WHERE id IN (60, 61)"),
+                query("COMMIT"),
+            ],
+            4,
+        ),
         operation("copy out", &[query("COPY other TO STDOUT")], 1),
         operation(
             "mirrored",
@@ -79,7 +102,10 @@ async fn line() -> Line {
     let far = Pump::to(server().port()).await;
     let toml = orders_toml("", "reads = 100\ndark_reads = 100");
     let toml = format!("server.address = \"127.0.0.1:{}\"\n{toml}", far.port);
-    let ddl = format!("{ORDERS};{ORDERS_V2};CREATE TABLE sink (id int, note text)");
+    let counted = "CREATE SEQUENCE counted START 10000;
+        ALTER TABLE orders ALTER id SET DEFAULT nextval('counted')";
+    let sink = "CREATE TABLE sink (id int, note text)";
+    let ddl = format!("{ORDERS};{counted};{ORDERS_V2};{sink}");
     let live = Live::ready(&ddl, &toml, &["orders_v2"]).await;
     let near = Pump::to(live.proxy.port).await;
     Line { live, near, far }
@@ -111,6 +137,8 @@ impl Line {
         })
         .await;
         self.live.orders_in_step().await;
+        let copied = "SELECT count(*) % 3 FROM orders WHERE id >= 10000";
+        assert_eq!(text(&self.live.db.client, copied).await, "0", "a part of a COPY");
         assert!(!self.live.proxy.log().contains("panicked"));
     }
 }
@@ -180,7 +208,11 @@ async fn a_connection_that_breaks_anywhere_ends_its_session_and_nothing_else() {
         let (answer, bytes) = clean(&line, &operation).await;
         for (index, (leg, direction)) in LEGS.into_iter().enumerate() {
             for fault in [Fault::Reset, Fault::Close, Fault::HalfClose] {
-                for after in [1, bytes[index] / 2, bytes[index] - 1] {
+                let mut places = vec![1, bytes[index] / 2, bytes[index] - 1];
+                if operation.name.starts_with("copy in") {
+                    places.extend([1, 2, 3, 5, 6, 7].map(|eighth| bytes[index] * eighth / 8));
+                }
+                for after in places {
                     let mut raw = line.client().await;
                     line.pump(leg).arm(direction, after, fault);
                     raw.stream.write_all(&operation.frames).await.ok();
