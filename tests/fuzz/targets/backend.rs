@@ -3,7 +3,7 @@
 use super::{asked, frame};
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
-use pgsegue::wire::backend::{self, TransactionStatus};
+use pgsegue::wire::backend::{self, Called, TransactionStatus};
 use postgres_protocol::message::backend::Message;
 use std::ops::Range;
 
@@ -136,7 +136,8 @@ fn errors(frame: &[u8]) -> Option<Vec<(u8, Vec<u8>)>> {
 fn error(body: &[u8], shift: usize) {
     let code = backend::sqlstate(body);
     let mut out = vec![b'x'];
-    backend::push_error(&mut out, body, Some("UPDATE"), |p| p.checked_add(shift));
+    let called = Called { verb: Some("UPDATE"), waits: Some("UPDATE") };
+    backend::push_error(&mut out, body, called, |p| p.checked_add(shift));
     let rewritten = errors(&out[1..]).expect("what we write is well formed");
     let Some(theirs) = errors(&frame(b'E', body)) else { return };
     let expected = theirs.iter().find(|(kind, _)| *kind == b'C').map(|(_, value)| &value[..]);
@@ -147,6 +148,6 @@ fn error(body: &[u8], shift: usize) {
     let kinds: Vec<_> = theirs.iter().filter(kept).map(|(kind, _)| *kind).collect();
     assert_eq!(rewritten.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), kinds);
     for ((kind, value), (_, was)) in rewritten.iter().zip(theirs.iter().filter(kept)) {
-        assert!(matches!(kind, b'P' | b'M') || value == was, "field {kind} has changed");
+        assert!(matches!(kind, b'P' | b'M' | b'W') || value == was, "field {kind} has changed");
     }
 }
