@@ -12,13 +12,14 @@ use super::worker::Worker;
 use super::{Error, Phase, check, install, journal, partitions};
 use crate::manifest::Migration;
 use crate::pg::Connection;
+use crate::routing;
 use crate::sql::target::{Target, by_name};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::GenericClient;
 
-/// How long the look waits for statements that were decided before a part had joined.
+/// How long a look waits for statements that were decided by what was known before.
 const JOIN_WAIT: Duration = Duration::from_millis(100);
 const JOIN_POLL: Duration = Duration::from_millis(5);
 
@@ -105,6 +106,18 @@ enum Noticed {
     Joined(Vec<u32>),
 }
 
+/// Waits for statements that were decided by older routes; whether all have been answered.
+pub(super) async fn until_reached(routes: &routing::Handle, epoch: u64) -> bool {
+    let until = Instant::now() + JOIN_WAIT;
+    while !routes.all_reached(epoch) {
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(JOIN_POLL).await;
+    }
+    true
+}
+
 impl Engine {
     /// Compares every mirrored migration's tables with what is journaled. The gates close here;
     /// the rest is the worker's.
@@ -148,13 +161,9 @@ impl Engine {
             self.publish();
         }
         let epoch = self.routes().load().epoch;
-        let until = Instant::now() + JOIN_WAIT;
-        while !self.routes().all_reached(epoch) {
-            if Instant::now() > until {
-                // The next look goes on.
-                return Ok(());
-            }
-            tokio::time::sleep(JOIN_POLL).await;
+        if !until_reached(self.routes(), epoch).await {
+            // The next look goes on.
+            return Ok(());
         }
         let empty = partitions::are_empty(&control.client, oids).await?;
         if empty {

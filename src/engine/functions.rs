@@ -1,18 +1,22 @@
-//! What the catalog says about functions, for deciding whether a read may run twice.
+//! What the catalog says about functions: whether a read may run twice, and what may write unseen.
 
-use super::Error;
-use crate::sql::target::Functions;
+use super::{Error, ways};
+use crate::sql::target::{Functions, Target};
+use std::sync::Arc;
 use tokio_postgres::GenericClient;
 
 /// Aggregates whose result does not hang on the order of their input.
 const ORDER_FREE: [&str; 10] =
     ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or"];
 
-/// Reads the names that qualify in every overload and every schema.
+/// Reads the names that qualify in every overload and every schema, and the ways to these tables.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn load(client: &impl GenericClient) -> Result<Functions, Error> {
+pub async fn load(
+    client: &impl GenericClient,
+    targets: &[Arc<Target>],
+) -> Result<Functions, Error> {
     let order_free: Vec<&str> = ORDER_FREE.to_vec();
     let rows = client
         .query(
@@ -22,7 +26,8 @@ pub async fn load(client: &impl GenericClient) -> Result<Functions, Error> {
             &[&order_free],
         )
         .await?;
-    let mut functions = Functions::default();
+    let mut functions =
+        Functions { ways: ways::load(client, targets).await?, ..Functions::default() };
     for row in rows {
         let name: String = row.try_get(0)?;
         if row.try_get(1)? {

@@ -30,6 +30,7 @@ pub mod sync;
 pub mod triggers;
 pub mod truncate;
 pub mod verify;
+mod ways;
 mod worker;
 
 pub use control::{Control, RouteChange};

@@ -94,6 +94,8 @@ impl Engine {
             changed |= self.find_target(&control, &migration).await?;
         }
         if changed {
+            // No statement is to be decided by the tables before it is known what else writes them.
+            self.look_for_ways(&control).await?;
             self.publish();
         }
         Ok(())

@@ -8,10 +8,10 @@ use super::levers::LeverChange;
 use super::{Error, Phase, drift, functions, worker};
 use crate::manifest::{Levers, Migration, Percent};
 use crate::pg::{self, Connection};
-use crate::routing::{self, Routes};
-use crate::sql::target::Functions;
+use crate::routing::{self, Mirror, Routes};
+use crate::sql::target::{Functions, Target};
 use crate::telemetry::Metrics;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock};
@@ -27,9 +27,6 @@ const POLL_OPEN: Duration = Duration::from_millis(200);
 
 /// Between looks for tables that were missing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Between looks for functions that were redefined.
-const REFRESH_FUNCTIONS: Duration = Duration::from_secs(60);
-
 /// Between looks at the control side though nothing was notified.
 const PULL_ANYWAY: Duration = Duration::from_secs(5);
 
@@ -63,6 +60,8 @@ struct State {
     entries: BTreeMap<String, Entry>,
     journal: BTreeMap<String, Journaled>,
     functions: Arc<Functions>,
+    /// What they were read by: a fingerprint, and the migrations.
+    ways: (String, BTreeSet<String>),
     last_request: i64,
     role: Role,
     /// Since when no other process serves this database, as the server says it.
@@ -85,7 +84,7 @@ impl Engine {
         let role = leadership::join(&mut connection).await?;
         let journal = journal::load(&connection.client).await?;
         let journal = journal.into_iter().map(|j| (j.name.clone(), j)).collect();
-        let functions = Arc::new(functions::load(&connection.client).await?);
+        let functions = Arc::new(functions::load(&connection.client, &[]).await?);
         let state = State { journal, functions, role, ..State::default() };
         let engine = Arc::new(Self {
             config: control,
@@ -194,21 +193,54 @@ impl Engine {
     pub(super) fn not_routed(&self, name: &str, reason: &str) {
         tracing::debug!(migration = name, reason, "not routed");
         self.with_entry(name, |entry| {
-            if entry.phase.mirror() != routing::Mirror::Off {
+            if entry.phase.mirror() != Mirror::Off {
                 entry.gap = true;
                 entry.gate.close();
             }
         });
     }
 
-    /// Reads again what the catalog says about functions.
-    async fn refresh_functions(&self, control: &Connection) -> Result<(), Error> {
-        let functions = functions::load(&control.client).await?;
-        if *self.state().functions != functions {
-            self.state().functions = Arc::new(functions);
-            self.publish();
-        }
-        Ok(())
+    /// The tables that statements are understood by.
+    pub(super) fn targets(&self) -> Vec<Arc<Target>> {
+        let state = self.state();
+        state
+            .entries
+            .values()
+            .filter_map(|e| e.target.clone().or_else(|| e.observed.clone()))
+            .collect()
+    }
+
+    /// Whether what the catalog says about functions was read by this fingerprint.
+    pub(super) fn has_ways(&self, fingerprint: &str) -> bool {
+        self.state().ways.0 == fingerprint
+    }
+
+    /// Reads again what the catalog says about functions. Returns the mirrored migrations that may
+    /// be written by something that was not known of.
+    pub(super) async fn refresh_functions(
+        &self,
+        control: &Connection,
+        targets: &[Arc<Target>],
+        fingerprint: String,
+    ) -> Result<BTreeSet<String>, Error> {
+        let functions = functions::load(&control.client, targets).await?;
+        let migrations = targets.iter().map(|t| t.migration.clone()).collect();
+        let grown = {
+            let mut state = self.state();
+            let (now, before) = (&functions.ways, &state.functions.ways);
+            let is_new = |name: &str| {
+                state.ways.1.contains(name)
+                    && state.entries.get(name).is_some_and(|e| e.phase.mirror() != Mirror::Off)
+                    && now.has_grown(before, name)
+            };
+            let names = targets.iter().map(|t| &t.migration).filter(|name| is_new(name));
+            let grown = names.cloned().collect();
+            state.functions = Arc::new(functions);
+            state.ways = (fingerprint, migrations);
+            grown
+        };
+        self.publish();
+        Ok(grown)
     }
 
     /// Works until `shutdown`: listens for requests, polls dirty keys, runs the migrations.
@@ -245,7 +277,6 @@ impl Engine {
     /// waits for it.
     async fn poll(self: Arc<Self>, shutdown: CancellationToken) {
         let mut looked = Instant::now();
-        let mut refreshed = looked;
         let mut compared: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -255,7 +286,8 @@ impl Engine {
             let Some(control) = self.control().await else { continue };
             // Before any gate opens: the tables may have changed while this process was down.
             if compared.is_none_or(|at| at.elapsed() > drift::LOOK) {
-                let looked = self.succeeded(self.look_for_drift(&control).await);
+                let looked = self.succeeded(self.look_for_drift(&control).await)
+                    && self.succeeded(self.look_for_ways(&control).await);
                 compared = looked.then(Instant::now);
             }
             if compared.is_some() {
@@ -264,10 +296,6 @@ impl Engine {
             if looked.elapsed() > LOOK_AGAIN {
                 looked = Instant::now();
                 self.succeeded(self.find_targets().await);
-            }
-            if refreshed.elapsed() > REFRESH_FUNCTIONS {
-                refreshed = Instant::now();
-                self.succeeded(self.refresh_functions(&control).await);
             }
         }
     }
@@ -440,7 +468,7 @@ impl Engine {
     /// The declarations whose writes are mirrored.
     pub(super) fn mirrored(&self) -> Vec<Migration> {
         let state = self.state();
-        let mirrored = |e: &&Entry| e.phase.mirror() != routing::Mirror::Off;
+        let mirrored = |e: &&Entry| e.phase.mirror() != Mirror::Off;
         state.entries.values().filter(mirrored).map(|e| e.declared.migration.clone()).collect()
     }
 

@@ -109,7 +109,6 @@ pub async fn explain(
     };
     let mut client = database.client("pgsegue explain").await.map_err(engine::Error::from)?;
     let control = Control::connect(database).await?;
-    let functions = functions::load(&client).await?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for one in declared {
         let migration = &one.migration;
@@ -128,7 +127,8 @@ pub async fn explain(
     found.sort_by_key(|(target, setting)| {
         std::cmp::Reverse((target.old_shape.is_ok(), setting.reads, setting.dark_reads))
     });
-    let (targets, settings) = found.into_iter().unzip();
+    let (targets, settings): (Vec<_>, _) = found.into_iter().unzip();
+    let functions = functions::load(&client, &targets).await?;
     let known = Known { targets, settings, functions, missing };
     let understanding = understand(&question.sql, &known.targets, &known.functions);
     let mut explained = Vec::with_capacity(understanding.statements.len());
@@ -230,7 +230,7 @@ impl Known {
         let table = |name: &crate::sql::statement::Name| {
             let target = self.targets.get(name.target)?;
             Some(match name.table {
-                Table::Source => target.source.to_string(),
+                Table::Source | Table::Through => target.source.to_string(),
                 Table::Shadow => target.shadow.to_string(),
                 Table::Part(oid) => {
                     let mut parts = target.parts.values().flatten();

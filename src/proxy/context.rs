@@ -110,7 +110,7 @@ impl Understander {
         }
         Self {
             generation: routes.generation,
-            prefilter: Prefilter::new(&targets),
+            prefilter: Prefilter::new(&targets, &routes.functions.ways),
             targets,
             functions: Arc::clone(&routes.functions),
             cache: Cache::new(CACHED_TEXTS),

@@ -13,6 +13,8 @@ pub enum Table {
     Shadow,
     /// A partition of the source, or what inherits from it, by its object id.
     Part(u32),
+    /// The source, by way of a view or a function that may write it.
+    Through,
 }
 
 /// Whether the schema is spelled as well.

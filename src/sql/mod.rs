@@ -4,6 +4,7 @@
 //! [`prefilter`] decides in one pass over the bytes whether a text can matter at all; only then
 //! [`statement::understand`] reads its tokens, and only queries on a migrated table are parsed.
 
+pub mod body;
 pub mod copy;
 pub mod ident;
 pub mod layout;
@@ -20,6 +21,7 @@ pub mod splice;
 pub mod statement;
 pub mod target;
 pub mod truncate;
+pub mod ways;
 pub mod write;
 
 mod cursor;

@@ -2,6 +2,7 @@
 
 use super::lex::first_word;
 use super::target::Target;
+use super::ways::Ways;
 use aho_corasick::{AhoCorasick, MatchKind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,14 +56,19 @@ pub(super) fn part_as_spelled(name: &str) -> &str {
     name.split(['"', '\'', '\\']).max_by_key(|part| part.len()).unwrap_or_default()
 }
 
+/// Every name by which a statement may write a table of the targets.
+fn names_of<'a>(targets: &'a [Arc<Target>], ways: &'a Ways) -> impl Iterator<Item = &'a str> {
+    targets.iter().flat_map(|t| t.names()).chain(ways.names())
+}
+
 impl Prefilter {
     /// A filter for these targets; one without targets lets everything pass as plain.
-    pub fn new(targets: &[Arc<Target>]) -> Self {
+    pub fn new(targets: &[Arc<Target>], ways: &Ways) -> Self {
         if targets.is_empty() {
             return Self { names: None, spelling: 0, has_letters_of_encodings: false };
         }
         let words: BTreeSet<String> =
-            targets.iter().flat_map(|t| t.names()).map(|n| part_as_spelled(n).to_owned()).collect();
+            names_of(targets, ways).map(|n| part_as_spelled(n).to_owned()).collect();
         let has_letters_of_encodings = words.iter().any(|w| !w.is_ascii());
         let mut words: Vec<String> = words.into_iter().collect();
         words.push("u&\"".to_owned());

@@ -58,6 +58,10 @@ reasons! {
         "write it as INSERT, UPDATE or DELETE";
     Code: "code that names a migrated table",
         "move its writes on the table out of DO or CALL, into statements of their own";
+    CodeUnknown: "code that may write any table",
+        "write the tables by name in statements of their own, outside of DO or CALL";
+    Through: "it calls or writes what may write a migrated table",
+        "write the table by its own name; declare functions that only read STABLE";
     WithList: "a WITH list that is not understood",
         "drop SEARCH and CYCLE from the WITH list, or compute it in a statement before";
     DataModifyingWith: "a data-modifying WITH",

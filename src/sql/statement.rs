@@ -201,7 +201,9 @@ fn statement(
             names.push(name);
         }
     }
-    Statement { at, class, effect, names }
+    let mut statement = Statement { at, class, effect, names };
+    super::ways::follow(&mut statement, text, tokens, targets, &functions.ways);
+    statement
 }
 
 /// Index of the token of the main verb: the first, or the one behind a WITH list.
@@ -233,7 +235,6 @@ impl<'a> Reader<'a> {
 
     fn class(&self, word: &str) -> Class {
         match word {
-            "do" | "call" if self.spells_a_name() => Class::Unclassified(Reason::Code),
             "prepare" => prepare::prepare(self.text, self.tokens)
                 .map_or_else(|| self.unless_nested_write(0, Reason::PreparedInSql), Class::Prepare),
             "execute" => prepare::execute(self.text, self.tokens)
@@ -242,6 +243,8 @@ impl<'a> Reader<'a> {
                 .map_or(Class::Passthrough, Class::Deallocate),
             "truncate" => self.truncate(),
             "alter" | "drop" => self.ddl(),
+            // What their code may write is looked at for itself.
+            "do" | "call" => Class::Passthrough,
             _ if self.found.is_empty() => Class::Passthrough,
             "create" if self.writes_migrated(0) => self.create_as(),
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" => {
@@ -258,18 +261,6 @@ impl<'a> Reader<'a> {
             | "load" => Class::Passthrough,
             _ => Class::Unclassified(Reason::UnknownKind),
         }
-    }
-
-    /// Whether a migrated table's name stands anywhere in the statement, strings included. Code
-    /// that does not spell it can write the table only through functions, and those that do are
-    /// found in the catalog by `check`.
-    fn spells_a_name(&self) -> bool {
-        let start = self.tokens.first().map_or(0, |t| t.at.start);
-        let end = self.tokens.last().map_or(0, |t| t.at.end);
-        let sql = self.text.get(start..end).unwrap_or_default().to_ascii_lowercase();
-        let part = |name| super::prefilter::part_as_spelled(name).to_ascii_lowercase();
-        sql.contains("u&\"")
-            || self.targets.iter().flat_map(|t| t.names()).any(|name| sql.contains(&part(name)))
     }
 
     fn dml(&self) -> Class {

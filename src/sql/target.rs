@@ -3,6 +3,7 @@
 
 use super::ident::{Ident, QualifiedName};
 use super::reason::Reason;
+use super::ways::Ways;
 use std::collections::{BTreeMap, HashSet};
 
 /// One migration, as far as statements are concerned.
@@ -157,6 +158,8 @@ pub struct Functions {
     pub non_volatile: HashSet<String>,
     /// Every overload is immutable, or an aggregate whose result does not hang on input order.
     pub deterministic: HashSet<String>,
+    /// How migrated tables may be written without being named.
+    pub ways: Ways,
 }
 
 /// The `mode` argument of a sync function.

@@ -65,7 +65,7 @@ pub(super) fn read(text: &str, tokens: &[Token], found: &[Mention]) -> Option<Re
                 Table::Source | Table::Part(_) if !named.contains(&mention.target) => {
                     named.push(mention.target);
                 }
-                Table::Source | Table::Part(_) => {}
+                Table::Source | Table::Part(_) | Table::Through => {}
                 Table::Shadow => shadow = true,
             }
             if only || matches!(mention.table, Table::Part(_)) {

@@ -150,11 +150,11 @@ async fn every_class_has_its_route_its_reason_and_what_the_client_sees() {
 
     let code = of(TEXTS[6]);
     let why = "not mirrored: items_v2 (observe)";
-    assert_eq!(fields(&code[0])[..2], ["unclassified", "source, behind a mark"]);
+    assert_eq!(fields(&code[0]), ["unclassified", "source", why]);
     assert_eq!(code[0]["not_understood"], "code that names a migrated table");
     assert!(code[0]["way_out"].as_str().unwrap().contains("out of DO or CALL"));
     let refused = explained(&proxy, &["--reads", "10", TEXTS[6]]);
-    assert_eq!(fields(&refused[0])[1], "refused", "{why}");
+    assert_eq!(fields(&refused[0])[1], "refused");
 
     let several = of(TEXTS[7]);
     let routes: Vec<_> = several.iter().map(|one| fields(one)[1].clone()).collect();
@@ -198,8 +198,9 @@ async fn every_kind_of_text_has_its_class_its_route_and_its_tag() {
         ("DROP TABLE items", "ddl", "SQLSTATE 55006; nothing is changed"),
         ("LOCK TABLE orders", "passthrough", UNCHANGED),
         ("DELETE FROM words", "passthrough", UNCHANGED),
+        ("DO $$ BEGIN DELETE FROM orders; END $$", "unclassified", UNCHANGED),
         (
-            "DO $$ BEGIN DELETE FROM orders; END $$",
+            "DO $$ BEGIN DELETE FROM items; END $$",
             "unclassified",
             "SQLSTATE 0A000; nothing is changed",
         ),

@@ -4,7 +4,6 @@
 //! bounded in time; what is created to prove something is temporary and rolled back.
 
 mod access;
-mod body;
 mod effort;
 mod finding;
 mod kind;

@@ -1,9 +1,9 @@
 //! Writes on the source that a proxy cannot see, whatever changes or swallows a row on its way into
 //! the shadow, and reads that stay on the source.
 
-use super::body::{self, Does};
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
+use crate::sql::body::{self, Does};
 
 /// Names that one finding lists.
 const NAMES_MAX: usize = 10;

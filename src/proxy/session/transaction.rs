@@ -228,7 +228,7 @@ impl Facts {
     pub(super) fn means(&self, name: Name) -> bool {
         let facts = self.targets.get(name.target);
         match (name.spelling, name.table) {
-            (Spelling::Qualified, _) => true,
+            (Spelling::Qualified, _) | (_, Table::Through) => true,
             (Spelling::Unqualified, Table::Source) => {
                 facts.is_none_or(|f| f.visible.0 == Some(f.meant.0))
             }

@@ -45,6 +45,7 @@ fn functions() -> Functions {
     Functions {
         non_volatile: names(&["count", "lower", "now", "max"]),
         deterministic: names(&["count", "lower", "max"]),
+        ..Functions::default()
     }
 }
 

@@ -7,6 +7,7 @@ use pgsegue::sql::prefilter::{Prefilter, Verdict};
 use pgsegue::sql::splice::Spliced;
 use pgsegue::sql::statement::{Class, Effect, Statement, understand};
 use pgsegue::sql::target::{Functions, OldColumn, Reverse, SyncMode, Target};
+use pgsegue::sql::ways::Ways;
 use pgsegue::sql::write::Modes;
 use std::sync::{Arc, LazyLock};
 
@@ -146,10 +147,12 @@ const WORDS: [&str; 128] = [
 ];
 
 static TARGETS: LazyLock<Vec<Arc<Target>>> = LazyLock::new(targets);
-static PREFILTER: LazyLock<Prefilter> = LazyLock::new(|| Prefilter::new(&TARGETS));
+static PREFILTER: LazyLock<Prefilter> =
+    LazyLock::new(|| Prefilter::new(&TARGETS, &Ways::default()));
 static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
     non_volatile: ["count", "lower"].map(str::to_owned).into(),
     deterministic: ["count"].map(str::to_owned).into(),
+    ..Functions::default()
 });
 
 /// Two migrated tables: one with a widened key, one whose names have to be quoted.

@@ -11,6 +11,7 @@ use pgsegue::sql::prefilter::{Prefilter, Verdict as Looked};
 use pgsegue::sql::read::Read;
 use pgsegue::sql::statement::{Class, Name, Statement, understand};
 use pgsegue::sql::target::{Functions, SyncMode, Target};
+use pgsegue::sql::ways::Ways;
 use pgsegue::sql::truncate::{Extent, Reach, Truncate};
 use pgsegue::sql::write::{Modes, Write};
 use serde_json::Value;
@@ -129,7 +130,7 @@ impl Case<'_> {
             }
         }
         let targets = self.targets.iter().map(on_server).collect::<Vec<_>>();
-        let looked = Prefilter::new(&targets).look(self.sql.as_bytes());
+        let looked = Prefilter::new(&targets, &Ways::default()).look(self.sql.as_bytes());
         if !targets.is_empty() && looked == Looked::Plain {
             return Verdict::Wrong("not looked at".to_owned());
         }

@@ -1,0 +1,172 @@
+//! Writes that name no migrated table: by way of views, functions, procedures and code. They run, and
+//! mark the migrations behind them; what is known to be harmless marks nothing.
+
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Table, orders_toml, outcome, text};
+use crate::support::eventually;
+
+const OTHER_TOML: &str = r#"
+[[migration]]
+name = "other_v2"
+source = "public.other"
+shadow = "public.other_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+orders_id = "orders_id"
+note = "note"
+"#;
+
+const OTHER_TABLE: Table = Table {
+    migration: "other_v2",
+    source: "TABLE other ORDER BY id",
+    mapped: "TABLE other ORDER BY id",
+    shadow: "TABLE other_v2 ORDER BY id",
+};
+
+/// Made while the migrations are ready.
+const WAYS: &str = r#"
+    CREATE TABLE aside (id int);
+    CREATE VIEW first_view AS SELECT id, user_id, total FROM orders;
+    CREATE VIEW "Second %" AS SELECT id, total FROM first_view;
+    CREATE TABLE ruled (id int);
+    CREATE RULE r AS ON INSERT TO ruled DO ALSO UPDATE orders SET total = 1 WHERE id = NEW.id;
+    CREATE FUNCTION add_total(int) RETURNS int LANGUAGE sql
+        AS 'UPDATE orders SET total = total + $1 WHERE id = 1 RETURNING total';
+    CREATE FUNCTION calls_it(int) RETURNS int STABLE LANGUAGE plpgsql
+        AS 'BEGIN RETURN add_total($1); END';
+    CREATE FUNCTION atomic_one() RETURNS void LANGUAGE sql
+        BEGIN ATOMIC UPDATE "Second %" SET total = 5 WHERE id = 2; END;
+    CREATE FUNCTION reads_it() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM orders';
+    CREATE FUNCTION stable_one() RETURNS bigint STABLE LANGUAGE sql
+        AS 'SELECT count(*) AS "update" FROM orders';
+    CREATE PROCEDURE change_other(int) LANGUAGE sql
+        AS 'UPDATE other SET orders_id = $1 WHERE id = 1';
+    CREATE PROCEDURE runs(text) LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END';
+    CREATE PROCEDURE harmless(int) LANGUAGE sql AS 'INSERT INTO aside VALUES ($1)'"#;
+
+const ORDERS_ONLY: &str = "orders_v2";
+const OTHER_ONLY: &str = "other_v2";
+const BOTH: &str = "orders_v2 other_v2";
+
+/// Statements, and the migrations that they mark.
+const FORMS: &[(&str, &str)] = &[
+    ("SELECT add_total(1)", ORDERS_ONLY),
+    ("SELECT public . \"add_total\" (1), id FROM other ORDER BY id LIMIT 2", ORDERS_ONLY),
+    ("SELECT * FROM calls_it(2)", ORDERS_ONLY),
+    ("SELECT atomic_one()", ORDERS_ONLY),
+    ("VALUES (add_total(3))", ORDERS_ONLY),
+    ("UPDATE first_view SET total = 8 WHERE id = 3", ORDERS_ONLY),
+    ("INSERT INTO public.first_view VALUES (900, 1, 1) RETURNING id", ORDERS_ONLY),
+    ("DELETE FROM ONLY \"Second %\" WHERE id = 900", ORDERS_ONLY),
+    (
+        "WITH w AS (UPDATE \"Second %\" SET total = 3 WHERE id = 4 RETURNING id) TABLE w",
+        ORDERS_ONLY,
+    ),
+    ("INSERT INTO ruled VALUES (5)", ORDERS_ONLY),
+    ("INSERT INTO aside SELECT add_total(1)", ORDERS_ONLY),
+    ("UPDATE orders SET total = add_total(1) WHERE id = 7 RETURNING total", ORDERS_ONLY),
+    ("UPDATE other SET orders_id = add_total(1) WHERE id = 2", BOTH),
+    ("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT add_total(1)", ORDERS_ONLY),
+    ("CREATE TABLE made AS SELECT add_total(1)", ORDERS_ONLY),
+    ("CALL change_other(7)", OTHER_ONLY),
+    ("CALL harmless(add_total(1))", ORDERS_ONLY),
+    ("CALL runs('UPDATE o' || 'ther SET orders_id = 8 WHERE id = 3')", BOTH),
+    ("DO $$ BEGIN UPDATE other SET orders_id = 9 WHERE id = 4; END $$", OTHER_ONLY),
+    ("DO 'BEGIN CALL change_other(6); END'", OTHER_ONLY),
+    ("DO $$ BEGIN PERFORM add_total(1); END $$ LANGUAGE plpgsql", ORDERS_ONLY),
+    ("DO $$ BEGIN EXECUTE 'UPDATE oth' || 'er SET orders_id = 4 WHERE id = 5'; END $$", BOTH),
+    ("DO $$ BEGIN EXECUTE 'UPDATE other SET orders_id = 4 WHERE id = 5'; END $$", OTHER_ONLY),
+    ("SELECT reads_it(), stable_one()", ""),
+    ("SELECT count(*) FROM first_view", ""),
+    ("INSERT INTO aside SELECT id FROM \"Second %\"", ""),
+    ("EXPLAIN (COSTS OFF) SELECT add_total(1)", ""),
+    ("CALL harmless(1)", ""),
+    ("DO $$ BEGIN CALL harmless(1); PERFORM reads_it(); END $$", ""),
+    ("DO $$ BEGIN EXECUTE 'INSERT INTO aside VALUES (1)'; END $$", ""),
+];
+
+const SEEN: &str = "SELECT coalesce(string_agg(DISTINCT migration, ' ' ORDER BY migration), '') \
+                    FROM pgsegue.dirty_keys WHERE key IS NULL";
+
+/// Both tables migrated and ready; then the ways to them are made past the proxy.
+async fn pair(keys: &str) -> (Live, Pair) {
+    let ddl = format!(
+        "{ORDERS};{ORDERS_V2}; CREATE TABLE other_v2 (id bigint PRIMARY KEY, orders_id int, note text)"
+    );
+    let toml = format!("{}{OTHER_TOML}", orders_toml(keys, ""));
+    let live = Live::ready(&ddl, &toml, &["orders_v2", "other_v2"]).await;
+    let pair = Pair::new(&live, ORDERS).await;
+    pair.elsewhere(&live, WAYS).await;
+    (live, pair)
+}
+
+async fn until_known(live: &Live) {
+    let client = live.client().await;
+    eventually("the function is known", async || {
+        client.batch_execute("BEGIN; SELECT add_total(0)").await.map_err(|e| e.to_string())?;
+        let seen = text(&client, SEEN).await;
+        client.batch_execute("ROLLBACK").await.map_err(|e| e.to_string())?;
+        if seen == ORDERS_ONLY { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_through_something_else_marks_the_migrations_behind_it() {
+    let (live, mut pair) = pair("").await;
+    until_known(&live).await;
+    for (sql, marked) in FORMS {
+        live.until_clean("orders_v2").await;
+        live.until_clean("other_v2").await;
+        pair.simple("BEGIN").await;
+        pair.simple(sql).await;
+        let seen = pair.live.rows(SEEN).await.concat();
+        assert_eq!(seen, [Some((*marked).to_owned())], "{sql}");
+        pair.simple("ROLLBACK").await;
+        pair.extended(sql, &[], 0).await;
+        pair.simple("DROP TABLE IF EXISTS made").await;
+        pair.simple(sql).await;
+    }
+    pair.simple("PREPARE p AS SELECT add_total(1)").await;
+    pair.simple("EXECUTE p").await;
+    pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_is_written_through_a_function_before_it_is_known_is_found() {
+    let (live, mut pair) = pair("").await;
+    // Whether it is known here or not: nothing may be left behind.
+    pair.simple("SELECT add_total(100)").await;
+    until_known(&live).await;
+    pair.simple(
+        "CREATE PROCEDURE just_now() LANGUAGE plpgsql \
+         AS 'BEGIN EXECUTE ''UPDATE or'' || ''ders SET total = 77 WHERE id = 6''; END'",
+    )
+    .await;
+    pair.simple("CALL just_now()").await;
+    pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
+}
+
+#[tokio::test]
+async fn writes_through_something_else_are_refused_where_they_are_not_to_be_recorded() {
+    let (live, _pair) = pair("unclassified = \"refuse\"").await;
+    let client = live.client().await;
+    eventually("the function is refused", async || {
+        client.batch_execute("BEGIN").await.unwrap();
+        let said = outcome(&client, "SELECT add_total(0)").await;
+        client.batch_execute("ROLLBACK").await.unwrap();
+        if said.is_err() { Ok(()) } else { Err(said) }
+    })
+    .await;
+    for (sql, marked) in FORMS {
+        let said = outcome(&client, sql).await;
+        match marked.contains(ORDERS_ONLY) {
+            true => {
+                let said = said.unwrap_err();
+                assert!(said.starts_with("0A000 this statement on \"public.orders\""), "{said}");
+            }
+            false => assert!(said.is_ok(), "{sql}: {said:?}"),
+        }
+    }
+    live.orders_in_step().await;
+}
