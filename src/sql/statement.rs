@@ -87,6 +87,10 @@ pub enum Effect {
     End,
     /// May change what names, roles or defaults mean.
     State,
+    /// As `State`, but what the names of migrated tables mean.
+    KeepsNames,
+    /// As `State`, but a name that means a migrated table means it still.
+    Uncovers,
     /// As `State`, and drops prepared statements.
     Discard,
     /// All of these, perhaps.
@@ -492,79 +496,8 @@ impl<'a> Reader<'a> {
             Ddl::MovesRows => Class::Unclassified(Reason::MovesRows),
         }
     }
-
-    fn effect(&self, word: &str) -> Effect {
-        match word {
-            "begin" => Effect::Begin(self.isolation()),
-            "start" => Effect::Begin(self.isolation()),
-            "commit" | "end" | "rollback" | "abort" => self.ending(),
-            "set" => self.set(),
-            "discard" | "deallocate" => Effect::Discard,
-            "reset" | "create" | "drop" | "alter" | "do" | "call" | "execute" | "import"
-            | "load" => Effect::State,
-            "prepare" if self.prepares_write() => Effect::PreparesWrite,
-            _ if self.sets_config() || self.creates_table() => Effect::State,
-            _ => Effect::None,
-        }
-    }
-
-    fn ending(&self) -> Effect {
-        let mut c = self.cursor();
-        c.skip();
-        let _either = c.eat("work") || c.eat("transaction");
-        if c.eat("to") {
-            // A SET or a temporary table since the savepoint is undone.
-            return Effect::State;
-        }
-        if c.eat("and") && !c.is("no") {
-            // AND CHAIN begins the next transaction at once, at the same level.
-            return Effect::Begin(Isolation::Serializable);
-        }
-        // COMMIT PREPARED, ROLLBACK PREPARED end none.
-        if c.is("prepared") { Effect::None } else { Effect::End }
-    }
-
-    fn set(&self) -> Effect {
-        let mut c = self.cursor();
-        c.skip();
-        if c.is("transaction") && c.find_top("isolation").is_some() {
-            return Effect::SetTransaction(self.isolation());
-        }
-        if c.is("transaction") || c.is("constraints") { Effect::None } else { Effect::State }
-    }
-
-    fn isolation(&self) -> Isolation {
-        let mut c = self.cursor();
-        let Some(found) = c.find_top("isolation") else { return Isolation::Default };
-        c.at = found + 2;
-        if c.is("read") {
-            Isolation::ReadCommitted
-        } else if c.is("repeatable") {
-            Isolation::RepeatableRead
-        } else {
-            Isolation::Serializable
-        }
-    }
-
-    fn prepares_write(&self) -> bool {
-        let any_table = self.targets.is_empty() || !self.found.is_empty();
-        any_table && self.tokens.iter().any(|t| self.is_write_verb(t))
-    }
-
-    /// SELECT … INTO, which may be a temporary table of a migrated table's name.
-    fn creates_table(&self) -> bool {
-        let mut c = self.cursor();
-        c.at = main_verb(self.text, self.tokens).unwrap_or(0);
-        c.is("select") && c.find_top("into").is_some()
-    }
-
-    fn sets_config(&self) -> bool {
-        self.tokens
-            .iter()
-            .filter_map(|t| identifier(self.text, t))
-            .any(|name| name == "set_config" || name == "pg_settings")
-    }
 }
 
+mod effect;
 #[cfg(test)]
 mod tests;

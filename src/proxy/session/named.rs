@@ -399,7 +399,7 @@ impl Session {
         let outer = query.case(statement);
         let executed = self.executed(query.routes, &execute.name, &plan.changes);
         let inner = executed.as_ref().ok().and_then(|e| e.case(&outer));
-        let unsure = plan.meanings_changed && inner.is_some_and(|c| c.needs_facts());
+        let unsure = inner.is_some_and(|c| self.meanings_are_lost(&c, plan));
         let (decision, as_written) = match inner {
             Some(inner) if unsure && may_write_one(&inner.statement.class) => {
                 (Self::decide_unsure(&inner, Reason::NamesChanged), FormKey::Original)

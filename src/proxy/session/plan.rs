@@ -3,7 +3,7 @@
 
 use super::Session;
 use super::copy::Copied;
-use super::decide::Decision;
+use super::decide::{Case, Decision};
 use super::expect::{Form, Rows, ServedBy};
 use super::named::Change;
 use super::prepared::{FormKey, Marks};
@@ -40,13 +40,26 @@ pub(super) struct Plan {
     forms: Vec<(Range<usize>, Spliced)>,
     /// What is marked already where the next statement will be.
     marked: Vec<Arc<Route>>,
-    pub(super) meanings_changed: bool,
+    /// What the names in its next statement mean.
+    meanings: Meanings,
     /// Names of statements of ours, and the client's for them.
     pub(super) renamed: Vec<(String, String)>,
     /// What its statements do to the names of prepared ones.
     pub(super) changes: Vec<Arc<Change>>,
     /// What they do to the session.
     pub(super) effects: Vec<Effect>,
+}
+
+/// What names mean at a place in the text.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Meanings {
+    /// What the session's facts say.
+    #[default]
+    Facts,
+    /// What these say, if that is a migrated table; else it may have been dropped.
+    Uncovered,
+    /// Anything.
+    Unknown,
 }
 
 impl Default for Plan {
@@ -67,7 +80,7 @@ impl Default for Plan {
             placeholder: Arc::new(nothing),
             forms: Vec::new(),
             marked: Vec::new(),
-            meanings_changed: false,
+            meanings: Meanings::default(),
             renamed: Vec::new(),
             changes: Vec::new(),
             effects: Vec::new(),
@@ -112,15 +125,36 @@ impl Session {
             if let Some((decision, watch)) = decision {
                 self.plan_statement(query, statement, alone, (decision, watch, &mut *plan))?;
             }
-            plan.meanings_changed |= match effect {
-                Effect::State | Effect::Discard | Effect::Anything => true,
-                // What the transaction has changed may end with it.
-                Effect::Begin(_) | Effect::End => self.transaction.is_stateful(),
-                Effect::None | Effect::SetTransaction(_) | Effect::PreparesWrite => false,
-            };
+            plan.meanings = plan.meanings.max(self.meanings_behind(effect));
         }
         plan.splice(query.text, |spliced| self.as_read_here(spliced));
         Ok(())
+    }
+
+    /// What names mean behind a statement of the same text.
+    fn meanings_behind(&self, effect: Effect) -> Meanings {
+        match effect {
+            Effect::State | Effect::Discard | Effect::Anything => Meanings::Unknown,
+            // What the transaction has changed may end with it.
+            Effect::Begin(_) | Effect::End if self.transaction.is_stateful() => Meanings::Unknown,
+            Effect::Uncovers => Meanings::Uncovered,
+            Effect::Begin(_)
+            | Effect::End
+            | Effect::None
+            | Effect::KeepsNames
+            | Effect::SetTransaction(_)
+            | Effect::PreparesWrite => Meanings::Facts,
+        }
+    }
+
+    /// Whether what the names in a statement mean cannot be told by the facts any more.
+    pub(super) fn meanings_are_lost(&self, case: &Case<'_>, plan: &Plan) -> bool {
+        case.needs_facts()
+            && match plan.meanings {
+                Meanings::Facts => false,
+                Meanings::Uncovered => case.statement.names.iter().any(|n| !self.facts_mean(*n)),
+                Meanings::Unknown => true,
+            }
     }
 
     fn decide_planned(
@@ -140,10 +174,12 @@ impl Session {
             Class::CopyFrom(..) if !alone || !self.is_between_groups() => {
                 Self::decide_unsure(&case, Reason::CopyAmong)
             }
-            Class::Write(..) if plan.meanings_changed && case.needs_facts() => {
+            Class::Write(..) if self.meanings_are_lost(&case, plan) => {
                 Self::decide_unsure(&case, Reason::NamesChanged)
             }
-            Class::Unclassified(why) if plan.meanings_changed => Self::decide_unsure(&case, *why),
+            Class::Unclassified(why) if self.meanings_are_lost(&case, plan) => {
+                Self::decide_unsure(&case, *why)
+            }
             _ => self.decide(&case),
         }
     }

@@ -61,7 +61,9 @@ impl Transaction {
                 }
             }
             Effect::End => self.block = Block::None,
-            Effect::State | Effect::Discard => self.stateful = true,
+            Effect::State | Effect::KeepsNames | Effect::Uncovers | Effect::Discard => {
+                self.stateful = true;
+            }
         }
     }
 

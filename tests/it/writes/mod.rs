@@ -16,6 +16,7 @@ mod session;
 mod settings;
 mod several;
 mod stale;
+mod texts;
 mod through;
 mod truncate;
 mod unclassified;
