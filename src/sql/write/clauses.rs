@@ -250,8 +250,11 @@ impl Clauses<'_> {
                 let group = c.at;
                 c.eat_group();
                 let inner = self.tokens.get(group..c.at).unwrap_or_default();
-                let columns = inner.iter().filter_map(|t| identifier(self.text, t));
-                assigned.extend(columns.map(|column| Assigned { column, is_excluded: false }));
+                let columns: Vec<_> =
+                    inner.iter().filter_map(|t| identifier(self.text, t)).collect();
+                let is_excluded = self.are_excluded(c, &columns, end);
+                let each = columns.into_iter();
+                assigned.extend(each.map(|column| Assigned { column, is_excluded }));
             } else {
                 let column = c.name().ok_or(Reason::WriteShape)?;
                 let is_excluded = self.is_excluded(c, &column, end);
@@ -272,11 +275,34 @@ impl Clauses<'_> {
             return false;
         }
         c.skip();
-        let named = c.name().is_some_and(|n| n == "excluded")
-            && c.eat_kind(Kind::Dot)
-            && c.name().is_some_and(|n| n == column);
-        named && (c.at >= end || c.is_kind(Kind::Comma))
+        eat_excluded(&mut c, column) && (c.at >= end || c.is_kind(Kind::Comma))
     }
+
+    /// Whether what comes is `= (EXCLUDED.column, …)` of these columns in this order, and no more.
+    fn are_excluded(&self, mut c: Cursor<'_>, columns: &[String], end: usize) -> bool {
+        if !c.is_text("=") {
+            return false;
+        }
+        c.skip();
+        c.eat("row");
+        let open = c.at;
+        if !c.is_text("(") || !c.eat_group() || !(c.at >= end || c.is_kind(Kind::Comma)) {
+            return false;
+        }
+        let values = self.tokens.get(open + 1..c.at - 1).unwrap_or_default();
+        let mut values = Cursor::new(self.text, values);
+        let mut rest = columns.iter();
+        let all = rest.next().is_some_and(|first| eat_excluded(&mut values, first))
+            && rest.all(|next| values.eat_kind(Kind::Comma) && eat_excluded(&mut values, next));
+        all && values.peek().is_none()
+    }
+}
+
+/// Steps over `EXCLUDED.column`.
+fn eat_excluded(c: &mut Cursor<'_>, column: &str) -> bool {
+    c.name().is_some_and(|n| n == "excluded")
+        && c.eat_kind(Kind::Dot)
+        && c.name().is_some_and(|n| n == column)
 }
 
 /// A column that is set.

@@ -250,7 +250,20 @@ fn a_key_that_a_conflict_sets_to_what_it_is_does_not_change() {
     assert!(insert("(id) WHERE a > 1 DO UPDATE SET id = EXCLUDED.id WHERE orders.a = 1"));
     assert!(!insert("(id) DO UPDATE SET id = EXCLUDED.id + 1"));
     assert!(!insert("(id) DO UPDATE SET id = EXCLUDED.a"));
-    assert!(!insert("(id) DO UPDATE SET (id) = ROW (EXCLUDED.id)"));
+    for set in ["(id, a) = (EXCLUDED.id, EXCLUDED.a)", "(a, ID) = ROW (excluded.a, EXCLUDED.id)"] {
+        assert!(insert(&format!("(id) DO UPDATE SET b = 1, {set}, c = 1")), "{set}");
+    }
+    assert!(insert("(id) DO UPDATE SET (id) = ROW (EXCLUDED.id) WHERE true"));
+    for set in [
+        "(id, a) = (EXCLUDED.a, EXCLUDED.id)",
+        "(id, a) = (EXCLUDED.id, 1)",
+        "(id, a) = (EXCLUDED.id)",
+        "(id, a) = (EXCLUDED.id, EXCLUDED.a, 1)",
+        "(id, a) = (SELECT EXCLUDED.id, EXCLUDED.a)",
+        "(id, a) = ROW (EXCLUDED.id, EXCLUDED.a) || 1",
+    ] {
+        assert!(!insert(&format!("(id) DO UPDATE SET {set}")), "{set}");
+    }
     assert!(!insert("(email) DO UPDATE SET id = EXCLUDED.id"));
     assert!(!insert("((id)) DO UPDATE SET id = EXCLUDED.id"));
     assert!(!insert("ON CONSTRAINT orders_pkey DO UPDATE SET id = EXCLUDED.id"));

@@ -100,6 +100,8 @@ const FORMS: &[&str] = &[
     "UPDATE parts SET b = 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxx' WHERE a = 4",
     "INSERT INTO parts VALUES (7, 'b7', 1.5, '1999-12-31 23:59:59.999999+05:30') RETURNING at",
     "INSERT INTO parts (b, a) VALUES ('z', 9), ('y', 9) ON CONFLICT (a, b) DO UPDATE SET qty = 0",
+    "INSERT INTO parts VALUES (2, 'b0', 5), (60, 'z', 6) ON CONFLICT (a, b) DO UPDATE SET (b, qty, a) = \
+     (EXCLUDED.b, EXCLUDED.qty, EXCLUDED.a) RETURNING *",
     "DELETE FROM parts WHERE a IN (5, 6) RETURNING b, a",
     "UPDATE shift SET id = id + 1",
     "UPDATE shift SET id = id + 1 RETURNING id, v",
