@@ -217,6 +217,32 @@ pub fn replaced(body: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     out
 }
 
+/// An `E` about the number of a Bind's result formats, by the numbers that it has without `n` columns of
+/// ours. `None`: another error.
+pub fn fewer_formats(body: &[u8], n: usize) -> Option<Vec<u8>> {
+    if field(body, b'R') != Some(b"PortalSetResultFormat") {
+        return None;
+    }
+    let message = std::str::from_utf8(field(body, b'M')?).ok()?;
+    let mut fewer = String::new();
+    for piece in message.split_inclusive(' ') {
+        match piece.trim_end().parse::<usize>() {
+            Ok(number) => {
+                fewer.push_str(&number.saturating_sub(n).to_string());
+                fewer.push_str(piece.get(piece.trim_end().len()..).unwrap_or_default());
+            }
+            Err(_) => fewer.push_str(piece),
+        }
+    }
+    Some(replaced(body, message.as_bytes(), fewer.as_bytes()))
+}
+
+/// Whether the name of the first field of a `T` begins so.
+pub fn first_field_begins(body: &[u8], start: &[u8]) -> bool {
+    let mut r = Reader::new(body);
+    r.count().is_some_and(|n| n > 0) && r.cstr().is_some_and(|name| name.starts_with(start))
+}
+
 /// The SQLSTATE of an `E` body.
 pub fn sqlstate(body: &[u8]) -> Option<&[u8]> {
     field(body, b'C')

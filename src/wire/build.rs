@@ -99,6 +99,16 @@ pub fn rebind(
     });
 }
 
+/// Appends a `B` without parameters.
+pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8]) {
+    push_frame(out, b'B', |out| {
+        out.extend_from_slice(portal);
+        out.push(0);
+        out.extend_from_slice(statement);
+        out.extend_from_slice(&[0; 7]);
+    });
+}
+
 /// Appends `C` of a statement.
 pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     append(out, &Close::new(TARGET_TYPE_BYTE_STATEMENT, text(name)));

@@ -12,6 +12,9 @@ use crate::sql::write::Layout;
 use crate::wire::{backend, build, frontend};
 use std::sync::Arc;
 
+/// A statement that does nothing.
+const DONE: &[u8] = b"pgsegue done";
+
 impl Session {
     pub(super) fn on_execute(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
@@ -37,7 +40,7 @@ impl Session {
                 if matches!(m.layout, Layout::Counted | Layout::Outcome) =>
             {
                 if portal.has_run {
-                    return self.refuse_again(name, out);
+                    return self.refuse_again((frame, name), out);
                 }
                 self.names.portal_has_run(name);
                 backend::push_frame(&mut out.to_server, b'E', |out| {
@@ -48,11 +51,10 @@ impl Session {
             _ => out.to_server.extend_from_slice(frame),
         }
         let watch = name.and_then(|name| self.names.take_watch(name));
+        let dropped = self.forms_dropped(&portal.rows);
         let rows = Rows::of_portal(&portal).watched(watch);
         self.replies.push_back(Expect::Execute(Reply::Forward, rows));
-        if let Rows::Names(change, _) = &portal.rows {
-            self.drop_forms(change, out);
-        }
+        self.drop_forms(dropped, out);
         if let Some(steps) = &portal.steps {
             self.count("mirrored", "write");
             self.inject_steps(steps, out);
@@ -63,16 +65,25 @@ impl Session {
         Flow::Done
     }
 
-    /// The server would run our form again and give no rows; the client's own it would not.
-    fn refuse_again(&mut self, name: &[u8], out: &mut Out) -> Flow {
-        let report = build::Report {
-            severity: build::Severity::Error,
-            code: "55000",
-            message: format!("portal \"{}\" cannot be run", String::from_utf8_lossy(name)),
-            hint: String::new(),
-        };
-        build::parse(&mut out.to_server, b"pgsegue refused", super::inject::REFUSED_SQL, &[]);
-        self.replies.push_back(Expect::Refusal(Box::new(report)));
+    /// The server would run our form again and give no rows; the client's own it would not. So the
+    /// portal becomes one that is done, too: the server says what it says of one.
+    fn refuse_again(&mut self, (frame, name): (&[u8], &[u8]), out: &mut Out) -> Flow {
+        if !self.finds_a_failed_transaction() {
+            build::close_portal(&mut out.to_server, name);
+            build::close_statement(&mut out.to_server, DONE);
+            build::parse(&mut out.to_server, DONE, "UNLISTEN \"pgsegue\"", &[]);
+            build::bind(&mut out.to_server, name, DONE);
+            out.to_server.extend_from_slice(frame);
+            self.replies.extend([
+                Expect::Close(Reply::Swallow, None),
+                Expect::Close(Reply::Swallow, None),
+                Expect::Parse(Reply::Swallow, None),
+                Expect::Bind(Reply::Swallow, None),
+                Expect::Execute(Reply::Swallow, Rows::Undescribed),
+            ]);
+        }
+        out.to_server.extend_from_slice(frame);
+        self.replies.push_back(Expect::Execute(Reply::Forward, Rows::Plain));
         Flow::Done
     }
 

@@ -69,6 +69,8 @@ pub(super) enum Rows {
     Undescribed,
     /// Those of a mirrored write.
     Mirrored(Box<Mirrored>),
+    /// Those of a FETCH from a portal of one.
+    Fetched(Box<Mirrored>),
     /// Those of a mirrored COPY: its completion waits.
     Copied(Box<Copied>),
     /// Those of a query on a migrated table.
@@ -218,8 +220,25 @@ impl Rows {
             },
             Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Followed(form) | Self::Steps(_, form) | Self::Names(_, form) => form.as_deref(),
-            Self::Plain | Self::Undescribed | Self::Copied(_) | Self::Refused(_) => None,
+            Self::Plain
+            | Self::Undescribed
+            | Self::Fetched(_)
+            | Self::Copied(_)
+            | Self::Refused(_) => None,
             Self::Watched(watched) => watched.1.form(),
+        }
+    }
+
+    /// The form that is bound, where that is not the client's own text.
+    pub(super) fn bound_form(&self) -> Option<Arc<Form>> {
+        match self.bare() {
+            Self::Mirrored(m) => Some(Arc::clone(&m.form)),
+            Self::Among(form) => Some(Arc::clone(form)),
+            Self::Read(r) => match &r.served_by {
+                ServedBy::Shadow(form, _) => Some(Arc::clone(form)),
+                ServedBy::Source => None,
+            },
+            _ => None,
         }
     }
 
@@ -230,6 +249,7 @@ impl Rows {
             Self::Read(read) => matches!(read.served_by, ServedBy::Source),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
             Self::Copied(_)
+            | Self::Fetched(_)
             | Self::Mark(_)
             | Self::Followed(_)
             | Self::Steps(..)
@@ -261,7 +281,7 @@ impl Rows {
     /// The mirrored write that is behind it.
     pub(super) fn mirrored(&self) -> Option<&Mirrored> {
         match self {
-            Self::Mirrored(m) => Some(m),
+            Self::Mirrored(m) | Self::Fetched(m) => Some(m),
             Self::Watched(watched) => watched.1.mirrored(),
             Self::Plain
             | Self::Undescribed

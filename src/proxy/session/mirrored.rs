@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    fn mirrored_row(&mut self, m: &mut Mirrored, body: &[u8], out: &mut Out) -> Fate {
+    pub(super) fn mirrored_row(&mut self, m: &mut Mirrored, body: &[u8], out: &mut Out) -> Fate {
         let mut values = backend::Values::of(body);
         match m.layout {
             Layout::Own => Fate::Forward,

@@ -34,7 +34,7 @@ const EXECUTES: &str = "pgsegue executes";
 /// A statement prepared in SQL.
 #[derive(Debug)]
 pub(super) struct Named {
-    id: u64,
+    pub(super) id: u64,
     name: String,
     sql: Arc<str>,
     /// The types of its parameters, in brackets; empty where they are not declared.
@@ -121,8 +121,12 @@ impl Statements {
 
     /// The server's names of the forms of a statement.
     fn forms_of(&self, name: &str) -> Vec<String> {
-        let Some(named) = self.named.get(name) else { return Vec::new() };
-        let of = |(id, key): &(u64, FormKey)| (*id == named.id).then(|| form_name(*id, *key));
+        self.named.get(name).map(|named| self.forms_with(named.id)).unwrap_or_default()
+    }
+
+    /// Those of the statement with this number.
+    pub(super) fn forms_with(&self, id: u64) -> Vec<String> {
+        let of = |(of, key): &(u64, FormKey)| (*of == id).then(|| form_name(id, *key));
         self.forms.iter().filter_map(of).collect()
     }
 }
@@ -192,7 +196,7 @@ impl Session {
     }
 
     /// What was sent since the last Sync, and changes names when it is done.
-    fn changes_sent(&self) -> impl DoubleEndedIterator<Item = &Arc<Change>> {
+    pub(super) fn changes_sent(&self) -> impl DoubleEndedIterator<Item = &Arc<Change>> {
         let first = self.last_sync().map_or(0, |at| at + 1);
         self.replies.range(first..).filter_map(|reply| match reply {
             Expect::Execute(_, rows) => rows.change(),
@@ -230,7 +234,7 @@ impl Session {
     }
 
     /// What a name stands for behind what is sent, and behind `planned`.
-    fn find(&self, name: &str, planned: &[Arc<Change>]) -> Result<Arc<Named>, Missing> {
+    pub(super) fn find(&self, name: &str, planned: &[Arc<Change>]) -> Result<Arc<Named>, Missing> {
         for change in self.changes_sent().chain(planned).rev() {
             match &**change {
                 Change::Prepared(named) if named.name == name => return Ok(Arc::clone(named)),
@@ -451,23 +455,6 @@ impl Session {
         self.watch(inner?, u.tallies(0), super::watch::taken(decision))
     }
 
-    /// Plans a statement that changes what names stand for.
-    pub(super) fn plan_change(&mut self, query: &Text<'_>, statement: &Statement, plan: &mut Plan) {
-        let Some(change) = self.change_of(&query.case(statement)) else { return };
-        let forms = match &*change {
-            Change::Dropped(name) => self.names.in_sql.forms_of(name),
-            Change::Prepared(_) | Change::AllDropped | Change::Form(..) => Vec::new(),
-        };
-        self.names.in_sql.used = true;
-        plan.change(change);
-        for form in forms {
-            let mut drop = Spliced::default();
-            drop.ours(&format!("; DEALLOCATE {}", Ident::new(form).quoted()));
-            plan.replace(statement.at.end..statement.at.end, drop);
-            plan.rows.push_back(Rows::Mark(plan.placeholder()));
-        }
-    }
-
     /// Binds an EXECUTE.
     pub(super) fn bind_execute(
         &mut self,
@@ -557,15 +544,6 @@ impl Session {
         let bound = Names::asked(bound, bind.portal, (ours, bind.statement));
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
-    }
-
-    /// Behind the Execute of a DEALLOCATE: what was ours of its statement goes, too.
-    pub(super) fn drop_forms(&mut self, change: &Change, out: &mut Out) {
-        let Change::Dropped(name) = change else { return };
-        for form in self.names.in_sql.forms_of(name) {
-            build::close_statement(&mut out.to_server, form.as_bytes());
-            self.replies.push_back(Expect::Close(Reply::Swallow, None));
-        }
     }
 
     /// A change has happened at the server.

@@ -193,7 +193,13 @@ impl Session {
     ) -> Result<(), Box<Report>> {
         let case = query.case(statement);
         let rows = match decision {
-            Decision::Original(route) => self.count_original(&case, route),
+            Decision::Original(route) => {
+                let text = query.text.get(statement.at.clone()).unwrap_or_default();
+                match self.fetched(text.as_bytes())? {
+                    Rows::Plain => self.count_original(&case, route),
+                    fetched => fetched,
+                }
+            }
             Decision::Mirrored(mirrors, modes) => {
                 self.count("mirrored", "write");
                 let key = FormKey::Mirrored(query.routes.generation, modes);
@@ -317,6 +323,7 @@ impl Plan {
                 }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
                 Rows::Undescribed
+                | Rows::Fetched(_)
                 | Rows::Copied(_)
                 | Rows::Refused(_)
                 | Rows::Followed(None)

@@ -161,6 +161,8 @@ pub(super) struct Bound {
     previous: Option<Portal>,
     /// The server's name of the statement and the client's, where they differ: an error has the former.
     pub(super) asked: Option<Asked>,
+    /// What is bound, where that is not the client's own text: an error may have places in it.
+    pub(super) form: Option<Arc<Form>>,
 }
 
 /// Migrations that a statement may change in a way that is not understood.
@@ -331,10 +333,11 @@ impl Names {
     /// A Bind is sent; returns what to do if it fails. The unnamed portal is only one, and as a rule
     /// not worth keeping what it was: but no mark is to be lost.
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
+        let form = portal.rows.bound_form();
         let previous = self.portals.put(name, portal);
         let marked = previous.as_ref().is_some_and(|p| p.marks.is_some() || p.steps.is_some());
-        (marked || !name.is_empty())
-            .then(|| Box::new(Bound { name: name.into(), previous, asked: None }))
+        (marked || form.is_some() || !name.is_empty())
+            .then(|| Box::new(Bound { name: name.into(), previous, asked: None, form }))
     }
 
     /// The same for a Bind on a statement that has this name at the server, and another at the client.
@@ -346,7 +349,8 @@ impl Names {
         if *ours == *theirs {
             return bound;
         }
-        let unnamed = || Box::new(Bound { name: portal.into(), previous: None, asked: None });
+        let unnamed =
+            || Box::new(Bound { name: portal.into(), previous: None, asked: None, form: None });
         let mut bound = bound.unwrap_or_else(unnamed);
         bound.asked = Some((ours, theirs.into()));
         Some(bound)

@@ -40,7 +40,11 @@ impl Session {
         }
         match known {
             Known::Plain => {
-                self.forward_query(frame, VecDeque::new(), out);
+                match self.fetched(sql) {
+                    Ok(Rows::Plain) => self.forward_query(frame, VecDeque::new(), out),
+                    Ok(fetched) => self.forward_query(frame, VecDeque::from([fetched]), out),
+                    Err(report) => self.refuse_query(report, out),
+                }
                 Flow::Done
             }
             Known::Unreadable(why) => {
@@ -68,6 +72,11 @@ impl Session {
     /// Whether the next frame finds a failed transaction: nothing is in flight that could end it.
     pub(super) fn is_surely_failed(&self) -> bool {
         self.has_failed() && self.replies.is_empty() && !self.in_group
+    }
+
+    /// The same for the frame at hand.
+    pub(super) fn finds_a_failed_transaction(&self) -> bool {
+        self.has_failed() && self.replies.is_empty()
     }
 
     /// Whether the transaction had failed when the server was last ready.
@@ -141,8 +150,8 @@ impl Session {
     }
 
     fn query_understood(&mut self, query: &Text<'_>, u: &Counted, out: &mut Out) -> Flow {
-        let executes = |s: &Statement| matches!(s.class, Class::Execute(_));
-        if u.statements.iter().any(executes) && self.waits_for_names(out) {
+        let by_name = |s: &Statement| matches!(s.class, Class::Execute(_) | Class::Deallocate(_));
+        if u.statements.iter().any(by_name) && self.waits_for_names(out) {
             return Flow::Hold;
         }
         if self.wants_facts(query, u) {

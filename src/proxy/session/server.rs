@@ -6,6 +6,7 @@ use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session, Takes};
 use crate::proxy::context::Understander;
 use crate::sql::read::NAME_MOVED;
+use crate::sql::write::Layout;
 use crate::wire::backend::{self, Called, TransactionStatus};
 use crate::wire::build::{self, Report, Severity};
 use crate::wire::frame::{BadLength, Header};
@@ -307,6 +308,7 @@ impl Session {
             Rows::Copied(_) if tag == b'C' => self.is_copied(body, out),
             Rows::Copied(_) => Fate::Forward,
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
+            Rows::Fetched(fetched) => self.fetched_reply(fetched, tag, body, out),
             Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
         }
     }
@@ -354,7 +356,7 @@ impl Session {
             }
             Some(Expect::Execute(_, rows) | Expect::Describe(_, rows)) => rows.form().is_none(),
             Some(Expect::Parse(_, Some(undo))) => undo.form().is_none(),
-            Some(Expect::Bind(_, Some(bound))) => bound.asked.is_none(),
+            Some(Expect::Bind(_, Some(bound))) => bound.asked.is_none() && bound.form.is_none(),
             _ => true,
         }
     }
@@ -382,6 +384,7 @@ impl Session {
             Some(Expect::Query(rows)) => rows.iter().find_map(Rows::form),
             Some(Expect::Execute(_, rows) | Expect::Describe(_, rows)) => rows.form(),
             Some(Expect::Parse(_, Some(undo))) => undo.form(),
+            Some(Expect::Bind(_, Some(bound))) => bound.form.as_deref(),
             _ => None,
         };
         let called = match self.replies.front() {
@@ -399,6 +402,12 @@ impl Session {
             && let Some((ours, theirs)) = &bound.asked
         {
             renamed = Some(backend::replaced(body, ours, theirs));
+        }
+        if let (Some(Layout::Leading(ours)), Some(Expect::Bind(..))) =
+            (form.and_then(|form| form.layout), self.replies.front())
+            && let Some(fewer) = backend::fewer_formats(renamed.as_deref().unwrap_or(body), ours)
+        {
+            renamed = Some(fewer);
         }
         let body = renamed.as_deref().unwrap_or(body);
         match (replacement, form) {

@@ -251,10 +251,7 @@ impl Session {
             Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
             _ => None,
         };
-        let Some(Rows::Mirrored(mirrored)) = rows.map(Rows::bare).filter(|_| header.tag == b'D')
-        else {
-            return None;
-        };
+        let mirrored = rows.filter(|_| header.tag == b'D').and_then(Rows::mirrored)?;
         let Layout::Leading(ours) = mirrored.layout else { return None };
         let mut reader = Reader::new(rest.get(HEADER_BYTES..)?);
         let count = reader.count()?.checked_sub(ours)?;

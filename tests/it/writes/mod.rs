@@ -10,6 +10,7 @@ mod marked;
 mod names;
 mod newer;
 mod partitions;
+mod portals;
 mod prepare;
 mod protocol;
 mod session;
