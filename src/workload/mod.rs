@@ -28,6 +28,9 @@ use std::time::{Duration, SystemTime};
 /// Kinds of statements that are kept per migration: few apps have as many on one table, and a
 /// person reads no more. With their texts below 4 MB.
 pub const KINDS_MAX: usize = 1_000;
+/// So many of them are kept for statements that are not understood: none of the others, however
+/// many, hides what a team has to look at.
+const NOT_UNDERSTOOD_ROOM: usize = 200;
 /// Of one text; the rest is cut off.
 pub const TEXT_BYTES_MAX: usize = 1_000;
 /// Of a reason why the shadow cannot answer: it may quote names.
@@ -189,7 +192,7 @@ impl Observed {
         let mut kind = Kind { text, verdict };
         let known = self.kinds.load();
         let mut found = known.get(&kind).map(Arc::clone);
-        if found.is_none() && known.len() >= KINDS_MAX {
+        if found.is_none() && known.len() >= kind.verdict.room() {
             kind = kind.without_detail();
             found = known.get(&kind).map(Arc::clone);
         }
@@ -201,7 +204,7 @@ impl Observed {
     fn add(&self, kind: Kind) -> Arc<Tally> {
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.kinds.load_full();
-        let kind = if now.len() < KINDS_MAX { kind } else { kind.without_detail() };
+        let kind = if now.len() < kind.verdict.room() { kind } else { kind.without_detail() };
         if let Some(found) = now.get(&kind) {
             return Arc::clone(found);
         }
@@ -236,6 +239,16 @@ impl Text {
 }
 
 impl Verdict {
+    /// How many kinds may be known for one more of it to be kept.
+    fn room(&self) -> usize {
+        match self {
+            Self::NotUnderstood(_) => KINDS_MAX,
+            Self::Write | Self::Read | Self::UnfitRead(_) | Self::Other | Self::Ddl => {
+                KINDS_MAX - NOT_UNDERSTOOD_ROOM
+            }
+        }
+    }
+
     fn of(statement: &Statement, target: usize) -> Option<Self> {
         let named = statement.names.iter().any(|name| name.target == target);
         let any = statement.names.is_empty();
