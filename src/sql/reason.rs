@@ -66,8 +66,8 @@ reasons! {
         "drop SEARCH and CYCLE from the WITH list, or compute it in a statement before";
     DataModifyingWith: "a data-modifying WITH",
         "make the inner INSERT, UPDATE or DELETE a statement of its own in the same transaction";
-    MergeBefore17: "MERGE before Postgres 17, which does not return what it did",
-        "write INSERT … ON CONFLICT DO UPDATE, or UPDATE, INSERT and DELETE of their own";
+    MergeBefore17: "MERGE before Postgres 17 whose new keys are not said by its INSERT",
+        "let INSERT say the values of the key; or write INSERT … ON CONFLICT DO UPDATE";
     ReturningNames: "a column returned by WITH or COPY whose name is not plain",
         "write AS name behind it; name the columns instead of * where tables are joined";
     WithoutReturning: "a WITH item without RETURNING whose name occurs again",

@@ -8,6 +8,7 @@
 mod clauses;
 mod columns;
 mod form;
+mod merge;
 mod shape;
 pub(super) mod with;
 
@@ -284,7 +285,10 @@ impl Write {
     /// The targets that are fed, each with how its outcome comes; those in the rows in the order of
     /// their columns.
     pub fn told(&self, modes: Modes) -> impl Iterator<Item = (usize, Told)> {
-        let first = self.main().map_or(usize::MAX, |(first, _)| first);
+        let first = match self.main() {
+            Some((first, main)) if main.shape.noted.is_none() => first,
+            _ => usize::MAX,
+        };
         let fed = self.feeds().enumerate().filter(move |(n, _)| modes.of(*n).is_some());
         fed.map(move |(n, feed)| {
             (feed.name.target, if n >= first { Told::InRows } else { Told::ByNotice })

@@ -98,7 +98,11 @@ const CLASSES: &[(&str, &str)] = &[
     ("truncate parent", "pass"),
     ("explain (\"analyze\") delete from orders", "unclassified"),
     ("select a from orders where id in (select 1) for update", "source"),
-    ("merge into orders using x on true when matched then delete", "unclassified"),
+    ("merge into orders using x on true when matched then delete", "merge"),
+    (
+        "merge into orders using x on true when not matched then insert (b) values (1)",
+        "unclassified",
+    ),
     ("merge into x using orders on true when matched then delete", "pass"),
     ("copy orders from stdin", "copy"),
     ("copy orders (a, id) from stdin csv", "copy"),

@@ -22,7 +22,7 @@ pub(super) struct Clauses<'a> {
 }
 
 impl Clauses<'_> {
-    fn span(&self, from: usize, to: usize) -> Option<Range<usize>> {
+    pub(super) fn span(&self, from: usize, to: usize) -> Option<Range<usize>> {
         let first = self.tokens.get(from)?;
         let last = to.checked_sub(1).and_then(|i| self.tokens.get(i))?;
         (from < to).then_some(first.at.start..last.at.end)
@@ -314,7 +314,7 @@ struct Assigned {
 
 /// Whether every `name(` in these tokens is a keyword or a function no overload of which is
 /// volatile.
-fn calls_only(text: &str, tokens: &[Token], functions: &Functions) -> bool {
+pub(super) fn calls_only(text: &str, tokens: &[Token], functions: &Functions) -> bool {
     const NOT_CALLS: [&str; 30] = [
         "in", "and", "or", "not", "exists", "any", "all", "some", "values", "select", "from",
         "where", "as", "on", "using", "is", "like", "ilike", "between", "then", "else", "when",

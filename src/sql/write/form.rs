@@ -29,10 +29,18 @@
 //! SELECT * FROM w
 //! ```
 //!
+//! A MERGE that cannot return notes its keys on the way ([`super::merge`]), which closes the gate:
+//!
+//! ```sql
+//! MERGE INTO orders o USING v ON … WHEN MATCHED AND CASE WHEN v.n > 5
+//!     THEN "pgsegue"."tell"('x', "pgsegue"."sync_x"(ARRAY[o."id"], 2)) IS NOT NULL ELSE false END THEN DELETE
+//! ```
+//!
 //! It stands right behind the write: so the writes of one statement run in the order that they have
 //! without it. Each call re-reads its keys after its own write, so the last one to touch a key
 //! leaves the shadow as the source is.
 
+use super::merge::Keys;
 use super::shape::{Reach, Shape, Vacated};
 use super::{Before, Layout, Part, Place, Write};
 use crate::sql::ident::{Ident, literal};
@@ -84,6 +92,9 @@ pub(super) fn fed<'a>(
 
 /// What the rows are where this is the statement itself.
 pub(super) fn layout(main: &Part, fed: &[Fed<'_>]) -> Layout {
+    if main.shape.noted.is_some() {
+        return Layout::Own;
+    }
     let returns = main.shape.returning.is_some();
     match (fed, returns) {
         ([], _) => Layout::Own,
@@ -123,16 +134,21 @@ pub(super) fn mirrored(
     let mut first = 0;
     for (number, part) in write.parts.iter().enumerate() {
         let fed = fed(part, first, targets, modes);
+        let own = first;
         first += part.shape.feeds.len();
         if fed.is_empty() {
             continue;
         }
-        let form = Form { text, part, fed, number };
+        let form = Form { text, part, fed, number, first: own };
         done = match &part.place {
             Place::Item { at, columns, .. } => {
                 out.client(text, done..at.start);
                 form.item(&mut out, at, columns.as_deref());
                 at.end
+            }
+            Place::Main { .. } if part.shape.noted.is_some() => {
+                form.noted(&mut out, done);
+                write.whole.end
             }
             Place::Main { .. } if is_followed(&form.fed) => {
                 out.client(text, done..part.shape.bare.end);
@@ -163,6 +179,8 @@ struct Form<'a> {
     fed: Vec<Fed<'a>>,
     /// The part's number in the statement.
     number: usize,
+    /// The number of its first feed.
+    first: usize,
 }
 
 impl Form<'_> {
@@ -188,6 +206,48 @@ impl Form<'_> {
             // Nothing refers to it but ours: it keeps its name.
             Place::Item { name, columns: None, .. } => Ident::new(name.clone()).quoted(),
             Place::Item { .. } | Place::Main { .. } | Place::Copied { .. } => self.name('w'),
+        }
+    }
+
+    /// A MERGE each of whose conditions notes the keys as well.
+    fn noted(&self, out: &mut Spliced, mut done: usize) {
+        for when in self.shape().noted.iter().flatten() {
+            out.client(self.text, done..when.at.start).ours(" AND ");
+            if let Some(condition) = &when.condition {
+                out.ours("CASE WHEN ").client(self.text, condition.clone()).ours(" THEN ");
+            }
+            self.notes(out, &when.keys);
+            out.ours(if when.condition.is_some() { " ELSE false END " } else { " " });
+            done = when.at.end;
+        }
+        out.client(self.text, done..self.shape().at.end);
+    }
+
+    /// A condition that holds, and records a key.
+    fn notes(&self, out: &mut Spliced, keys: &Keys) {
+        let refname = self.refname();
+        let first = self.first;
+        for (n, fed) in self.fed.iter().enumerate() {
+            let (target, and) = (fed.target, if n == 0 { "" } else { " AND " });
+            let name = literal(&target.migration);
+            let function = &target.sync_function;
+            out.ours(&format!("{and}\"pgsegue\".\"tell\"({name}, {function}("));
+            match keys {
+                Keys::Matched => {
+                    for key in &target.key {
+                        out.ours(&format!("ARRAY[{refname}.{}], ", key.quoted()));
+                    }
+                }
+                Keys::Inserted(values) => {
+                    let values = values.get(fed.number - first).into_iter().flatten();
+                    let types = target.copy.iter().flat_map(|copy| &copy.key_types);
+                    for (value, kind) in values.zip(types) {
+                        out.ours("ARRAY[CAST(").client(self.text, value.clone());
+                        out.ours(&format!(" AS {})], ", kind.sql));
+                    }
+                }
+            }
+            out.ours(&format!("{})) IS NOT NULL", SyncMode::RecordOnly.as_sql()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The shape of one INSERT, UPDATE, DELETE or MERGE on a source, read from its tokens.
 
 use super::clauses::Clauses;
+use super::merge::{self, When};
 use super::with::with_list;
 use super::{Feed, Verb};
 use crate::sql::cursor::Cursor;
@@ -44,6 +45,8 @@ pub(super) struct Shape {
     /// The verb, where the rows are locked before it, which the server does not do for the client's
     /// own statement (it does where a trigger stands before each row).
     pub(super) locked_for: Option<Verb>,
+    /// Of a MERGE that cannot return what it did: where the keys are noted.
+    pub(super) noted: Option<Vec<When>>,
     pub(super) feeds: Vec<Feed>,
 }
 
@@ -143,6 +146,7 @@ impl Shape {
             returning: returning.map(|r| r.shifted(offset)),
             vacated: None,
             locked_for: None,
+            noted: None,
             feeds: Vec::new(),
         };
         for mention in found {
@@ -162,7 +166,12 @@ impl Shape {
                 shape.vacated = Some(vacated);
             }
             if shape.verb == Verb::Merge && target.server_version < MERGE_RETURNS {
-                return Err(Reason::MergeBefore17);
+                let alone = list == List::Statements && shape.returning.is_none();
+                let noted = shape.noted.get_or_insert_default();
+                if !alone || !merge::note(&clauses, &c, (reader.functions, mention, target), noted)
+                {
+                    return Err(Reason::MergeBefore17);
+                }
             }
             let (target_index, spelling) = (mention.target, mention.spelling);
             shape.feeds.push(Feed {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::statement::{Class, understand};
-use crate::sql::target::Functions;
+use crate::sql::target::{Copyable, Functions, KeyType};
 
 fn target(key: &[&str]) -> Target {
     Target {
@@ -281,4 +281,61 @@ fn refuses_what_it_cannot_capture() {
     ] {
         assert!(mirrored(sql).is_err(), "{sql}");
     }
+}
+
+/// A server whose MERGE does not return.
+fn of_key(key: &[&str]) -> Target {
+    let types = ["integer", "character varying(5)"];
+    let key_types = types.iter().take(key.len()).map(|sql| KeyType { sql: (*sql).into(), oid: 0 });
+    let columns = ["id", "a", "b"].map(Ident::new).into();
+    Target { copy: Ok(Copyable { columns, key_types: key_types.collect() }), ..target(key) }
+}
+
+#[test]
+fn a_merge_that_cannot_return_notes_its_keys_where_it_acts() {
+    let note = |keys: &str| {
+        format!("\"pgsegue\".\"tell\"('m', \"pgsegue\".\"sync_m\"({keys}, 2)) IS NOT NULL")
+    };
+    let (old, new) = (note("ARRAY[\"o\".\"id\"]"), note("ARRAY[CAST(x.k + 1 AS integer)]"));
+    let head = "MERGE INTO orders AS o USING x ON CASE WHEN x.y THEN o.id = x.id END";
+    let sql = format!(
+        "{head} WHEN MATCHED AND x.a = 1 OR CASE WHEN x.b THEN true END THEN DELETE \
+         WHEN MATCHED THEN UPDATE SET a = CASE WHEN b THEN 1 END, b = x.end \
+         WHEN NOT MATCHED AND x.z -- no\n THEN DO NOTHING \
+         WHEN NOT MATCHED /* y */ THEN INSERT (a, id) VALUES (f(1, 2), x.k + 1) -- end"
+    );
+    let form = format!(
+        "{head} WHEN MATCHED AND CASE WHEN x.a = 1 OR CASE WHEN x.b THEN true END THEN {old} \
+         ELSE false END THEN DELETE \
+         WHEN MATCHED AND {old} THEN UPDATE SET a = CASE WHEN b THEN 1 END, b = x.end \
+         WHEN NOT MATCHED AND x.z -- no\n THEN DO NOTHING \
+         WHEN NOT MATCHED AND {new} THEN INSERT (a, id) VALUES (f(1, 2), x.k + 1)"
+    );
+    assert_eq!(mirrored_for(&sql, &of_key(&["id"])).unwrap(), (form, Layout::Own));
+    let two = mirrored_for(
+        "MERGE INTO orders USING x ON true WHEN NOT MATCHED THEN INSERT VALUES (1, 'a', $1)",
+        &of_key(&["b", "id"]),
+    );
+    let keys = note("ARRAY[CAST($1 AS integer)], ARRAY[CAST(1 AS character varying(5))]");
+    assert!(two.unwrap().0.contains(&keys));
+}
+
+#[test]
+fn a_merge_whose_keys_cannot_be_noted_is_not_understood() {
+    let insert = "MERGE INTO orders USING x ON true WHEN NOT MATCHED THEN INSERT";
+    for sql in [
+        format!("{insert} DEFAULT VALUES"),
+        format!("{insert} (a) VALUES (1)"),
+        format!("{insert} (id) VALUES (DEFAULT)"),
+        format!("{insert} (id) VALUES (nextval('s'))"),
+        format!("{insert} (id) OVERRIDING USER VALUE VALUES (1)"),
+        "MERGE INTO orders USING x ON true WHEN NOT MATCHED BY SOURCE THEN DELETE".to_owned(),
+        "MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE RETURNING 1".to_owned(),
+        "WITH m AS (MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE) SELECT 1"
+            .to_owned(),
+    ] {
+        assert_eq!(mirrored_for(&sql, &of_key(&["id"])), Err(Reason::MergeBefore17), "{sql}");
+    }
+    let changes = "MERGE INTO orders USING x ON true WHEN MATCHED THEN UPDATE SET id = 1";
+    assert_eq!(mirrored_for(changes, &of_key(&["id"])), Err(Reason::MergeChangesKey));
 }

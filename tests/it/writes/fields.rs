@@ -121,6 +121,15 @@ const TWICE: &[&str] = &[
      RETURNING id, total) UPDATE orders SET note = 'main' FROM i WHERE orders.id = i.id RETURNING i.total, note",
 ];
 
+/// The same of a MERGE, which looks at its conditions again; there is none before Postgres 15.
+const MERGES: &[&str] = &[
+    "MERGE INTO orders o USING (VALUES (3), (300)) AS v (k) ON o.id = v.k \
+     WHEN MATCHED AND o.total < 500 THEN DELETE WHEN MATCHED THEN UPDATE SET total = o.total + 1 \
+     WHEN NOT MATCHED THEN INSERT VALUES (v.k, 1, 1)",
+    "MERGE INTO orders o USING orders s ON o.id = s.id AND s.id = 3 WHEN MATCHED AND o.note = 'held' THEN DELETE \
+     WHEN MATCHED AND o.note = 'note 3' THEN UPDATE SET note = 'not held'",
+];
+
 /// One session has the row and commits; the other, at this level, has waited with this statement.
 async fn waited(
     conninfo: &str,
@@ -151,10 +160,13 @@ async fn two_writes_of_one_statement_on_a_key_that_another_session_has() {
     let live = Live::orders("", "").await;
     let plain: TestDb = database().await;
     plain.client.batch_execute(ORDERS).await.unwrap();
+    let merges = "SELECT current_setting('server_version_num')::int >= 150000";
+    let merges = plain.client.query_one(merges, &[]).await.unwrap().get(0);
+    let forms: Vec<_> = TWICE.iter().chain(MERGES.iter().filter(|_| merges)).collect();
     let again = "DELETE FROM orders WHERE id IN (3, 300); INSERT INTO orders VALUES (3, 0, 30, 'note 3', 'e3')";
     for level in ["READ COMMITTED", "REPEATABLE READ"] {
-        for sql in TWICE {
-            let case = (level, *sql);
+        for sql in &forms {
+            let case = (level, **sql);
             let expected = waited(&plain.conninfo, &plain.client, case).await;
             let got = waited(&live.proxy.conninfo(), &live.db.client, case).await;
             assert_eq!(got, expected, "{case:?}");

@@ -9,7 +9,7 @@ const SEEN: &str = "SELECT count(*) FROM pgsegue.dirty_keys WHERE key IS NULL";
 
 const FORMS: &[&str] = &[
     "MERGE INTO orders o USING other s ON o.id = s.id WHEN MATCHED THEN UPDATE SET total = 1 \
-     WHEN NOT MATCHED THEN INSERT (id, user_id) VALUES (s.id, 1)",
+     WHEN NOT MATCHED THEN INSERT (id, user_id) VALUES (s.id + (random() * 0)::int, 1)",
     "DO $$ BEGIN UPDATE orders SET total = 4; END $$",
     "DO 'BEGIN EXECUTE ''DELETE FROM or'' || ''ders -- orders''; END'",
     "INSERT INTO orders AS o VALUES (2, 1, 1) ON CONFLICT (id) DO UPDATE SET id = o.id + 5000",

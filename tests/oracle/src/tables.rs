@@ -3,7 +3,7 @@
 
 use crate::ast::{TableName, items, kind, node, string};
 use pgsegue::sql::ident::{Ident, QualifiedName};
-use pgsegue::sql::target::{Copyable, OldColumn, Reverse, Target};
+use pgsegue::sql::target::{Copyable, KeyType, OldColumn, Reverse, Target};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ impl Catalog {
             let function = Ident::new(format!("{what}_{migration}"));
             format!("\"pgsegue\".{}", function.quoted())
         };
+        let text = || KeyType { sql: "text".to_owned(), oid: 25 };
+        let key_types = key.iter().map(|_| text()).collect();
         Arc::new(Target {
             migration: migration.clone(),
             source: QualifiedName { schema: Ident::new(schema), name: Ident::new(&name.1) },
@@ -89,7 +91,7 @@ impl Catalog {
             server_version: 15,
             copy: Ok(Copyable {
                 columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
-                key_types: Vec::new(),
+                key_types,
             }),
             update_changes_key: false,
             counted: None,

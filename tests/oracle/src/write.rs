@@ -3,11 +3,14 @@
 
 use crate::ast::{each_node, items, kind, node, string, table_name};
 use crate::read::target_of;
+use pg_query::protobuf::CmdType;
 use pgsegue::sql::target::Target;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The first version whose MERGE returns; before, its keys are noted.
+const MERGE_RETURNS: u32 = 17;
 const VERBS: [&str; 4] = ["InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"];
 
 /// Says what is wrong with the mirrored form of `original`.
@@ -90,10 +93,40 @@ impl Undo<'_> {
             inner["with_clause"] = clients;
             return Ok(json!({ verb: inner }));
         }
-        if VERBS.contains(&verb.as_str()) {
-            self.write(fields, None)?;
+        match target_of(&fields["relation"], self.targets) {
+            Some(target) if verb == "MergeStmt" && target.server_version < MERGE_RETURNS => {
+                self.noted(fields, target)?;
+            }
+            _ if VERBS.contains(&verb.as_str()) => drop(self.write(fields, None)?),
+            _ => {}
         }
         Ok(tree)
+    }
+
+    /// Takes the conditions that note keys out of a MERGE: each WHEN that acts has one.
+    fn noted(&mut self, merge: &mut Value, target: &Target) -> Result<(), String> {
+        let refname = refname(&merge["relation"]);
+        let Some(clauses) = merge["merge_when_clauses"].as_array_mut() else {
+            return Err("a MERGE without WHEN".to_owned());
+        };
+        for clause in clauses {
+            let clause = &mut clause["node"]["MergeWhenClause"];
+            if clause["command_type"].as_i64() == Some(CmdType::CmdNothing as i64) {
+                continue;
+            }
+            let condition = clause["condition"].take();
+            let (clients, note) = match node(&condition, "CaseExpr") {
+                Some(case) => {
+                    let when = &case["args"][0]["node"]["CaseWhen"];
+                    (when["expr"].clone(), when["result"].clone())
+                }
+                None => (Value::Null, condition),
+            };
+            is_note(&note, clause, (target, &refname))?;
+            clause["condition"] = clients;
+        }
+        self.add(BTreeMap::from([(target.migration.clone(), 1)]));
+        Ok(())
     }
 
     /// Takes what is ours out of a WITH list. The write that is the statement itself, if it has
@@ -153,10 +186,7 @@ impl Undo<'_> {
             return Ok(String::new());
         };
         let relation = &write["relation"];
-        let refname = match relation["alias"].is_object() {
-            true => string(&relation["alias"], "aliasname").to_owned(),
-            false => string(relation, "relname").to_owned(),
-        };
+        let refname = refname(relation);
         let mut expected: Vec<_> =
             target.key.iter().map(|k| vec![refname.clone(), k.as_str().to_owned()]).collect();
         let returned = write["returning_clause"]["exprs"].as_array().cloned().unwrap_or_default();
@@ -243,6 +273,51 @@ impl Undo<'_> {
             *self.calls.entry(migration).or_insert(0) += count;
         }
     }
+}
+
+/// What a table is called in its statement.
+fn refname(relation: &Value) -> String {
+    match relation["alias"].is_object() {
+        true => string(&relation["alias"], "aliasname").to_owned(),
+        false => string(relation, "relname").to_owned(),
+    }
+}
+
+/// `tell(migration, sync(ARRAY[key], …, 2)) IS NOT NULL`, of the key of the row that the clause
+/// acts on.
+fn is_note(note: &Value, clause: &Value, (target, refname): (&Target, &str)) -> Result<(), String> {
+    let tell = &note["node"]["NullTest"]["arg"]["node"]["FuncCall"];
+    let sync = &tell["args"][1]["node"]["FuncCall"];
+    if function_name(tell) != "\"pgsegue\".\"tell\"" || function_name(sync) != target.sync_function
+    {
+        return Err("a WHEN that notes no key".to_owned());
+    }
+    let mut keys = items(&sync["args"])
+        .iter()
+        .filter_map(|a| node(a, "AArrayExpr"))
+        .map(|array| &array["elements"][0]);
+    let named: Vec<_> = items(&clause["target_list"])
+        .iter()
+        .filter_map(|item| node(item, "ResTarget"))
+        .map(|item| string(item, "name"))
+        .collect();
+    let all: Vec<_> = target.columns.iter().map(|column| column.as_str()).collect();
+    let columns = if named.is_empty() { all } else { named };
+    let inserts = clause["command_type"].as_i64() == Some(CmdType::CmdInsert as i64);
+    for key in &target.key {
+        let noted = keys.next().ok_or("too few keys are noted")?;
+        let is_it = if inserts {
+            let at = columns.iter().position(|column| *column == key.as_str());
+            let value = at.and_then(|at| items(&clause["values"]).get(at));
+            node(noted, "TypeCast").map(|cast| &cast["arg"]) == value && value.is_some()
+        } else {
+            column(noted) == [refname.to_owned(), key.as_str().to_owned()]
+        };
+        if !is_it {
+            return Err(format!("another value is noted for the key {}", key.as_str()));
+        }
+    }
+    Ok(())
 }
 
 fn opened(statement: Value) -> Result<(String, Value), String> {
