@@ -132,7 +132,7 @@ reasons! {
     MergeChangesKey: "MERGE that changes a key column",
         "leave the key columns out of UPDATE SET; from Postgres 18 on it is understood";
     KeyByTrigger: "a write at which a trigger or a generated column may change the key",
-        "let the trigger's function say NEW only with other columns behind it; or write a plain UPDATE";
+        "let the trigger say NEW only with other columns behind it; or write a plain UPDATE";
     KeyInOwnWith: "a change of the key behind a WITH list within WITH",
         "move the inner WITH items to the list of the statement";
     OldUnnamed: "a change of the key whose RETURNING says old or new",
