@@ -48,6 +48,9 @@ pub(super) fn note(
 ) -> bool {
     let is_first = noted.is_empty();
     let Some(found) = split(clauses, c) else { return false };
+    if has_unreachable(c, &found) {
+        return false;
+    }
     let mut number = 0;
     for clause in found {
         let Some(read) = read(clauses, c, &clause, of) else { return false };
@@ -85,6 +88,19 @@ fn split(clauses: &Clauses<'_>, c: &Cursor<'_>) -> Option<Vec<Clause>> {
         }
     }
     (when.is_none() && !found.is_empty()).then_some(found)
+}
+
+/// Whether a clause follows one of its kind that has no condition: the server refuses that, and would
+/// not if ours gave it one.
+fn has_unreachable(c: &Cursor<'_>, found: &[Clause]) -> bool {
+    let (mut matched_ends, mut new_ends) = (false, false);
+    found.iter().any(|clause| {
+        let mut c = *c;
+        c.at = clause.when + 1;
+        let ends = if c.eat("not") { &mut new_ends } else { &mut matched_ends };
+        c.eat("matched");
+        std::mem::replace(ends, *ends || c.at == clause.then)
+    })
 }
 
 /// `Some(None)`: it does nothing.

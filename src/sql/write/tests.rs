@@ -330,6 +330,8 @@ fn a_merge_whose_keys_cannot_be_noted_is_not_understood() {
         format!("{insert} (id) VALUES (nextval('s'))"),
         format!("{insert} (id) OVERRIDING USER VALUE VALUES (1)"),
         "MERGE INTO orders USING x ON true WHEN NOT MATCHED BY SOURCE THEN DELETE".to_owned(),
+        "MERGE INTO orders USING x ON true WHEN MATCHED THEN DO NOTHING WHEN MATCHED AND a THEN DELETE".to_owned(),
+        format!("{insert} (id) VALUES (1) WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN DO NOTHING"),
         "MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE RETURNING 1".to_owned(),
         "WITH m AS (MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE) SELECT 1"
             .to_owned(),
