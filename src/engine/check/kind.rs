@@ -74,7 +74,7 @@ kinds! {
     View "view"
         "A write through a view reaches the source under another name."
     Function "function"
-        "A write inside a function is not mirrored; only the verify finds it, later."
+        "A write inside a function is not mirrored; a call that is seen is followed by a full verify."
     Reads "reads"
         "Reads inside functions and views stay on the source whatever the levers say: they show nothing of the shadow in a canary."
     Child "child"

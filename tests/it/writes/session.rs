@@ -164,7 +164,6 @@ async fn what_shows_or_locks_and_reads_by_cursors_is_not_marked() {
         "UPDATE orders SET total = 0 WHERE CURRENT OF e",
         "CLOSE ALL",
         "DO $$ BEGIN PERFORM 1; END $$",
-        "CALL nothing()",
     ] {
         pair.simple(sql).await;
         pair.extended(sql, &[], 0).await;
