@@ -40,7 +40,7 @@ pub async fn look(client: &impl GenericClient, migration: &Migration) -> Result<
     let version = shape::server_version(client).await?;
     let parts = partitions::read(client, &migration.source).await?;
     let key: Vec<_> = migration.key.iter().filter_map(|name| source.column(name)).collect();
-    let key_changes = key_changes(client, source.oid, &key).await?;
+    let key_changes = key_changes(client, (source.oid, &parts), &key).await?;
     let counted = counted::read(client, &source, &migration.key).await?;
     let target = of_source(migration, (source, parts), (key_changes, counted), version, &why);
     Ok(Found::SourceOnly(Arc::new(target), why))

@@ -233,7 +233,7 @@ pub async fn read(
     let server_version = server_version(client).await?;
     let parts = partitions::read(client, &migration.source).await?;
     let columns: Vec<_> = key.iter().map(|pair| &pair.source).collect();
-    let key_changes = key_changes(client, source.oid, &columns).await?;
+    let key_changes = key_changes(client, (source.oid, &parts), &columns).await?;
     let migration = migration.clone();
     Ok(Some(Shape {
         migration,

@@ -5,6 +5,7 @@ use super::Error;
 use super::shape::{Column, Filled};
 use crate::sql::ident::Ident;
 use crate::sql::lex::{self, Kind, Token, identifier};
+use crate::sql::target::Part;
 use tokio_postgres::{GenericClient, Row};
 
 /// What may change a key beside the statement itself.
@@ -26,22 +27,21 @@ const SETTERS: [(&str, &str); 5] = [
     ("c", "insert_username"),
 ];
 
-/// Looks at the triggers of a table, its partitions and what inherits from it. Bits of `tgtype`: 1
-/// each row, 2 before, 4 INSERT, 16 UPDATE.
+/// Looks at the triggers of a source and of what else holds its rows. Bits of `tgtype`: 1 each row, 2
+/// before, 4 INSERT, 16 UPDATE.
 pub(super) async fn key_changes(
     client: &impl GenericClient,
-    oid: u32,
+    (source, parts): (u32, &[Part]),
     key: &[&Column],
 ) -> Result<KeyChanges, Error> {
+    let tables: Vec<_> = parts.iter().map(|part| part.oid).chain([source]).collect();
     let rows = client
         .query(
             "SELECT t.tgtype & 4 <> 0, t.tgtype & 16 <> 0, l.lanname::text, p.prosrc, \
              encode(t.tgargs, 'escape') FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid \
              JOIN pg_language l ON l.oid = p.prolang WHERE t.tgtype & 3 = 3 AND NOT t.tgisinternal \
-             AND t.tgenabled <> 'D' AND t.tgrelid IN (WITH RECURSIVE tree AS (SELECT $1::oid AS oid \
-             UNION SELECT inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid) \
-             SELECT oid FROM tree)",
-            &[&oid],
+             AND t.tgenabled <> 'D' AND t.tgrelid = ANY ($1)",
+            &[&tables],
         )
         .await?;
     let names: Vec<_> = key.iter().map(|column| &column.name).collect();
