@@ -47,6 +47,11 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
     (SELECT string_agg(concat_ws(' ', quote_ident(conname), contype, condeferrable, confdeltype, \
         confupdtype), ',' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid \
       AND (contype = 'f' OR condeferrable)), \
+    (SELECT string_agg(concat_ws(' ', conrelid, quote_ident(conname), confdeltype, confupdtype), ',' \
+        ORDER BY conrelid, conname) FROM pg_constraint WHERE confrelid = c.oid AND side = 1), \
+    (SELECT string_agg(concat_ws(' ', quote_ident(polname), polcmd, polpermissive, polroles::text, \
+        md5(concat_ws(' ', polqual, '|', polwithcheck))), ',' ORDER BY polname) \
+      FROM pg_policy WHERE polrelid = c.oid), \
     (SELECT string_agg(concat_ws(' ', tgrelid, quote_ident(tgname), tgenabled, tgtype, tgfoid, \
         tgdeferrable, CASE WHEN tgtype & 3 = 3 THEN md5(p.prosrc) END), ',' ORDER BY tgrelid, tgname) \
       FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal AND tgparentid = 0 \

@@ -100,10 +100,11 @@ BEGIN
 END
 $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgsegue FROM PUBLIC;
-GRANT USAGE ON SCHEMA pgsegue TO PUBLIC;
-GRANT INSERT ON pgsegue.sink TO PUBLIC;
-GRANT EXECUTE ON FUNCTION pgsegue.tell(text, int4) TO PUBLIC;
 "#;
+
+/// What every role needs beside the functions of a migration.
+const GRANTS: &str = "GRANT USAGE ON SCHEMA pgsegue TO PUBLIC; GRANT INSERT ON pgsegue.sink TO PUBLIC; \
+     GRANT EXECUTE ON FUNCTION pgsegue.tell(text, int4) TO PUBLIC";
 
 /// The statements that bring schema `pgsegue` up to date.
 pub fn base_sql() -> &'static str {
@@ -187,6 +188,7 @@ async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&truncated_sql(shape)).await?;
     tx.batch_execute(&counted_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
+    tx.batch_execute(GRANTS).await?;
     Ok(tx.commit().await?)
 }
 

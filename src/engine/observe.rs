@@ -7,7 +7,7 @@ use super::triggers::{KeyChanges, key_changes};
 use super::{Error, counted, partitions, runtime::Engine};
 use crate::manifest::Migration;
 use crate::pg::Connection;
-use crate::sql::target::{Part, Target};
+use crate::sql::target::{Part, Privileges, Target};
 use std::sync::Arc;
 use tokio_postgres::GenericClient;
 
@@ -74,6 +74,8 @@ fn of_source(
         parts,
         key_changes,
         counted,
+        // Nothing is mirrored of it.
+        privileges: Privileges::default(),
         follows: false,
         server_version: version,
     };

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// The channel on which the control side says that something changed.
 pub(crate) const CHANNEL: &str = "pgsegue";
 /// Between polls of the dirty keys, while a gate that may open is closed, and otherwise.
-const POLL_CLOSED: Duration = Duration::from_millis(50);
-const POLL_OPEN: Duration = Duration::from_millis(200);
+pub(super) const POLL_CLOSED: Duration = Duration::from_millis(50);
+pub(super) const POLL_OPEN: Duration = Duration::from_millis(200);
 
 /// Between looks for tables that were missing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -56,14 +56,14 @@ pub struct Engine {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    entries: BTreeMap<String, Entry>,
+pub(super) struct State {
+    pub(super) entries: BTreeMap<String, Entry>,
     journal: BTreeMap<String, Journaled>,
     functions: Arc<Functions>,
     /// What they were read by: a fingerprint, and the migrations.
     ways: (String, BTreeSet<String>),
     last_request: i64,
-    role: Role,
+    pub(super) role: Role,
     /// Since when no other process serves this database, as the server says it.
     started: String,
 }
@@ -287,7 +287,8 @@ impl Engine {
             // Before any gate opens: the tables may have changed while this process was down.
             if compared.is_none_or(|at| at.elapsed() > drift::LOOK) {
                 let looked = self.succeeded(self.look_for_drift(&control).await)
-                    && self.succeeded(self.look_for_ways(&control).await);
+                    && self.succeeded(self.look_for_ways(&control).await)
+                    && self.succeeded(self.look_for_privileges(&control).await);
                 compared = looked.then(Instant::now);
             }
             if compared.is_some() {
@@ -395,57 +396,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    fn poll_interval(&self) -> Duration {
-        let waiting = self.state().entries.values().any(|e| e.may_open() && !e.gate.is_open());
-        if waiting { POLL_CLOSED } else { POLL_OPEN }
-    }
-
-    /// Counts dirty keys and opens or closes the gates. The tickets are taken before the query: a
-    /// session that closed a gate in between keeps it closed.
-    async fn poll_gates(&self, control: &Connection) -> Result<(), Error> {
-        let tickets: Vec<_> = self
-            .state()
-            .entries
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.gate.ticket()))
-            .collect();
-        let names: Vec<&str> = tickets.iter().map(|(name, _)| name.as_str()).collect();
-        let rows = control
-            .client
-            .query(
-                "SELECT n, (SELECT count(*) FROM (SELECT FROM pgsegue.dirty_keys \
-                 WHERE migration = n LIMIT 100000) d) FROM unnest($1::text[]) AS n",
-                &[&names],
-            )
-            .await?;
-        let mut state = self.state();
-        let alone = state.role == Role::Alone;
-        for row in rows {
-            let name: String = row.try_get(0)?;
-            let dirty: i64 = row.try_get(1)?;
-            self.metrics.dirty_keys.with_label_values(&[&name]).set(dirty);
-            let ticket = tickets.iter().find(|(of, _)| *of == name).map(|(_, ticket)| *ticket);
-            let (Some(entry), Some(ticket)) = (state.entries.get_mut(&name), ticket) else {
-                continue;
-            };
-            if dirty == 0 && entry.may_open() && alone {
-                entry.gate.open_if(ticket);
-            } else if entry.gate.is_open() {
-                entry.gate.close();
-            }
-            if dirty > 0 && entry.phase.serves_reads() {
-                entry.wake.notify_one();
-            }
-        }
-        Ok(())
-    }
-
-    fn close_gates(&self) {
-        for entry in self.state().entries.values() {
-            entry.gate.close();
-        }
     }
 
     /// Publishes the routes that follow from the entries.
@@ -557,7 +507,7 @@ impl Engine {
         self.state().started.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,12 +3,14 @@
 
 use super::mapping::{Form, form};
 use super::triggers::{KeyChanges, key_changes};
-use super::{Error, counted, partitions, sync, truncate};
+use super::{Error, counted, partitions, privileges, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::qualify;
 use crate::sql::reason::Reason;
-use crate::sql::target::{Copyable, KeyType, OldColumn, Part, Reverse, Target, by_name};
+use crate::sql::target::{
+    Copyable, KeyType, OldColumn, Part, Privileges, Reverse, Target, by_name,
+};
 use tokio_postgres::{GenericClient, Row};
 
 /// A live column of a table.
@@ -112,6 +114,8 @@ pub struct Shape {
     pub key_changes: KeyChanges,
     /// An integer column of the key by which the rows of a COPY can be found.
     pub counted: Option<counted::Counting>,
+    /// Who may do what with them.
+    pub privileges: Privileges,
     /// Whether all functions are there: not before they are installed.
     pub follows: bool,
     /// The server's major version.
@@ -235,7 +239,7 @@ pub async fn read(
     let columns: Vec<_> = key.iter().map(|pair| &pair.source).collect();
     let key_changes = key_changes(client, (source.oid, &parts), &columns).await?;
     let migration = migration.clone();
-    Ok(Some(Shape {
+    let mut shape = Shape {
         migration,
         source,
         shadow,
@@ -244,9 +248,12 @@ pub async fn read(
         parts,
         key_changes,
         counted,
+        privileges: Privileges::default(),
         follows,
         server_version,
-    }))
+    };
+    shape.privileges = privileges::read(client, &shape.target()).await?;
+    Ok(Some(shape))
 }
 
 /// The server's major version.
@@ -335,6 +342,7 @@ impl Shape {
             copy: self.copyable(),
             update_changes_key: self.key_changes.on_update,
             counted: counted::counted(self),
+            privileges: self.privileges.clone(),
         }
     }
 

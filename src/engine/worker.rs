@@ -8,6 +8,7 @@ use super::runtime::Engine;
 use super::shape::{self, Shape};
 use super::{Error, Phase, barrier, check, drift, install, journal, repair, requests};
 use crate::pg::{self, Connection};
+use crate::routing::Mirror;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -261,6 +262,11 @@ impl Worker {
         }
         self.gap_saved = false;
         let to = phase.after_gap();
+        if to.mirror() != Mirror::Off {
+            // That they were gone may be why there is a gap.
+            let shape = self.read_shape().await?;
+            install::replace(self.client().await?, &shape).await?;
+        }
         let tx = self.client().await?.transaction().await?;
         let sql =
             "UPDATE pgsegue.migrations SET gap = false, backfill_until = NULL WHERE name = $1";

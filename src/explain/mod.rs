@@ -10,6 +10,7 @@ use crate::engine::{self, Control, Declared, Found, Status, functions};
 use crate::manifest::{Migration, Percent, Unclassified};
 use crate::pg::Database;
 use crate::proxy;
+use crate::sql::indirect;
 use crate::sql::layout::pretty;
 use crate::sql::lex::{Kind, identifier, tokens};
 use crate::sql::mention::Table;
@@ -193,7 +194,8 @@ impl Known {
                 said.unchanged();
             }
             Class::Passthrough => {
-                let why = "it changes no migrated table, and reads none that could be another";
+                let unmoved = "it changes no migrated table, and reads none that could be another";
+                let why = indirect::reads(text, statement).unwrap_or(unmoved);
                 said.route("passthrough", "source", why);
                 said.unchanged();
             }

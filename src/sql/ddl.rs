@@ -33,6 +33,9 @@ pub(super) fn read(
     }
     let dropped = c.is("drop");
     c.skip();
+    if c.eat("policy") {
+        return reader.named_behind(c, "on");
+    }
     if c.eat("schema") {
         return reader.schema(c, dropped);
     }
@@ -69,17 +72,23 @@ impl Reader<'_> {
         Ddl::Changes(mentions_at(self.found, mention.token).iter().map(|m| m.target).collect())
     }
 
-    /// Triggers and rules would write behind our back.
+    /// Triggers and rules would write behind our back; by policies a table shows other rows than the
+    /// other one.
     fn create(&self, mut c: Cursor<'_>) -> Ddl {
         if c.eat("or") {
             c.eat("replace");
         }
         c.eat("constraint");
-        let before_table = match (c.eat("trigger"), c.eat("rule")) {
-            (true, _) => "on",
-            (_, true) => "to",
-            _ => return Ddl::Harmless,
+        let before_table = match () {
+            () if c.eat("trigger") || c.eat("policy") => "on",
+            () if c.eat("rule") => "to",
+            () => return Ddl::Harmless,
         };
+        self.named_behind(c, before_table)
+    }
+
+    /// What changes the migrated table that is named behind this keyword.
+    fn named_behind(&self, mut c: Cursor<'_>, before_table: &str) -> Ddl {
         while let Some(found) = c.find_top(before_table) {
             c.at = found + 1;
             if let Some(mention) = self.named(&mut c.clone()) {

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod copy;
 pub mod ident;
+pub mod indirect;
 pub mod layout;
 pub mod lex;
 pub mod mention;

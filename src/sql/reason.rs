@@ -112,6 +112,10 @@ reasons! {
         "DELETE FROM ONLY the part, or TRUNCATE the table as a whole";
     MovesRows: "tables that join the source, or leave it",
         "nothing: the migration is verified again; use unclassified = \"record\" if it is refused";
+    KeyUnread: "a write by a role that may not read the key",
+        "grant the role SELECT on the key columns";
+    RowHidden: "a write by a role from which policies may hide what it writes",
+        "let a policy for SELECT ask for what those for writes ask for, or write RETURNING";
     ShadowWrite: "a write on the shadow",
         "write the source: the shadow follows it";
     // The shape of a write.

@@ -48,6 +48,22 @@ pub struct Target {
     pub update_changes_key: bool,
     /// An integer column of the key by which the rows of a COPY can be found.
     pub counted: Option<Counted>,
+    /// Who may do what, as far as statements are decided by it.
+    pub privileges: Privileges,
+}
+
+/// The tables that some role may write without seeing what it wrote, as a mirrored form does: by object
+/// id, of the source and its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// Some role may write these and not read their key.
+    pub keyless: Vec<u32>,
+    /// Policies of these may hide a row from the role that wrote it.
+    pub hiding: Vec<u32>,
+    /// Whether everything that a mirrored form calls is there, for whoever may write the source.
+    pub callable: bool,
+    /// Changes when what some role may do with the source, its parts or the shadow may have.
+    pub fingerprint: String,
 }
 
 /// An integer column of the key by which the rows of a COPY can be found.
@@ -118,6 +134,17 @@ pub fn by_name(parts: &[Part]) -> BTreeMap<String, Vec<Part>> {
 }
 
 impl Target {
+    /// The functions that mirrored forms and marks call.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        let counted = self.counted.as_ref().and_then(|counted| counted.functions.as_ref());
+        let counted = counted.into_iter().flat_map(|f| [f.before.as_str(), f.after.as_str()]);
+        [self.sync_function.as_str(), self.mark_function.as_str()]
+            .into_iter()
+            .chain(self.follow_function.as_deref())
+            .chain(self.truncate_function.as_deref())
+            .chain(counted)
+    }
+
     /// The names by which a statement may reach the tables of the migration.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let tables = [self.source.name.as_str(), self.shadow.name.as_str()];

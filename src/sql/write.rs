@@ -122,6 +122,24 @@ impl std::fmt::LowerHex for Modes {
     }
 }
 
+/// A source that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// As the write spells it.
+    pub name: Name,
+    /// Whether the client asks for the rows.
+    pub returns: Returns,
+}
+
+/// Whether a write of the client's has a RETURNING.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Returns {
+    /// It has none.
+    Nothing,
+    /// It has one: the server lets it see its rows, or refuses it.
+    Rows,
+}
+
 /// How the outcome of a sync comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
@@ -264,6 +282,17 @@ impl Write {
     /// The migrations that its writes are fed to, as [`Modes`] counts them.
     pub fn feeds(&self) -> impl Iterator<Item = &Feed> {
         self.parts.iter().flat_map(|p| &p.shape.feeds)
+    }
+
+    /// What each of its writes is on, and whether the client asks for rows of it.
+    pub fn written(&self) -> impl Iterator<Item = Written> + '_ {
+        self.parts.iter().flat_map(|part| {
+            let returns = match part.shape.returning {
+                Some(_) => Returns::Rows,
+                None => Returns::Nothing,
+            };
+            part.shape.feeds.iter().map(move |feed| Written { name: feed.name, returns })
+        })
     }
 
     /// The write that the statement itself is, with the number of its first feed.

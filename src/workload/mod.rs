@@ -13,6 +13,7 @@ mod report;
 
 pub use report::{Class, Line, Part, Report, Routes};
 
+use crate::sql::indirect;
 use crate::sql::normal::normal;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{self, Statement};
@@ -178,7 +179,7 @@ impl Observed {
         statement: &Statement,
         generation: u64,
     ) -> Option<Arc<Tally>> {
-        let verdict = Verdict::of(statement, target)?;
+        let verdict = Verdict::of(text, statement, target)?;
         let text = text.get(statement.at.clone()).and_then(normal);
         Some(self.find(Text::of(text.as_deref()), verdict, generation))
     }
@@ -249,7 +250,7 @@ impl Verdict {
         }
     }
 
-    fn of(statement: &Statement, target: usize) -> Option<Self> {
+    fn of(text: &str, statement: &Statement, target: usize) -> Option<Self> {
         let named = statement.names.iter().any(|name| name.target == target);
         let any = statement.names.is_empty();
         match &statement.class {
@@ -264,8 +265,11 @@ impl Verdict {
             }
             _ if !named => None,
             statement::Class::Unclassified(_) => None,
-            statement::Class::Passthrough
-            | statement::Class::Prepare(_)
+            statement::Class::Passthrough => Some(match indirect::reads(text, statement) {
+                Some(why) => Self::UnfitRead(why.into()),
+                None => Self::Other,
+            }),
+            statement::Class::Prepare(_)
             | statement::Class::Execute(_)
             | statement::Class::Deallocate(_) => Some(Self::Other),
             statement::Class::Write(write) => {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::statement::understand;
-use crate::sql::target::{Functions, Target};
+use crate::sql::target::{Functions, Privileges, Target};
 
 fn target() -> Arc<Target> {
     Arc::new(Target {
@@ -23,6 +23,7 @@ fn target() -> Arc<Target> {
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
         columns: vec![Ident::new("id")],
     })
 }
@@ -75,6 +76,31 @@ fn statements_of_other_tables_are_not_counted_and_those_that_may_write_any_are()
     assert_eq!((report.calls, report.coverage), (2, Some(0.0)));
     let reasons: Vec<_> = report.statements.iter().map(|s| s.why.as_deref().unwrap()).collect();
     assert_eq!(reasons, [Reason::NotSql.text(), Reason::Code.text()]);
+}
+
+#[test]
+fn what_is_read_by_no_query_counts_as_a_read_that_stays() {
+    let observed = Observed::new();
+    for sql in [
+        "DECLARE c CURSOR FOR SELECT * FROM orders",
+        "COPY orders TO STDOUT",
+        "INSERT INTO users SELECT id FROM orders",
+        "CREATE TABLE filled AS SELECT id FROM orders",
+    ] {
+        count(&observed, sql, 1).unwrap();
+    }
+    for sql in
+        ["LOCK TABLE orders", "CREATE INDEX ON orders (id)", "COMMENT ON TABLE orders IS 'x'"]
+    {
+        count(&observed, sql, 1).unwrap();
+    }
+    let report = observed.report("m");
+    assert_eq!(
+        (report.unfit_reads.calls, report.other.calls, report.coverage),
+        (4, 3, Some(100.0))
+    );
+    let cursor = report.statements.iter().find(|s| s.text.starts_with("declare")).unwrap();
+    assert_eq!(cursor.why.as_deref(), Some("it is read by a cursor"));
 }
 
 #[test]

@@ -128,6 +128,19 @@ async fn what_does_not_fit_any_more_blocks_with_a_reason_and_resume_verifies_aga
             "DROP TRIGGER audit ON orders",
             "trigger public.orders.audit",
         ),
+        // Policies of one side: its reads would show other rows than the other's.
+        (
+            "ALTER TABLE orders ENABLE ROW LEVEL SECURITY; ALTER TABLE orders_v2 ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY few ON orders FOR SELECT USING (user_id = 1)",
+            "DROP POLICY few ON orders",
+            "policies public.orders_v2",
+        ),
+        // Rows that refer to the shadow would go with its rows.
+        (
+            "CREATE TABLE child (id int8 REFERENCES orders_v2 ON DELETE CASCADE)",
+            "DROP TABLE child",
+            "foreign key public.child",
+        ),
     ];
     let db = database().await;
     let (migration, running, control) = open(&db).await;
@@ -164,5 +177,54 @@ async fn a_change_made_while_the_proxy_was_down_is_noticed_before_a_read() {
         open
     })
     .await;
+    running.stop().await;
+}
+
+/// A policy that changes on one of two tables that had the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_altered_on_the_source_alone_blocks_before_the_shadow_shows_what_it_hides() {
+    let db = database().await;
+    let secured = |table: &str, column: &str| {
+        format!(
+            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY shown ON {table} FOR SELECT USING ({column} IS NOT NULL)"
+        )
+    };
+    let (_, running, control) = open(&db).await;
+    let both = [secured("orders", "note"), secured("orders_v2", "note")].join("; ");
+    db.client.batch_execute(&both).await.unwrap();
+    until_closed(&running).await;
+    until_open(&running, &control).await;
+    db.client.batch_execute("ALTER POLICY shown ON orders USING (note = 'x')").await.unwrap();
+    until_closed(&running).await;
+    let reason = blocked_reason(&control).await;
+    assert!(reason.contains("policies public.orders_v2"), "{reason}");
+    db.client.batch_execute("ALTER POLICY shown ON orders_v2 USING (note = 'x')").await.unwrap();
+    control.resume("orders_v2", "a test").await.unwrap();
+    until_open(&running, &control).await;
+    running.stop().await;
+}
+
+/// What a prepared transaction has recorded is seen by nobody until it is committed, in whatever session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_stays_closed_while_a_prepared_transaction_has_dirty_keys() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    let id = format!("dirty of {}", db.name().await);
+    let write = mirrored("UPDATE orders SET total = total + 1 WHERE id = 5", 2);
+    db.client.batch_execute(&format!("BEGIN; {write}; PREPARE TRANSACTION '{id}'")).await.unwrap();
+    assert_eq!(db.dirty().await, [], "not committed");
+    until("the gate closes", async || !running.is_open()).await;
+    // A look at the privileges is followed by a poll of the gates: two of them, and one was whole.
+    for grant in ["GRANT SELECT ON orders TO PUBLIC", "REVOKE SELECT ON orders FROM PUBLIC"] {
+        let before = running.routes.load().generation;
+        db.client.batch_execute(grant).await.unwrap();
+        until("the look", async || running.routes.load().generation > before).await;
+        assert!(!running.is_open(), "{grant}");
+    }
+    db.client.batch_execute(&format!("COMMIT PREPARED '{id}'")).await.unwrap();
+    until_open(&running, &control).await;
+    assert_eq!(db.dirty().await, []);
+    assert_in_step(&db, &migration).await;
     running.stop().await;
 }

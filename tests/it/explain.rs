@@ -225,6 +225,33 @@ async fn every_kind_of_text_has_its_class_its_route_and_its_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_by_no_query_of_the_clients_stays_on_the_source_and_says_why() {
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    for (text, why) in [
+        ("DECLARE c CURSOR FOR SELECT * FROM orders", "it is read by a cursor"),
+        ("COPY (SELECT id FROM orders) TO STDOUT", "it is read by COPY"),
+        ("COPY orders TO STDOUT", "it is read by COPY"),
+        ("EXPLAIN SELECT * FROM orders", "the plan that EXPLAIN shows is the source's"),
+        (
+            "INSERT INTO words SELECT id FROM orders",
+            "it is read by a statement that writes another table",
+        ),
+        (
+            "WITH o AS (SELECT id FROM orders) DELETE FROM words USING o",
+            "it is read by a statement that writes another table",
+        ),
+        ("CREATE TABLE filled AS SELECT * FROM orders", "it is read to fill another table"),
+        ("CREATE MATERIALIZED VIEW filled AS TABLE orders", "it is read to fill another table"),
+        ("SELECT * INTO filled FROM orders", "SELECT INTO"),
+        ("LOCK TABLE orders", "it changes no migrated table, and reads none that could be another"),
+    ] {
+        let of = explained(&proxy, &["--reads", "100", text]);
+        assert!(of[0]["why"].as_str().unwrap().contains(why), "{of:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_runs_in_psql_and_does_what_the_statement_does() {
     let (db, proxy) = proxy().await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));

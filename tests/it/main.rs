@@ -34,6 +34,7 @@ mod engine_verify;
 mod explain;
 mod faults;
 mod flips;
+mod gone;
 mod history;
 mod hostile;
 mod limits;

@@ -1,6 +1,6 @@
 //! Who may do what: an app's role has DML on the source and nothing else, and stays so.
 
-use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Raw, orders_toml, outcome, text};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Raw, orders_toml, outcome, text};
 use crate::support::{assert_same, connect, eventually};
 use tokio_postgres::Client;
 
@@ -204,4 +204,143 @@ async fn set_role_and_session_authorization_are_followed() {
         raw.query(reset).await;
     }
     live.orders_in_step().await;
+}
+
+/// What a role may write without reading it.
+const BLIND: [&str; 12] = [
+    "INSERT INTO orders VALUES (11, 1, 1)",
+    "INSERT INTO orders (id, user_id) VALUES (12, 1), (13, 1) ON CONFLICT DO NOTHING",
+    "INSERT INTO public.orders VALUES (11, 1, 1)",
+    "UPDATE orders SET total = 7",
+    "UPDATE public.orders SET note = 'all'",
+    "UPDATE orders SET total = 1 WHERE id = 3",
+    "UPDATE orders SET total = 1 RETURNING id",
+    "WITH i AS (INSERT INTO orders VALUES (14, 1, 1)) SELECT 1 AS one",
+    "WITH i AS (INSERT INTO orders VALUES (15, 1, 1) RETURNING 1) SELECT * FROM i",
+    "INSERT INTO orders VALUES (16, 1, 1) RETURNING 1 AS one",
+    "DELETE FROM orders",
+    "INSERT INTO orders VALUES (17, 1, 1)",
+];
+
+/// A session of each side in this role, which lives in the whole server.
+async fn pair_in_role(live: &Live, role: &str, grants: &str) -> Pair {
+    let mut pair = Pair::new(live, ORDERS).await;
+    live.db
+        .client
+        .batch_execute(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role}"))
+        .await
+        .unwrap();
+    pair.elsewhere(live, &grants.replace("ROLE", role)).await;
+    pair.simple(&format!("SET ROLE {role}")).await;
+    pair
+}
+
+/// Waits until the engine knows that the role does not see what it writes here.
+async fn until_taken(pair: &mut Pair) {
+    eventually("the role is known", async || {
+        pair.live.query("BEGIN").await;
+        let said = pair.live.query("INSERT INTO orders VALUES (90, 2, 1)").await;
+        pair.live.query("ROLLBACK").await;
+        if said[0] == "C INSERT 0 1" { Ok(()) } else { Err(said) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_read_the_key_writes_as_without_the_proxy_and_is_marked() {
+    let live = Live::orders("", "").await;
+    let grants = "GRANT INSERT, UPDATE, DELETE ON orders TO ROLE";
+    let mut pair = pair_in_role(&live, "app_blind", grants).await;
+    let marked = || live.statements("recorded", "write");
+    // Until the engine has seen the GRANT the server refuses what returns the key.
+    until_taken(&mut pair).await;
+    let before = marked();
+    for sql in BLIND {
+        pair.every_way(sql).await;
+    }
+    assert!(marked() >= before + 40.0, "{before} {}", marked());
+    pair.elsewhere(&live, "GRANT SELECT (id) ON orders TO app_blind").await;
+    eventually("the grant is known", async || {
+        let before = live.statements("mirrored", "write");
+        pair.simple("INSERT INTO orders VALUES (18, 1, 1) ON CONFLICT DO NOTHING").await;
+        if live.statements("mirrored", "write") > before { Ok(()) } else { Err(()) }
+    })
+    .await;
+    let before = marked();
+    for sql in BLIND {
+        pair.every_way(sql).await;
+    }
+    assert!(marked() < before + 0.5);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_row_that_policies_hide_from_its_writer_is_written_as_without_the_proxy() {
+    let live = Live::orders("accepted = [\"policies public.orders_v2\"]", "").await;
+    let policies = "ALTER TABLE orders ENABLE ROW LEVEL SECURITY; \
+                    CREATE POLICY sees ON orders FOR SELECT USING (user_id = 1); \
+                    CREATE POLICY adds ON orders FOR INSERT WITH CHECK (true); \
+                    CREATE POLICY changes ON orders FOR UPDATE USING (true); \
+                    CREATE POLICY removes ON orders FOR DELETE USING (id > 3); \
+                    GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ROLE";
+    let mut pair = pair_in_role(&live, "app_hidden", policies).await;
+    live.until_clean("orders_v2").await;
+    let marked = || live.statements("recorded", "write");
+    until_taken(&mut pair).await;
+    let before = marked();
+    for sql in [
+        "INSERT INTO orders VALUES (21, 2, 1)",
+        "INSERT INTO orders VALUES (22, 1, 1)",
+        "INSERT INTO public.orders VALUES (23, 2, 1) RETURNING id",
+        "INSERT INTO orders VALUES (24, 1, 1) RETURNING id",
+        "UPDATE orders SET total = total + 1",
+        "UPDATE orders SET total = 5",
+        "UPDATE orders SET user_id = 2 WHERE id = 22",
+        "UPDATE orders SET total = 6 RETURNING id",
+        "DELETE FROM orders WHERE id = 5",
+        "DELETE FROM orders",
+    ] {
+        pair.every_way(sql).await;
+    }
+    assert!(marked() >= before + 20.0, "{before} {}", marked());
+    pair.simple("RESET ROLE").await;
+    let before = marked();
+    pair.every_way("INSERT INTO orders VALUES (25, 2, 1) ON CONFLICT DO NOTHING").await;
+    assert!(marked() < before + 0.5);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// What the engine's look at privileges has to be there for: until it has, sessions go by what they know.
+#[tokio::test]
+async fn reads_follow_what_is_granted_and_revoked_on_either_table() {
+    let live = Live::orders("", "reads = 100").await;
+    let app =
+        role(&live, "app_regrant", &format!("{DML}; GRANT SELECT ON orders_v2 TO ROLE")).await;
+    let sql = "SELECT total FROM orders WHERE id = 2";
+    live.until_shadow_serves(&app, sql).await;
+    let until_denied = async || {
+        eventually("the privileges are known", async || match outcome(&app, sql).await {
+            Err(said) if said == "42501 permission denied for table orders" => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+    let change = async |sql: &str| live.db.client.batch_execute(sql).await.unwrap();
+    change("REVOKE SELECT ON orders FROM app_regrant").await;
+    until_denied().await;
+    // The other columns are not to be had from the shadow, either.
+    change("GRANT SELECT (id) ON orders TO app_regrant").await;
+    until_denied().await;
+    assert_eq!(outcome(&app, "SELECT id FROM orders WHERE id = 2").await, Ok(vec![1]));
+    change("GRANT SELECT ON orders TO app_regrant").await;
+    live.until_shadow_serves(&app, sql).await;
+    change("REVOKE SELECT ON orders_v2 FROM app_regrant").await;
+    live.until_source_serves(&app, sql).await;
+    for _ in 0..5 {
+        app.batch_execute("BEGIN").await.unwrap();
+        assert_eq!(outcome(&app, sql).await, Ok(vec![1]));
+        app.batch_execute("COMMIT").await.unwrap();
+    }
+    change("GRANT SELECT ON orders_v2 TO app_regrant; ALTER ROLE app_regrant SUPERUSER").await;
+    live.until_shadow_serves(&app, sql).await;
 }

@@ -3,6 +3,7 @@
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
 use crate::engine::counted::{Counting, Sequence};
+use crate::engine::privileges::{self, Writers};
 
 /// Everything but the control role.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
@@ -13,36 +14,29 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
 }
 
 /// A mirrored write returns the key, which needs SELECT on it: on the table that it names, be it a
-/// partition. One whose privileges were never touched is its owner's alone, who may do both.
+/// partition.
 async fn blind_writers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let key: Vec<&str> = subject.shape.key.iter().map(|p| p.source.name.as_str()).collect();
-    let quoted: Vec<String> = subject.shape.key.iter().map(|p| p.source.name.quoted()).collect();
+    let shape = subject.shape;
+    let quoted: Vec<String> = shape.key.iter().map(|p| p.source.name.quoted()).collect();
     let columns = quoted.join(", ");
-    let sql = "WITH RECURSIVE tree (oid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM tree \
-                   JOIN pg_inherits i ON i.inhparent = tree.oid) \
-               SELECT t.oid::regclass::text, string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) \
-               FROM tree t JOIN pg_class c ON c.oid = t.oid CROSS JOIN pg_roles r \
-               WHERE NOT r.rolsuper AND r.rolname NOT LIKE 'pg\\_%' \
-               AND (c.oid = $1 OR c.relacl IS NOT NULL OR EXISTS (SELECT FROM pg_attribute a \
-                   WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)) \
-               AND (has_table_privilege(r.oid, t.oid, 'DELETE') \
-                   OR has_any_column_privilege(r.oid, t.oid, 'INSERT') \
-                   OR has_any_column_privilege(r.oid, t.oid, 'UPDATE')) \
-               AND EXISTS (SELECT FROM unnest($2::text[]) k \
-                   WHERE NOT has_column_privilege(r.oid, t.oid, k, 'SELECT')) \
-               GROUP BY t.oid ORDER BY t.oid <> $1, 1";
-    subject
-        .each(sql, &[&subject.shape.source.oid, &key], |table, roles| {
-            Finding::blocker(
-                Kind::Privileges,
-                table,
-                format!("these roles may write {table} but not read its key: {roles}"),
-                "let them read the key",
-            )
-            .run(format!("GRANT SELECT ({columns}) ON {table} TO {roles}"))
-            .or_accept()
-        })
-        .await
+    let tables = privileges::tables(shape.source.oid, shape.parts.iter());
+    let key = shape.key.iter().map(|pair| &pair.source.name);
+    let writers = privileges::writers(subject.client, &tables, key).await?;
+    let finding = |writers: Writers| {
+        let Writers { spelled: table, roles, .. } = writers;
+        Finding::warning(
+            Kind::Privileges,
+            &table,
+            format!(
+                "these roles may write {table} but not read its key, so that what they write is \
+                 recorded, and followed by a full verify each time: {roles}"
+            ),
+            "let them read the key",
+        )
+        .run(format!("GRANT SELECT ({columns}) ON {table} TO {roles}"))
+        .or_accept()
+    };
+    Ok(writers.into_iter().map(finding).collect())
 }
 
 async fn source_only_readers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {

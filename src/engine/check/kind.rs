@@ -84,7 +84,7 @@ kinds! {
     Unlogged "unlogged"
         "After a crash of the server the table is empty, and nothing is on record about it."
     RowSecurity "row security"
-        "A row that a policy hides counts as absent: it would be deleted from the shadow."
+        "A row that a policy hides from the control role would be deleted from the shadow; one that it hides from its writer cannot be mirrored."
     Policies "policies"
         "Who reads from the shadow sees what its policies let through, not what the source's do."
     Privileges "privileges"

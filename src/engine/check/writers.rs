@@ -152,7 +152,7 @@ async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Err
                      AND d.refclassid = 'pg_class'::regclass \
                  JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN') \
              SELECT c.oid::regclass::text, (c.relkind = 'v' AND \
-                 pg_relation_is_updatable(c.oid, false) & 28 <> 0)::text \
+                 pg_relation_is_updatable(c.oid, true) & 28 <> 0)::text \
              FROM over JOIN pg_class c USING (oid) WHERE c.relkind IN ('v', 'm') ORDER BY 1",
             &[&subject.shape.source.oid],
         )
@@ -166,7 +166,10 @@ async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Err
                 Finding::blocker(
                     Kind::View,
                     view,
-                    format!("the source can be written through the view {view}, unseen"),
+                    format!(
+                        "the source can be written through the view {view}: that is recorded, not \
+                         mirrored, and followed by a full verify each time"
+                    ),
                     "make writes name the table, and accept it when nobody writes through the view",
                 )
                 .or_accept(),

@@ -67,13 +67,21 @@ impl Case<'_> {
             | Class::Prepare(_)
             | Class::Execute(_)
             | Class::Deallocate(_) => false,
-            Class::Write(..) | Class::CopyFrom(..) | Class::Ddl(_) | Class::Unclassified(_) => {
-                unqualified
-            }
+            Class::Write(write) => unqualified || self.may_be_blind(write),
+            Class::CopyFrom(..) | Class::Ddl(_) | Class::Unclassified(_) => unqualified,
             Class::Read(read) => read.fit.as_ref().is_ok_and(|f| {
                 f.targets().any(|t| self.route(t).is_some_and(|r| may_leave_source(r)))
             }),
         }
+    }
+
+    /// Whether some role would not see what this writes.
+    fn may_be_blind(&self, write: &Write) -> bool {
+        let mirrored = |target| self.route(target).filter(|r| r.mirror != Mirror::Off);
+        write.feeds().filter_map(|feed| mirrored(feed.name.target)).any(|route| {
+            let privileges = &route.target.privileges;
+            !privileges.keyless.is_empty() || !privileges.hiding.is_empty()
+        })
     }
 
     /// What the rows of its mirrored form are.
@@ -244,6 +252,9 @@ impl Session {
     }
 
     fn decide_write(&mut self, case: &Case<'_>, write: &Write) -> Decision {
+        if let Some(why) = self.is_blind(case, write) {
+            return self.decide_unclassified(case, why);
+        }
         let mut modes = Modes::default();
         for (n, feed) in write.feeds().enumerate() {
             let Some(route) = case.route(feed.name.target) else { continue };
@@ -257,6 +268,14 @@ impl Session {
             return Decision::Original(None);
         }
         Decision::Mirrored(Arc::new(case.mirrors(write, modes)), modes)
+    }
+
+    /// Why the role may not see what it writes, and the server would refuse the mirrored form.
+    fn is_blind(&self, case: &Case<'_>, write: &Write) -> Option<Reason> {
+        let facts = self.facts.as_ref()?;
+        let mirrored = |target| case.route(target).is_some_and(|r| r.mirror != Mirror::Off);
+        let meant = |name: Name| mirrored(name.target) && facts.means(name);
+        write.written().filter(|w| meant(w.name)).find_map(|w| facts.is_blind(w))
     }
 
     /// The mode of one more call of a guarded function.

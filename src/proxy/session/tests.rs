@@ -7,7 +7,7 @@ use super::*;
 use crate::manifest::{Percent, Sticky, Unclassified};
 use crate::routing::{Gate, Handle, Mirror, Route};
 use crate::sql::ident::{Ident, QualifiedName};
-use crate::sql::target::{Functions, SyncMode, Target};
+use crate::sql::target::{Functions, Privileges, SyncMode, Target};
 use crate::telemetry::Metrics;
 use crate::tls::Dialer;
 use crate::wire::backend::push_frame;
@@ -33,6 +33,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
     };
     let route = Route {
         target: Arc::new(target),

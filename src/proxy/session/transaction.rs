@@ -4,7 +4,10 @@ use crate::proxy::context::Understander;
 use crate::routing::{OpenDirty, Routes};
 use crate::sql::ident::literal;
 use crate::sql::mention::{Spelling, Table};
+use crate::sql::reason::Reason;
 use crate::sql::statement::{Effect, Isolation, Name};
+use crate::sql::target::Target;
+use crate::sql::write::{Returns, Written};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -148,7 +151,15 @@ struct TargetFacts {
     is_temporary: bool,
     /// The parts of the source whose unqualified names mean something else.
     hidden: Vec<u32>,
+    /// The tables of the source whose key this role may not read.
+    keyless: Vec<u32>,
+    /// The tables of the source whose policies may hide from this role what it writes.
+    filtered: Vec<u32>,
 }
+
+/// Columns of the answer: those of the session, and those of each target.
+const OF_SESSION: usize = 4;
+const PER_TARGET: usize = 7;
 
 impl Facts {
     /// The query that asks: one row of texts.
@@ -166,10 +177,11 @@ impl Facts {
                     ", pg_catalog.to_regclass({name})::pg_catalog.oid::pg_catalog.text"
                 );
             }
-            // Policies of the source hide rows from this role: a shadow without any would show them.
+            // What it may not read of the source it is not to have from the shadow. Policies of the source
+            // hide rows from this role: a shadow without any would show them.
             let _infallible = write!(
                 sql,
-                ", (pg_catalog.has_table_privilege({shadow}::pg_catalog.oid, 'SELECT') AND (pg_catalog.row_security_active({shadow}::pg_catalog.oid) OR NOT pg_catalog.row_security_active({source}::pg_catalog.oid)))::pg_catalog.text",
+                ", (pg_catalog.has_table_privilege({shadow}::pg_catalog.oid, 'SELECT') AND pg_catalog.has_table_privilege({source}::pg_catalog.oid, 'SELECT') AND (pg_catalog.row_security_active({shadow}::pg_catalog.oid) OR NOT pg_catalog.row_security_active({source}::pg_catalog.oid)))::pg_catalog.text",
                 shadow = target.shadow_oid,
                 source = target.source_oid
             );
@@ -179,17 +191,9 @@ impl Facts {
                  OPERATOR(pg_catalog.=) pg_catalog.to_regclass({}))",
                 literal(&target.source.name.quoted())
             );
-            let parts = target.parts.values().flatten().map(|p| p.oid.to_string());
-            let parts = parts.collect::<Vec<_>>().join(",");
-            let _infallible = match parts.is_empty() {
-                true => write!(sql, ", ''"),
-                false => write!(
-                    sql,
-                    ", (SELECT pg_catalog.string_agg(p::pg_catalog.text, ',') FROM \
-                     pg_catalog.unnest('{{{parts}}}'::pg_catalog.oid[]) AS p \
-                     WHERE pg_catalog.pg_table_is_visible(p) IS NOT TRUE)"
-                ),
-            };
+            let parts: Vec<u32> = target.parts.values().flatten().map(|part| part.oid).collect();
+            let hidden = those(&parts, "pg_catalog.pg_table_is_visible(t) IS NOT TRUE");
+            let _infallible = write!(sql, ", {hidden}, {}, {}", keyless(target), filtered(target));
         }
         sql
     }
@@ -206,14 +210,21 @@ impl Facts {
             _ => Isolation::Serializable,
         };
         let oid = |i: usize| text(i).and_then(|t| t.parse::<u32>().ok());
-        let targets = understander.targets.iter().enumerate().map(|(n, target)| TargetFacts {
-            visible: (oid(4 + 5 * n), oid(5 + 5 * n)),
-            meant: (target.source_oid, target.shadow_oid),
-            may_read_shadow: text(6 + 5 * n) == Some("true"),
-            is_temporary: text(7 + 5 * n) == Some("t"),
-            hidden: text(8 + 5 * n)
-                .map(|list| list.split(',').filter_map(|oid| oid.parse().ok()).collect())
-                .unwrap_or_default(),
+        let oids = |i: usize| {
+            let list = text(i).unwrap_or_default();
+            list.split(',').filter_map(|oid| oid.parse().ok()).collect::<Vec<u32>>()
+        };
+        let targets = understander.targets.iter().enumerate().map(|(n, target)| {
+            let at = OF_SESSION + PER_TARGET * n;
+            TargetFacts {
+                visible: (oid(at), oid(at + 1)),
+                meant: (target.source_oid, target.shadow_oid),
+                may_read_shadow: text(at + 2) == Some("true"),
+                is_temporary: text(at + 3) == Some("t"),
+                hidden: oids(at + 4),
+                keyless: oids(at + 5),
+                filtered: oids(at + 6),
+            }
         });
         Some(Self {
             generation: understander.generation,
@@ -243,6 +254,21 @@ impl Facts {
         }
     }
 
+    /// Why this role may not have the key returned of what it writes to a table.
+    pub(super) fn is_blind(&self, written: Written) -> Option<Reason> {
+        let facts = self.targets.get(written.name.target)?;
+        let table = match written.name.table {
+            Table::Source => facts.meant.0,
+            Table::Part(oid) => oid,
+            Table::Shadow | Table::Through => return None,
+        };
+        match written.returns {
+            _ if facts.keyless.contains(&table) => Some(Reason::KeyUnread),
+            Returns::Nothing if facts.filtered.contains(&table) => Some(Reason::RowHidden),
+            Returns::Nothing | Returns::Rows => None,
+        }
+    }
+
     /// Whether the source's name means a temporary table in this session.
     pub(super) fn is_temporary(&self, target: usize) -> bool {
         self.targets.get(target).is_some_and(|f| f.is_temporary)
@@ -251,4 +277,33 @@ impl Facts {
     pub(super) fn may_read_shadow(&self, target: usize) -> bool {
         self.targets.get(target).is_some_and(|f| f.may_read_shadow)
     }
+}
+
+/// The tables whose key the role may not read, of those of which that may be so.
+fn keyless(target: &Target) -> String {
+    let key = target.key.iter().map(|column| literal(column.as_str())).collect::<Vec<_>>();
+    let condition = format!(
+        "EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid OPERATOR(pg_catalog.=) t \
+         AND a.attname OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.name[]) \
+         AND NOT pg_catalog.has_column_privilege(t, a.attnum, 'SELECT'))",
+        key.join(", ")
+    );
+    those(&target.privileges.keyless, &condition)
+}
+
+/// The tables whose policies hold for the role, of those whose policies may hide what it writes.
+fn filtered(target: &Target) -> String {
+    those(&target.privileges.hiding, "pg_catalog.row_security_active(t)")
+}
+
+/// The object ids for which a condition over `t` holds.
+fn those(oids: &[u32], condition: &str) -> String {
+    if oids.is_empty() {
+        return "''".to_owned();
+    }
+    let oids = oids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "(SELECT pg_catalog.string_agg(t::pg_catalog.text, ',') FROM \
+         pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]) AS t WHERE {condition})"
+    )
 }

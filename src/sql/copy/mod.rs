@@ -284,6 +284,3 @@ impl LineEnd {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

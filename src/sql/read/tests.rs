@@ -1,7 +1,7 @@
 //! Shadow forms as text, and reasons for none; what they answer is tested on a real server.
 
 use super::super::statement::{Class, understand};
-use super::super::target::OldColumn;
+use super::super::target::{OldColumn, Privileges};
 use super::*;
 use crate::sql::ident::QualifiedName;
 
@@ -37,6 +37,7 @@ fn targets() -> Vec<Arc<Target>> {
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
     })]
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::prefilter::{Prefilter, Verdict};
+use crate::sql::target::Privileges;
 use crate::sql::ways::Ways;
 
 fn targets() -> Vec<Arc<Target>> {
@@ -30,6 +31,7 @@ fn targets() -> Vec<Arc<Target>> {
         }),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
     })]
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::statement::{Class, understand};
-use crate::sql::target::{Copyable, Functions, KeyType};
+use crate::sql::target::{Copyable, Functions, KeyType, Privileges};
 
 fn target(key: &[&str]) -> Target {
     Target {
@@ -24,6 +24,7 @@ fn target(key: &[&str]) -> Target {
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
     }
 }
 

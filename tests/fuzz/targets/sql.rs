@@ -6,7 +6,7 @@ use pgsegue::sql::lex::{first_word, tokens};
 use pgsegue::sql::prefilter::{Prefilter, Verdict};
 use pgsegue::sql::splice::Spliced;
 use pgsegue::sql::statement::{Class, Effect, Statement, understand};
-use pgsegue::sql::target::{Functions, OldColumn, Reverse, SyncMode, Target};
+use pgsegue::sql::target::{Functions, OldColumn, Privileges, Reverse, SyncMode, Target};
 use pgsegue::sql::ways::Ways;
 use pgsegue::sql::write::Modes;
 use std::sync::{Arc, LazyLock};
@@ -186,6 +186,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),
         update_changes_key: false,
         counted: None,
+        privileges: Privileges::default(),
     };
     vec![
         Arc::new(target("m", "public.orders", "public.orders_v2", &["id"])),

@@ -8,7 +8,7 @@ use pgsegue::sql::copy::{Dialect, Keys};
 use pgsegue::sql::ident::{Ident, QualifiedName};
 use pgsegue::sql::reason::Reason;
 use pgsegue::sql::statement::{Class, understand};
-use pgsegue::sql::target::{Copyable, Functions, KeyType, Target};
+use pgsegue::sql::target::{Copyable, Functions, KeyType, Privileges, Target};
 use std::sync::Arc;
 
 /// Tries per run; a longer run takes `COPY_TRIES` of them.
@@ -61,6 +61,7 @@ fn target() -> Arc<Target> {
             key_types: vec![text(), text()],
         }),
         counted: None,
+        privileges: Privileges::default(),
     })
 }
 

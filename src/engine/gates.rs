@@ -1,0 +1,71 @@
+//! Opens the gates of shadow reads, and closes them by what `dirty_keys` says.
+
+use super::Error;
+use super::leadership::Role;
+use super::runtime::{Engine, POLL_CLOSED, POLL_OPEN};
+use crate::pg::Connection;
+use std::time::Duration;
+use tokio_postgres::Client;
+
+impl Engine {
+    pub(super) fn poll_interval(&self) -> Duration {
+        let waiting = self.state().entries.values().any(|e| e.may_open() && !e.gate.is_open());
+        if waiting { POLL_CLOSED } else { POLL_OPEN }
+    }
+
+    /// Counts dirty keys and opens or closes the gates. The tickets are taken before the query: a
+    /// session that closed a gate in between keeps it closed.
+    pub(super) async fn poll_gates(&self, control: &Connection) -> Result<(), Error> {
+        let tickets: Vec<_> = self
+            .state()
+            .entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.gate.ticket()))
+            .collect();
+        let is_prepared = dirt_is_prepared(&control.client).await?;
+        let names: Vec<&str> = tickets.iter().map(|(name, _)| name.as_str()).collect();
+        let rows = control
+            .client
+            .query(
+                "SELECT n, (SELECT count(*) FROM (SELECT FROM pgsegue.dirty_keys \
+                 WHERE migration = n LIMIT 100000) d) FROM unnest($1::text[]) AS n",
+                &[&names],
+            )
+            .await?;
+        let mut state = self.state();
+        let alone = state.role == Role::Alone;
+        for row in rows {
+            let name: String = row.try_get(0)?;
+            let dirty: i64 = row.try_get(1)?;
+            self.metrics().dirty_keys.with_label_values(&[&name]).set(dirty);
+            let ticket = tickets.iter().find(|(of, _)| *of == name).map(|(_, ticket)| *ticket);
+            let (Some(entry), Some(ticket)) = (state.entries.get_mut(&name), ticket) else {
+                continue;
+            };
+            if dirty == 0 && !is_prepared && entry.may_open() && alone {
+                entry.gate.open_if(ticket);
+            } else if entry.gate.is_open() {
+                entry.gate.close();
+            }
+            if dirty > 0 && entry.phase.serves_reads() {
+                entry.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn close_gates(&self) {
+        for entry in self.state().entries.values() {
+            entry.gate.close();
+        }
+    }
+}
+
+/// Whether a prepared transaction has recorded dirty keys, of whatever migration: nobody is told when they
+/// are committed. To be asked before they are counted: one that ends in between is counted then.
+async fn dirt_is_prepared(client: &Client) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database()) \
+         AND EXISTS (SELECT FROM pg_locks WHERE pid IS NULL AND mode = 'RowExclusiveLock' \
+             AND relation = 'pgsegue.dirty_keys'::regclass)";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
