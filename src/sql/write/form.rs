@@ -388,7 +388,9 @@ impl Form<'_> {
         if let Some((_, condition)) = &before.condition {
             out.ours(" WHERE ").client(self.text, condition.clone());
         }
-        out.ours(&format!(" FOR UPDATE OF {refname}), "));
+        // As the server's own, which takes a stronger lock only where the key does change: it does so
+        // later, in the UPDATE. Foreign keys to the row go on.
+        out.ours(&format!(" FOR NO KEY UPDATE OF {refname}), "));
     }
 
     /// Key columns of a row of this name, each under a name of ours.

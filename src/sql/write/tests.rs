@@ -148,7 +148,7 @@ fn a_change_of_the_key_captures_the_old_keys_first() {
     assert_eq!(
         mirrored("UPDATE orders o SET (a, id) = (1, x.n) FROM x WHERE o.id = x.o -- c").unwrap(),
         "WITH \"pgsegue k\" AS MATERIALIZED (SELECT \"o\".\"id\" AS \"pgsegue 1\" FROM orders o, x \
-         WHERE o.id = x.o FOR UPDATE OF \"o\"), \"pgsegue w\" AS (UPDATE orders o SET (a, id) = \
+         WHERE o.id = x.o FOR NO KEY UPDATE OF \"o\"), \"pgsegue w\" AS (UPDATE orders o SET (a, id) = \
          (1, x.n) FROM x WHERE (o.id = x.o) AND (SELECT pg_catalog.count(*) FROM \"pgsegue k\") \
          >= 0 RETURNING \"o\".\"id\" AS \"pgsegue 1\") SELECT pg_catalog.sum(n)::pg_catalog.int8 AS n, \
          \"pgsegue\".\"sync_m\"(pg_catalog.array_agg(\"pgsegue 1\"), 0) AS d FROM (SELECT n, \

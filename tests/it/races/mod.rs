@@ -170,3 +170,24 @@ async fn a_cancel_or_timeout_while_the_shadow_holds_the_write_is_the_clients_own
     run(&client, "UPDATE orders SET total = 2 WHERE id = 1").await;
     live.orders_in_step().await;
 }
+
+/// A save of the whole row, its key included, holds back no row that refers to it.
+#[tokio::test]
+async fn an_update_that_names_its_key_and_keeps_it_does_not_wait_for_foreign_keys() {
+    let live = Live::orders("", "").await;
+    let plain = live.direct().await;
+    run(&plain, "CREATE TABLE lines (orders_id int REFERENCES orders, n int)").await;
+    let (first, second) = (live.client().await, live.client().await);
+    run(&first, "BEGIN; INSERT INTO lines VALUES (9, 1)").await;
+    run(&second, "SET statement_timeout = '20s'; BEGIN; INSERT INTO lines VALUES (9, 2)").await;
+    let saved = "UPDATE orders SET id = 9, total = total + 1 WHERE id = 9";
+    assert_eq!(outcome(&first, saved).await, Ok(vec![1]));
+    let waits = in_background(second, saved);
+    live.until_blocked("UPDATE orders").await;
+    run(&first, "COMMIT").await;
+    let (second, outcome) = waits.await.unwrap();
+    assert_eq!(outcome, Ok(vec![1]), "no deadlock");
+    run(&second, "COMMIT").await;
+    assert_eq!(text(&plain, "SELECT total FROM orders WHERE id = 9").await, "92");
+    live.orders_in_step().await;
+}
