@@ -12,7 +12,7 @@ use super::worker::Worker;
 use super::{Error, Phase, check, install, journal, partitions};
 use crate::manifest::Migration;
 use crate::pg::Connection;
-use crate::routing;
+use crate::routing::{self, Unlooked};
 use crate::sql::target::{Target, by_name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,6 +168,10 @@ impl Engine {
         let epoch = self.routes().load().epoch;
         if !until_reached(self.routes(), epoch).await {
             // The next look goes on.
+            self.with_entry(name, |entry| {
+                entry.gate.is_still_unlooked(Unlooked::Part);
+                entry.gate.close();
+            });
             return Ok(());
         }
         let empty = partitions::are_empty(&control.client, oids).await?;

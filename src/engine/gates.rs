@@ -1,16 +1,55 @@
 //! Opens the gates of shadow reads, and closes them by what `dirty_keys` says.
 
 use super::Error;
+use super::entry::Entry;
 use super::leadership::Role;
 use super::runtime::{Engine, POLL_CLOSED, POLL_OPEN};
 use crate::pg::Connection;
+use crate::routing::{Gate, Unlooked};
+use crate::sql::target::Target;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Client;
+
+/// Why a migration is marked.
+const WAY_DEFINED: &str = "something was defined by which the table may be written";
 
 impl Engine {
     pub(super) fn poll_interval(&self) -> Duration {
         let waiting = self.state().entries.values().any(|e| e.may_open() && !e.gate.is_open());
         if waiting { POLL_CLOSED } else { POLL_OPEN }
+    }
+
+    /// Whether a session has defined something that the catalog has not been looked at for.
+    pub(super) fn is_unlooked(&self) -> bool {
+        self.state().entries.values().any(|entry| entry.gate.is_unlooked())
+    }
+
+    /// Looks at the catalog, for what was defined until now. What may have written a table is marked,
+    /// though it may be gone by now: what it wrote is not. Whether it was looked at.
+    pub(super) async fn look(&self, control: &Connection) -> bool {
+        let unlooked: Vec<(Arc<Gate>, Unlooked, Option<Arc<Target>>)> = {
+            let state = self.state();
+            let taken = |e: &Entry| (Arc::clone(&e.gate), e.gate.take_unlooked(), e.target.clone());
+            state.entries.values().map(taken).collect()
+        };
+        let looked = async {
+            self.look_for_drift(control).await?;
+            self.look_for_ways(control).await?;
+            self.look_for_privileges(control).await?;
+            for (_, unlooked, target) in &unlooked {
+                if let (Unlooked::Way, Some(target)) = (unlooked, target) {
+                    let mark = format!("SELECT {}($1)", target.mark_function);
+                    control.client.execute(&mark, &[&WAY_DEFINED]).await?;
+                }
+            }
+            Ok(())
+        };
+        let looked = self.succeeded(looked.await);
+        if !looked {
+            unlooked.iter().for_each(|(gate, unlooked, _)| gate.is_still_unlooked(*unlooked));
+        }
+        looked
     }
 
     /// Counts dirty keys and opens or closes the gates. The tickets are taken before the query: a

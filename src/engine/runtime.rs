@@ -285,11 +285,8 @@ impl Engine {
             }
             let Some(control) = self.control().await else { continue };
             // Before any gate opens: the tables may have changed while this process was down.
-            if compared.is_none_or(|at| at.elapsed() > drift::LOOK) {
-                let looked = self.succeeded(self.look_for_drift(&control).await)
-                    && self.succeeded(self.look_for_ways(&control).await)
-                    && self.succeeded(self.look_for_privileges(&control).await);
-                compared = looked.then(Instant::now);
+            if compared.is_none_or(|at| at.elapsed() > drift::LOOK) || self.is_unlooked() {
+                compared = self.look(&control).await.then(Instant::now);
             }
             if compared.is_some() {
                 self.succeeded(self.poll_gates(&control).await);
@@ -301,7 +298,7 @@ impl Engine {
         }
     }
 
-    fn succeeded(&self, result: Result<(), Error>) -> bool {
+    pub(super) fn succeeded(&self, result: Result<(), Error>) -> bool {
         if let Err(error) = &result {
             tracing::warn!(%error, "the control connection had an error; trying again");
             self.close_gates();

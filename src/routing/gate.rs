@@ -5,10 +5,14 @@
 //! is closed by either and opened only by the engine, with a ticket taken *before* its poll: a
 //! session that closed the gate in between makes the ticket void, and so does one whose
 //! transaction is still open (its dirty key is not visible to any poll yet).
+//!
+//! The same holds for a session that has defined something by which the source may be written, or may
+//! hold rows, under another name: until the engine has looked at the catalog, begun after that
+//! transaction's end, writes by that name are neither mirrored nor marked.
 
 use crate::clock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 
 /// How long after a lock timeout the writers of a migration only record keys.
 const RECORD_ONLY_MS: u64 = 1_000;
@@ -19,6 +23,8 @@ pub struct Gate {
     open: AtomicBool,
     generation: AtomicU64,
     open_dirty: AtomicU64,
+    /// [`Unlooked`], as a number.
+    unlooked: AtomicU8,
     record_only_until_ms: AtomicU64,
 }
 
@@ -30,6 +36,19 @@ pub struct GateTicket(u64);
 #[derive(Debug)]
 pub struct OpenDirty {
     gate: Arc<Gate>,
+    leaves: Unlooked,
+}
+
+/// What a session has defined since the engine last looked at the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Unlooked {
+    /// Nothing.
+    Nothing = 0,
+    /// Something that may hold rows of the source: if it is still there, its rows are seen.
+    Part = 1,
+    /// Something by which the source may be written: it may be gone by then, and what it wrote is not.
+    Way = 2,
 }
 
 impl Gate {
@@ -52,12 +71,17 @@ impl Gate {
     /// Opens the gate after a poll that began after `ticket` found no dirty key. Does nothing when
     /// the gate was closed since, or a transaction with dirty keys is open.
     pub fn open_if(&self, ticket: GateTicket) {
-        if self.open_dirty.load(SeqCst) > 0 || self.ticket() != ticket {
+        let may_not = || {
+            self.open_dirty.load(SeqCst) > 0
+                || self.unlooked.load(SeqCst) > 0
+                || self.ticket() != ticket
+        };
+        if may_not() {
             return;
         }
         self.open.store(true, SeqCst);
         // A close between the test and the store must win: it raised the generation first.
-        if self.open_dirty.load(SeqCst) > 0 || self.ticket() != ticket {
+        if may_not() {
             self.open.store(false, SeqCst);
         }
     }
@@ -65,9 +89,33 @@ impl Gate {
     /// A session has seen its write record dirty keys; the guard is dropped when its transaction
     /// has ended.
     pub fn dirty_in_transaction(self: &Arc<Self>) -> OpenDirty {
+        self.defined_in_transaction(Unlooked::Nothing)
+    }
+
+    /// A session has defined this; the guard is dropped when its transaction has ended.
+    pub fn defined_in_transaction(self: &Arc<Self>, leaves: Unlooked) -> OpenDirty {
         self.open_dirty.fetch_add(1, SeqCst);
         self.close();
-        OpenDirty { gate: Arc::clone(self) }
+        OpenDirty { gate: Arc::clone(self), leaves }
+    }
+
+    /// Whether the engine has to look at the catalog before the gate may open.
+    pub fn is_unlooked(&self) -> bool {
+        self.unlooked.load(SeqCst) > 0
+    }
+
+    /// To be called before a look: what it is for.
+    pub fn take_unlooked(&self) -> Unlooked {
+        match self.unlooked.swap(0, SeqCst) {
+            0 => Unlooked::Nothing,
+            1 => Unlooked::Part,
+            _ => Unlooked::Way,
+        }
+    }
+
+    /// The look has failed.
+    pub fn is_still_unlooked(&self, unlooked: Unlooked) {
+        self.unlooked.fetch_max(unlooked as u8, SeqCst);
     }
 
     /// A mirrored write ran into the lock budget: for a while all writers only record keys.
@@ -82,8 +130,16 @@ impl Gate {
     }
 }
 
+impl OpenDirty {
+    /// Whether it keeps this gate closed, and leaves as much to look at.
+    pub fn covers(&self, gate: &Arc<Gate>, leaves: Unlooked) -> bool {
+        Arc::ptr_eq(&self.gate, gate) && self.leaves >= leaves
+    }
+}
+
 impl Drop for OpenDirty {
     fn drop(&mut self) {
+        self.gate.is_still_unlooked(self.leaves);
         // Closing again voids tickets taken while the transaction was open.
         self.gate.close();
         self.gate.open_dirty.fetch_sub(1, SeqCst);
@@ -116,6 +172,25 @@ mod tests {
         drop(dirty);
         gate.open_if(during);
         assert!(!gate.is_open(), "the poll may have missed the commit");
+        gate.open_if(gate.ticket());
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn stays_closed_until_the_catalog_was_looked_at_after_a_definition() {
+        let gate = Arc::new(Gate::default());
+        let part = gate.defined_in_transaction(Unlooked::Part);
+        assert_eq!(gate.take_unlooked(), Unlooked::Nothing, "its transaction is open");
+        drop(gate.defined_in_transaction(Unlooked::Way));
+        drop(part);
+        gate.open_if(gate.ticket());
+        assert!(!gate.is_open() && gate.is_unlooked());
+        let taken = gate.take_unlooked();
+        assert_eq!(taken, Unlooked::Way);
+        gate.is_still_unlooked(taken);
+        gate.open_if(gate.ticket());
+        assert!(!gate.is_open(), "the look has failed");
+        gate.take_unlooked();
         gate.open_if(gate.ticket());
         assert!(gate.is_open());
     }

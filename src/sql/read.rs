@@ -124,9 +124,7 @@ impl Fit {
             let target = targets.get(replaced.target)?;
             let mut conditions =
                 replaced.twins.iter().filter_map(|t| t.sql(&declared)).collect::<Vec<_>>();
-            if replaced.spelling == Spelling::Unqualified {
-                conditions.push(name_proof(target));
-            }
+            conditions.push(proof(target, replaced.spelling));
             if replaced.is_command {
                 out.ours("SELECT * FROM ");
             }
@@ -161,19 +159,30 @@ fn old_shape(target: &Target, hidden: &[(Ident, Ident)], conditions: &[String]) 
     Some(format!("(SELECT {columns} FROM {}{condition})", target.shadow.quoted()))
 }
 
-/// What the server says when a bare name has come to mean another table than the source.
-pub const NAME_MOVED: &str = "pgsegue: the name of a migrated table means another one by now";
+/// What the server says when what a query was decided by does not hold any more.
+pub const MOVED: &str =
+    "pgsegue: what the name of a migrated table means, or who reads it, has changed unseen";
 
-/// A condition that holds while the source's bare name means it in the session, and fails
-/// otherwise: a function that sets search_path, a temporary table made by one, another session's
-/// DDL are seen by nobody else. Worked out once per execution; the cast fails with the text.
-fn name_proof(target: &Target) -> String {
+/// A condition that holds while in the session the source's bare name means it, and the role may read it
+/// and has no rows of it hidden that the shadow would show; it fails otherwise. A function that sets
+/// search_path or the role, a temporary table made by one, another session's DDL or REVOKE are seen by
+/// nobody else. Worked out once per execution; the cast fails with the text.
+pub fn proof(target: &Target, spelling: Spelling) -> String {
+    let (source, shadow) = (target.source_oid, target.shadow_oid);
+    let name = match spelling {
+        Spelling::Qualified => String::new(),
+        Spelling::Unqualified => format!(
+            "pg_catalog.to_regclass({})::pg_catalog.oid OPERATOR(pg_catalog.=) {source}::pg_catalog.oid AND ",
+            literal(&target.source.name.quoted())
+        ),
+    };
     format!(
-        "CASE WHEN pg_catalog.to_regclass({})::pg_catalog.oid OPERATOR(pg_catalog.=) {}::pg_catalog.oid \
+        "CASE WHEN {name}pg_catalog.has_table_privilege({source}::pg_catalog.oid, 'SELECT') \
+         AND (pg_catalog.row_security_active({shadow}::pg_catalog.oid) \
+         OR NOT pg_catalog.row_security_active({source}::pg_catalog.oid)) \
+         AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'serializable' \
          THEN true ELSE CAST(pg_catalog.concat({}) AS boolean) END",
-        literal(&target.source.name.quoted()),
-        target.source_oid,
-        literal(NAME_MOVED),
+        literal(MOVED),
     )
 }
 

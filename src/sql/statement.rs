@@ -89,6 +89,8 @@ pub enum Effect {
     State,
     /// As `State`, but what the names of migrated tables mean.
     KeepsNames,
+    /// As `State`, and defines another name for the tables of these targets.
+    Defines(Defined, Targets),
     /// As `State`, but a name that means a migrated table means it still.
     Uncovers,
     /// As `State`, and drops prepared statements.
@@ -97,6 +99,35 @@ pub enum Effect {
     Anything,
     /// SQL-level PREPARE of a write on a migrated table: EXECUTE will not name it.
     PreparesWrite,
+}
+
+/// What stands for a migrated table under another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defined {
+    /// A table that holds rows of it.
+    Part,
+    /// A view, function, procedure, rule or trigger by which it may be written.
+    Way,
+}
+
+/// Some of the targets, by index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Targets(u64);
+
+impl Targets {
+    /// The last bit stands for all from there on.
+    const LAST: usize = 63;
+
+    /// With one more.
+    #[must_use]
+    pub fn with(self, target: usize) -> Self {
+        Self(self.0 | 1 << target.min(Self::LAST))
+    }
+
+    /// Whether this is one of them, or may be.
+    pub fn has(self, target: usize) -> bool {
+        self.0 >> target.min(Self::LAST) & 1 == 1
+    }
 }
 
 /// An isolation level, as a statement asks for it.

@@ -314,6 +314,9 @@ impl Session {
     /// The route by which the shadow may answer a query now, or `None`: the source does.
     fn shadow_for(&mut self, case: &Case<'_>, fit: &Fit) -> Option<(Arc<Route>, Arc<Native>)> {
         self.draws = self.draws.wrapping_add(1);
+        if self.transaction.defines_ways() {
+            return None;
+        }
         // A write that is not answered yet may turn out to have recorded dirty keys.
         if self.replies.iter().any(super::expect::Expect::is_mirrored) {
             return None;
@@ -334,8 +337,8 @@ impl Session {
         Some((Arc::clone(route), native))
     }
 
-    /// READ COMMITTED decides per statement. REPEATABLE READ sees what was there when it began:
-    /// the shadow must have been as good then. SERIALIZABLE reads the source always: a conflict
+    /// READ COMMITTED decides per statement. REPEATABLE READ sees what was there at its first:
+    /// the shadow must have been as good then ([`super::transaction::Start`]). SERIALIZABLE reads the source always: a conflict
     /// that a failed mirror swallowed would not be detected on the shadow.
     fn level_allows(&self, case: &Case<'_>, target: usize) -> bool {
         let default = self.facts.as_ref().map_or(Isolation::Serializable, |f| f.default_isolation);
@@ -347,11 +350,13 @@ impl Session {
         match (level, start) {
             (Isolation::ReadCommitted, _) => true,
             // Alone in its transaction: its snapshot is yet to be taken.
-            (Isolation::RepeatableRead, None) => self.replies.is_empty(),
+            (Isolation::RepeatableRead, None) => {
+                self.replies.is_empty() && !self.transaction.may_have_snapshot()
+            }
             (Isolation::RepeatableRead, Some(start)) => {
                 let then = start.routes.routes.get(target);
                 let same = start.routes.generation == case.routes.generation;
-                same && start.open.get(target) == Some(&true)
+                same && self.transaction.sees_the_same(target)
                     && then.is_some_and(|r| r.reads.covers(self.sticky_draw(r.sticky)))
             }
             (Isolation::Default | Isolation::Serializable, _) => false,
@@ -402,7 +407,9 @@ impl Session {
         let alone =
             matches!(self.transaction.block, Block::None) && !self.transaction.has_written();
         let known = self.facts.is_some() && self.all_names_mean_it(case, target);
-        if !route.dark_reads.covers(drawn) || !alone || !known {
+        // While a key is dirty, a difference is no news.
+        let open = fit.targets().all(|t| case.route(t).is_some_and(|r| r.gate.is_open()));
+        if !route.dark_reads.covers(drawn) || !alone || !known || !open {
             return None;
         }
         let native = self.vetted(case, fit).filter(|n| n.incomparable.is_none())?;

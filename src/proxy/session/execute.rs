@@ -32,6 +32,7 @@ impl Session {
         if let Some(job) = &portal.dark {
             self.context.dark_reads.offer(Arc::clone(job));
         }
+        self.transaction.executes();
         self.count_execute(&portal.rows);
         self.retry.record(frame);
         match (&portal.rows, name) {

@@ -156,27 +156,6 @@ impl Expect {
             _ => false,
         }
     }
-
-    /// The client has this reply already.
-    pub(super) fn swallow(&mut self) {
-        match self {
-            Self::Parse(reply, _)
-            | Self::Bind(reply, _)
-            | Self::Describe(reply, _)
-            | Self::Execute(reply, _)
-            | Self::Close(reply, _)
-            | Self::Sync(reply) => *reply = Reply::Swallow,
-            Self::Startup
-            | Self::Probe(_)
-            | Self::Refusal(_)
-            | Self::Commit
-            | Self::Before(_)
-            | Self::Behind(_)
-            | Self::Completion(_)
-            | Self::Query(_)
-            | Self::CopyEnd => {}
-        }
-    }
 }
 
 impl Form {

@@ -102,7 +102,7 @@ impl Session {
             plan.effects.push(effect);
             if alone && self.retry.forces_source() {
                 let watch = self.watch(&query.case(statement), u.tallies(index), Taken::Source);
-                plan.rows.push_back(self.retry.rows_again().watched(watch));
+                plan.rows.push_back(Rows::Plain.watched(watch));
                 continue;
             }
             if matches!(statement.class, Class::Passthrough | Class::Ddl(_)) {
@@ -134,7 +134,9 @@ impl Session {
     /// What names mean behind a statement of the same text.
     fn meanings_behind(&self, effect: Effect) -> Meanings {
         match effect {
-            Effect::State | Effect::Discard | Effect::Anything => Meanings::Unknown,
+            Effect::State | Effect::Defines(..) | Effect::Discard | Effect::Anything => {
+                Meanings::Unknown
+            }
             // What the transaction has changed may end with it.
             Effect::Begin(_) | Effect::End if self.transaction.is_stateful() => Meanings::Unknown,
             Effect::Uncovers => Meanings::Uncovered,
@@ -179,6 +181,11 @@ impl Session {
             }
             Class::Unclassified(why) if self.meanings_are_lost(&case, plan) => {
                 Self::decide_unsure(&case, *why)
+            }
+            // Of a table that the same text may have made. If it is the migrated one after all, the
+            // engine sees that its definition has changed.
+            Class::Ddl(_) if self.meanings_are_lost(&case, plan) => {
+                Self::decide_unsure(&case, Reason::NamesChanged)
             }
             _ => self.decide(&case),
         }

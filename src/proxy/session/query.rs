@@ -215,7 +215,9 @@ impl Session {
     pub(super) fn apply(&mut self, effect: Effect, routes: &Arc<Routes>) {
         self.transaction.apply(effect, routes);
         match effect {
-            Effect::State | Effect::KeepsNames | Effect::Uncovers => self.facts = None,
+            Effect::State | Effect::KeepsNames | Effect::Defines(..) | Effect::Uncovers => {
+                self.facts = None;
+            }
             Effect::Discard => {
                 self.facts = None;
                 self.names.forget_extra();

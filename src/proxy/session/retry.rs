@@ -1,5 +1,6 @@
 //! A shadow read outside a transaction that fails is answered by the source: the client's frames
-//! are sent again in their own form, and replies it already has are not given twice.
+//! are sent again in their own form. What the client would get before the first row is held back until
+//! that comes: of what failed, it gets nothing.
 
 use super::expect::{Expect, Reply};
 use super::prepared::Portal;
@@ -10,14 +11,16 @@ use crate::sql::statement::Class;
 /// Groups larger than this are not kept for a second attempt.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
 
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
 /// The group of frames that could be sent again.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
     frames: Vec<Vec<u8>>,
     bytes: usize,
-    /// The client of a simple query has the description of its rows.
-    has_description: bool,
     state: State,
+    /// Replies that wait for the first row, or the end.
+    held: Vec<u8>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +30,7 @@ enum State {
     Idle,
     /// Frames of a group that reads a migrated table, and whether a Bind chose the shadow.
     Recording { on_shadow: bool },
-    /// Sent whole; this many replies have been given to the client.
+    /// Sent whole; this many of its frames the server has answered, and the client has no answer yet.
     Armed { answered: usize },
     /// It failed; waiting for the server to be ready.
     Failed { answered: usize },
@@ -64,7 +67,29 @@ impl Retry {
     /// The group has something in it that must not be sent twice.
     pub(super) fn give_up(&mut self) {
         if !matches!(self.state, State::Replaying | State::Replayed | State::Failed { .. }) {
-            *self = Self::default();
+            self.forget();
+        }
+    }
+
+    /// What is held is still owed to the client.
+    fn forget(&mut self) {
+        *self = Self { held: std::mem::take(&mut self.held), ..Self::default() };
+    }
+
+    /// Whether the client gets a reply of this kind only when it is certain that the group is not sent
+    /// again.
+    fn holds(&self, tag: u8) -> bool {
+        matches!(self.state, State::Armed { .. })
+            && matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n')
+    }
+
+    /// Holds back what was written for the client from here on, the reply to a frame; or gives it what was
+    /// held, before that.
+    pub(super) fn hold_or_give(&mut self, tag: u8, to_client: &mut Vec<u8>, from: usize) {
+        if self.holds(tag) {
+            self.held.extend(to_client.drain(from..));
+        } else if !self.held.is_empty() && !self.has_failed() {
+            to_client.splice(from..from, self.held.drain(..));
         }
     }
 
@@ -90,19 +115,6 @@ impl Retry {
         matches!(self.state, State::Failed { .. } | State::Replaying)
     }
 
-    /// The description of a simple query's rows was given to the client.
-    pub(super) fn described(&mut self) {
-        self.has_description = matches!(self.state, State::Armed { .. });
-    }
-
-    /// What is done with the replies of a simple query that is sent again.
-    pub(super) fn rows_again(&self) -> super::expect::Rows {
-        match self.has_description {
-            true => super::expect::Rows::Undescribed,
-            false => super::expect::Rows::Plain,
-        }
-    }
-
     /// A new group begins before the last one was answered: it is too late to repeat that one.
     pub(super) fn next_group(&mut self) {
         if matches!(self.state, State::Armed { .. }) {
@@ -110,10 +122,19 @@ impl Retry {
         }
     }
 
-    /// A reply was given to the client.
+    /// A frame of the client's was answered.
     pub(super) fn answered(&mut self) {
-        if let State::Armed { answered } = &mut self.state {
-            *answered += 1;
+        match &mut self.state {
+            State::Armed { answered } => *answered += 1,
+            // The client has the reply, before it has sent all: that frame is not sent again. Nor can
+            // what it has bound be executed again.
+            State::Recording { .. } if !self.frames.is_empty() => {
+                let frame = self.frames.remove(0);
+                if frame.first() == Some(&b'B') {
+                    self.give_up();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -127,6 +148,7 @@ impl Retry {
         match self.state {
             State::Armed { answered } => {
                 self.state = State::Failed { answered };
+                self.held.clear();
                 true
             }
             _ => {
@@ -143,7 +165,7 @@ impl Retry {
     /// A group has been answered.
     pub(super) fn done(&mut self) {
         if !matches!(self.state, State::Recording { .. } | State::Failed { .. }) {
-            *self = Self::default();
+            self.forget();
         }
     }
 }
@@ -198,13 +220,11 @@ impl Session {
         for (index, frame) in frames.iter().enumerate() {
             let tag = frame.first().copied().unwrap_or_default();
             if index < answered && tag == b'P' {
+                // The server has the statement.
+                out.to_client.extend_from_slice(PARSE_COMPLETE);
                 continue;
             }
-            let before = self.replies.len();
             let _flow = self.frame(tag, frame, out);
-            if index < answered {
-                self.replies.iter_mut().skip(before).for_each(Expect::swallow);
-            }
         }
         self.retry.state = State::Replayed;
     }

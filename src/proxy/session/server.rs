@@ -5,7 +5,7 @@ use super::marked::Kept;
 use super::prepared::Undo;
 use super::{Hold, Out, Protocol, Session, Takes};
 use crate::proxy::context::Understander;
-use crate::sql::read::NAME_MOVED;
+use crate::sql::read::MOVED;
 use crate::sql::write::Layout;
 use crate::wire::backend::{self, Called, TransactionStatus};
 use crate::wire::build::{self, Report, Severity};
@@ -50,6 +50,8 @@ impl Session {
             }
             let Some(header) = Header::read(rest)? else { break };
             if self.passes_to_client(header, out) {
+                let end = out.to_client.len();
+                self.retry.hold_or_give(header.tag, &mut out.to_client, end);
                 self.server_pass = header.frame_bytes;
                 continue;
             }
@@ -66,9 +68,11 @@ impl Session {
             };
             out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
             let body = frame.get(5..).unwrap_or_default();
+            let from = out.to_client.len();
             if matches!(self.reply(header.tag, body, out), Fate::Forward) {
                 out.to_client.extend_from_slice(frame);
             }
+            self.retry.hold_or_give(header.tag, &mut out.to_client, from);
             at += header.frame_bytes;
             run = at;
         }
@@ -309,22 +313,13 @@ impl Session {
             Rows::Copied(_) => Fate::Forward,
             Rows::Mirrored(mirrored) => self.mirrored_reply(mirrored, (protocol, tag), body, out),
             Rows::Fetched(fetched) => self.fetched_reply(fetched, tag, body, out),
-            Rows::Read(read) => self.read_reply(read, (protocol, tag), body, out),
+            Rows::Read(read) => self.read_reply(read, tag, body, out),
         }
     }
 
-    fn read_reply(
-        &mut self,
-        read: &mut ReadRows,
-        (protocol, tag): (Protocol, u8),
-        body: &[u8],
-        out: &mut Out,
-    ) -> Fate {
+    fn read_reply(&mut self, read: &mut ReadRows, tag: u8, body: &[u8], out: &mut Out) -> Fate {
         match (tag, &read.served_by) {
             (b'T', ServedBy::Shadow(_, native)) => {
-                if protocol == Protocol::Simple {
-                    self.retry.described();
-                }
                 let written = native.push_description(&mut out.to_client, body);
                 written.map_or(Fate::Forward, |()| Fate::Written)
             }
@@ -334,7 +329,10 @@ impl Session {
             }
             (b'C' | b's', served_by) => {
                 let route = match served_by {
-                    ServedBy::Source => "source",
+                    ServedBy::Source => {
+                        self.transaction.has_read();
+                        "source"
+                    }
                     ServedBy::Shadow(..) => "shadow",
                 };
                 let labels = [read.route.target.migration.as_str(), route];
@@ -367,7 +365,7 @@ impl Session {
 
     fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
         let sqlstate = backend::sqlstate(body).unwrap_or_default();
-        let moved = self.name_has_moved(body);
+        let moved = self.has_moved(body);
         if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
             self.skip_to_sync(out, Given::No);
             return Fate::Swallow;
@@ -426,21 +424,23 @@ impl Session {
         Fate::Written
     }
 
-    /// The shadow's form found that a name means another table than the session's facts say. The
-    /// next statement asks again; what cannot be sent again now fails as it does when two
+    /// The shadow's form found that what the session's facts say does not hold any more. The next
+    /// statement asks again; what cannot be sent again now fails as it does when two
     /// transactions get into each other's way, so that clients run it anew.
-    fn name_has_moved(&mut self, body: &[u8]) -> Option<Box<Report>> {
-        if !backend::contains(body, NAME_MOVED.as_bytes()) {
+    fn has_moved(&mut self, body: &[u8]) -> Option<Box<Report>> {
+        if !backend::contains(body, MOVED.as_bytes()) {
             return None;
         }
         self.facts = None;
         Some(Box::new(Report {
             severity: Severity::Error,
             code: "40001",
-            message: "could not serialize access: what a table's name means has changed unseen"
+            message: "could not serialize access: what a table's name means, or who reads it, has \
+                      changed unseen"
                 .to_owned(),
-            hint: "Run the transaction again. A function changed search_path or made a temporary \
-                   table; write the schema with the table's name, or use SET."
+            hint: "Run the transaction again. A function changed search_path or the role, or made a \
+                   temporary table; or somebody changed privileges. Write the schema with the table's \
+                   name, or use SET."
                 .to_owned(),
         }))
     }

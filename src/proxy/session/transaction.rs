@@ -1,11 +1,11 @@
 //! The open transaction and the session's facts, as far as routing has to know.
 
 use crate::proxy::context::Understander;
-use crate::routing::{OpenDirty, Routes};
+use crate::routing::{GateTicket, Mirror, OpenDirty, Routes, Unlooked};
 use crate::sql::ident::literal;
 use crate::sql::mention::{Spelling, Table};
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Effect, Isolation, Name};
+use crate::sql::statement::{Defined, Effect, Isolation, Name, Targets};
 use crate::sql::target::Target;
 use crate::sql::write::{Returns, Written};
 use std::fmt::Write as _;
@@ -27,6 +27,23 @@ pub(super) struct Transaction {
     stateful: bool,
     /// It has recorded dirty keys, not committed yet.
     dirty: Vec<OpenDirty>,
+    /// It has defined other names for the tables of these gates: at most two of each.
+    defined: Vec<OpenDirty>,
+    sight: Sight,
+}
+
+/// What the open transaction sees of the migrated tables and their shadows.
+#[derive(Debug, Default)]
+enum Sight {
+    /// Nothing is known of its snapshot, if it has one.
+    #[default]
+    Unknown,
+    /// A statement of it has been answered: it has a snapshot, if it has one for all its statements.
+    /// Of each route, whether the two tables are the same in it.
+    Snapshot(Vec<bool>),
+    /// It has defined something by which a migrated table may be written. Nobody else knows that yet:
+    /// what it writes by it is not on the shadow.
+    DefinesWays,
 }
 
 /// Whether a transaction block is open, as far as the statements sent say.
@@ -39,13 +56,18 @@ pub(super) enum Block {
     Open(Isolation, Arc<Start>),
 }
 
-/// What a transaction block began under: REPEATABLE READ reads what was there then, so its reads
-/// may go to the shadow only if the shadow was as good then.
+/// What a transaction block began under.
+///
+/// REPEATABLE READ reads what was there when the first of its statements began that reads or writes,
+/// whichever that is. Of that the shadow is as good as the source if no key was dirty from the
+/// beginning of the block until a statement that certainly had its snapshot was answered: whoever
+/// commits a dirty key has closed the gate before. So the first read goes to the source, and the shadow
+/// serves those behind it if the gate was open all the while.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) routes: Arc<Routes>,
-    /// Whether each route's gate was open.
-    pub(super) open: Vec<bool>,
+    /// Of each route whose gate was open: what closing it makes void.
+    tickets: Vec<Option<GateTicket>>,
 }
 
 impl Transaction {
@@ -63,17 +85,79 @@ impl Transaction {
                     *open = level;
                 }
             }
-            Effect::End => self.block = Block::None,
+            Effect::End => {
+                self.block = Block::None;
+                self.sight = Sight::Unknown;
+            }
+            Effect::Defines(defined, targets) => {
+                self.stateful = true;
+                self.sight = Sight::DefinesWays;
+                self.defines(defined, targets, routes);
+            }
             Effect::State | Effect::KeepsNames | Effect::Uncovers | Effect::Discard => {
                 self.stateful = true;
             }
         }
     }
 
+    /// Whatever is in flight, the gates stay closed until all of it has been answered and no transaction
+    /// is open, and the engine has looked at the catalog behind that.
+    fn defines(&mut self, defined: Defined, targets: Targets, routes: &Routes) {
+        let leaves = match defined {
+            Defined::Part => Unlooked::Part,
+            Defined::Way => Unlooked::Way,
+        };
+        let routes = routes.routes.iter().enumerate().filter(|(target, _)| targets.has(*target));
+        for (_, route) in routes.filter(|(_, route)| route.mirror != Mirror::Off) {
+            if !self.defined.iter().any(|guard| guard.covers(&route.gate, leaves)) {
+                self.defined.push(route.gate.defined_in_transaction(leaves));
+            }
+        }
+    }
+
     fn begin(&mut self, level: Isolation, routes: &Arc<Routes>) {
-        let open = routes.routes.iter().map(|r| r.gate.is_open()).collect();
-        let start = Start { routes: Arc::clone(routes), open };
+        let tickets = routes.routes.iter().map(|r| {
+            let ticket = r.gate.ticket();
+            r.gate.is_open().then_some(ticket)
+        });
+        let start = Start { routes: Arc::clone(routes), tickets: tickets.collect() };
         self.block = Block::Open(level, Arc::new(start));
+        self.sight = Sight::Unknown;
+    }
+
+    /// A statement that is none of a block is executed; those behind it in its group share its
+    /// snapshot, if there is one for all.
+    pub(super) fn executes(&mut self) {
+        if matches!((&self.block, &self.sight), (Block::None, Sight::Unknown)) {
+            self.sight = Sight::Snapshot(Vec::new());
+        }
+    }
+
+    /// A read has been answered by the source: from here on there is a snapshot.
+    pub(super) fn has_read(&mut self) {
+        if let (Block::Open(_, start), Sight::Unknown) = (&self.block, &self.sight) {
+            let tickets = start.tickets.iter().zip(&start.routes.routes);
+            let same = tickets.map(|(ticket, route)| *ticket == Some(route.gate.ticket()));
+            self.sight = Sight::Snapshot(same.collect());
+        }
+    }
+
+    /// Whether a snapshot for all its statements may have been taken before the next.
+    pub(super) fn may_have_snapshot(&self) -> bool {
+        !matches!(self.sight, Sight::Unknown)
+    }
+
+    /// Whether source and shadow are known to be the same in its snapshot.
+    pub(super) fn sees_the_same(&self, target: usize) -> bool {
+        match &self.sight {
+            Sight::Snapshot(same) => same.get(target) == Some(&true),
+            Sight::Unknown | Sight::DefinesWays => false,
+        }
+    }
+
+    /// Whether it may have written a migrated table in a way that nobody else knows yet.
+    pub(super) fn defines_ways(&self) -> bool {
+        matches!(self.sight, Sight::DefinesWays)
     }
 
     /// The server says that no transaction is open: what was recorded is committed or gone.

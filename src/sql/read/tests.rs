@@ -59,33 +59,55 @@ fn fit_of(sql: &str) -> Result<Fit, String> {
 }
 
 fn shadow(sql: &str) -> String {
+    declared(sql, 0)
+}
+
+/// The form on the shadow for a parameter of this type, without the proof that each reference has whose
+/// schema is spelled.
+fn declared(sql: &str, oid: u32) -> String {
     let fit = fit_of(sql).unwrap();
-    fit.on_shadow(sql, 0..sql.len(), &targets(), |_| 0).unwrap().text().to_owned()
+    let form = fit.on_shadow(sql, 0..sql.len(), &targets(), |_| oid).unwrap();
+    let proof = proof(&targets()[0], Spelling::Qualified);
+    let bare = form.text().replace(&format!(" AND {proof}"), "");
+    bare.replace(&format!(" WHERE {proof}"), "")
 }
 
 const OLD: &str = "(SELECT CAST((\"id\") AS integer) AS \"id\", \"customer_id\" AS \"user_id\" \
                    FROM \"public\".\"orders_v2\"";
 
 /// How a bare name proves what it means.
-fn proof() -> String {
-    name_proof(&targets()[0])
+fn proved() -> String {
+    proof(&targets()[0], Spelling::Unqualified)
 }
 
 #[test]
 fn the_reference_becomes_a_derived_table_of_the_old_shape() {
     for (sql, expected) in [
-        ("SELECT * FROM orders", format!("SELECT * FROM {OLD} WHERE {}) AS \"orders\"", proof())),
+        ("SELECT * FROM orders", format!("SELECT * FROM {OLD} WHERE {}) AS \"orders\"", proved())),
         ("select 'é', o.* from public.orders o", format!("select 'é', o.* from {OLD}) o")),
         (
             "SELECT 1 FROM x\n JOIN Orders AS o ON true, public.orders WHERE orders.user_id = 1",
             format!(
                 "SELECT 1 FROM x\n JOIN {OLD} WHERE {}) AS o ON true, {OLD}) AS \"orders\" \
                  WHERE orders.user_id = 1",
-                proof()
+                proved()
             ),
         ),
     ] {
         assert_eq!(shadow(sql), expected);
+    }
+}
+
+#[test]
+fn every_reference_proves_that_its_role_may_read_the_source() {
+    let proof = proof(&targets()[0], Spelling::Qualified);
+    for (sql, references) in [
+        ("SELECT 1 FROM public.orders", 1),
+        ("SELECT 1 FROM public.orders a, public.orders b WHERE a.id = 1", 2),
+        ("SELECT EXISTS (TABLE public.orders)", 1),
+    ] {
+        let form = fit_of(sql).unwrap().on_shadow(sql, 0..sql.len(), &targets(), |_| 0).unwrap();
+        assert_eq!(form.text().matches(&proof).count(), references, "{}", form.text());
     }
 }
 
@@ -113,11 +135,7 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
             format!("SELECT user_id FROM {OLD} WHERE {twin}) AS \"orders\" WHERE {condition}")
         );
     }
-    let declared = |oid: u32| {
-        let sql = "SELECT 1 FROM public.orders WHERE id = $1";
-        let fit = fit_of(sql).unwrap();
-        fit.on_shadow(sql, 0..sql.len(), &targets(), |_| oid).unwrap().text().to_owned()
-    };
+    let declared = |oid| declared("SELECT 1 FROM public.orders WHERE id = $1", oid);
     for integer in [20, 21, 23] {
         assert!(declared(integer).contains("WHERE \"id\" = $1)"));
     }

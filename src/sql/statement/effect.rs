@@ -5,7 +5,8 @@
 //! views and schemas there are. A relation that cannot be written is of no interest: if a migrated
 //! table's name comes to mean one, a write of it fails, mirrored or not.
 
-use super::{Effect, Isolation, Reader};
+use super::{Defined, Effect, Isolation, Reader, Targets};
+use crate::sql::body::Spelled;
 use crate::sql::cursor::Cursor;
 use crate::sql::lex::{Token, identifier, is_keyword};
 use crate::sql::statement::main_verb;
@@ -105,6 +106,10 @@ impl Reader<'_> {
         if c.is("transaction") && c.find_top("isolation").is_some() {
             return Effect::SetTransaction(self.isolation());
         }
+        if c.is("transaction") && c.then_is("snapshot") {
+            // Another transaction's: nothing is known of what it was taken under.
+            return Effect::SetTransaction(Isolation::Serializable);
+        }
         if c.is("transaction") || c.is("constraints") { Effect::None } else { self.setting(c) }
     }
 
@@ -125,6 +130,9 @@ impl Reader<'_> {
     }
 
     fn create(&self) -> Effect {
+        if let Some((defined, targets)) = self.defined() {
+            return Effect::Defines(defined, targets);
+        }
         let mut c = self.behind_first();
         if c.eat("or") {
             c.eat("replace");
@@ -151,6 +159,28 @@ impl Reader<'_> {
         let keeps = UNWRITTEN.iter().any(|kind| c.is(kind))
             || (c.is("schema") && !self.has_migrated_name());
         if keeps { Effect::KeepsNames } else { Effect::State }
+    }
+
+    /// What it defines that may write a migrated table, or hold its rows, under another name, where it
+    /// spells that table's, if only in a body.
+    fn defined(&self) -> Option<(Defined, Targets)> {
+        let says = |words: &[&str]| {
+            let one = |word| self.tokens.iter().any(|t| is_keyword(self.text, t, word));
+            words.iter().copied().any(one)
+        };
+        let way = says(&["view", "function", "procedure", "rule", "trigger"]);
+        let part = says(&["table"]) && says(&["partition", "inherits"]);
+        let defined = match () {
+            () if way => Defined::Way,
+            () if part => Defined::Part,
+            () => return None,
+        };
+        let sql = self.text.get(self.tokens.first()?.at.start..self.tokens.last()?.at.end)?;
+        let spelled = Spelled::of(sql);
+        let targets = self.targets.iter().enumerate();
+        let named = targets.filter(|(_, target)| target.names().any(|name| spelled.has(name)));
+        let named = named.fold(Targets::default(), |all, (index, _)| all.with(index));
+        (named != Targets::default()).then_some((defined, named))
     }
 
     fn alter(&self) -> Effect {

@@ -227,6 +227,27 @@ fn classes() {
 }
 
 #[test]
+fn what_gives_a_migrated_table_another_name_says_so() {
+    let of = |what| Effect::Defines(what, Targets::default().with(0));
+    for (what, sql) in [
+        (Defined::Way, "create or replace temp view orders as select 1"),
+        (Defined::Way, "create view seen as select * from orders"),
+        (
+            Defined::Way,
+            "create function f() returns int language sql as 'select max(id) from orders'",
+        ),
+        (Defined::Way, "create rule r as on insert to x do also delete from orders"),
+        (Defined::Part, "create table orders_9 partition of orders default"),
+        (Defined::Part, "create table child () inherits (orders)"),
+    ] {
+        let statements = understand(sql, &targets(), &Functions::default()).statements;
+        assert_eq!(statements[0].effect, of(what), "{sql}");
+    }
+    let last = Targets::default().with(70);
+    assert!(last.has(64) && last.has(63) && !last.has(62));
+}
+
+#[test]
 fn effects() {
     use Isolation::{Default, ReadCommitted, RepeatableRead, Serializable};
     for (sql, effect) in [
@@ -269,7 +290,9 @@ fn effects() {
         ("create table if not exists x as select * from orders", Effect::KeepsNames),
         ("create table x as execute orders", Effect::State),
         ("create table x as select set_config('a', 'b', true)", Effect::State),
-        ("create or replace temp view orders as select 1", Effect::State),
+        ("create view seen as select * from elsewhere", Effect::KeepsNames),
+        ("create or replace procedure p() language plpgsql as $$ begin end $$", Effect::KeepsNames),
+        ("set transaction snapshot '0-1'", Effect::SetTransaction(Serializable)),
         ("create unique index concurrently on orders (a)", Effect::KeepsNames),
         ("create schema x create table orders (a int)", Effect::State),
         ("create extension x", Effect::State),

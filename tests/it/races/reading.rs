@@ -56,6 +56,83 @@ async fn a_repeatable_read_snapshot_from_before_a_repair_never_sees_the_stale_sh
     run(&old, "COMMIT").await;
 }
 
+/// Its snapshot is not of when it began, but of its first statement that reads.
+#[tokio::test]
+async fn repeatable_read_that_begins_before_a_key_is_dirty_and_reads_while_it_is_stays_on_the_source()
+ {
+    let live = Live::orders("", "reads = 100").await;
+    let (writer, fresh) = (live.client().await, live.client().await);
+    let locker = live.direct().await;
+    live.until_shadow_serves(&fresh, READ).await;
+    let begins = [
+        "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SET default_transaction_isolation = 'repeatable read'; BEGIN",
+    ];
+    for (n, begin) in begins.into_iter().enumerate() {
+        let reader = live.client().await;
+        run(&reader, begin).await;
+        run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+        let now = (500 + n).to_string();
+        run(&writer, &format!("UPDATE orders SET total = {now} WHERE id = 5")).await;
+        // What takes the snapshot is looked into no more than any statement that names no migrated table.
+        if n == 1 {
+            assert_eq!(text(&reader, "SELECT count(*) FROM other").await, "5");
+        } else {
+            assert_eq!(text(&reader, READ).await, now);
+        }
+        run(&locker, "ROLLBACK").await;
+        live.orders_in_step().await;
+        live.until_shadow_serves(&fresh, READ).await;
+        let before = live.shadow_reads();
+        for _ in 0..3 {
+            assert_eq!(text(&reader, READ).await, now, "{begin}");
+        }
+        assert!((live.shadow_reads() - before).abs() < 0.5, "{begin}");
+        run(&reader, "COMMIT").await;
+    }
+}
+
+#[tokio::test]
+async fn repeatable_read_is_served_by_the_shadow_behind_its_first_read() {
+    let live = Live::orders("", "reads = 100").await;
+    let (reader, writer) = (live.client().await, live.client().await);
+    live.until_shadow_serves(&writer, READ).await;
+    run(&reader, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    let before = live.shadow_reads();
+    assert_eq!(text(&reader, READ).await, "50");
+    assert!((live.shadow_reads() - before).abs() < 0.5, "its snapshot is not known yet");
+    for total in 51..55 {
+        run(&writer, &format!("UPDATE orders SET total = {total} WHERE id = 5")).await;
+        assert_eq!(text(&reader, READ).await, "50");
+    }
+    assert!(live.shadow_reads() > before + 3.5, "{before} {}", live.shadow_reads());
+    run(&reader, "COMMIT").await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_another_transaction_took_while_a_key_was_dirty_is_read_on_the_source() {
+    let live = Live::orders("", "reads = 100").await;
+    let (first, second) = (live.client().await, live.client().await);
+    let (writer, locker) = (live.client().await, live.direct().await);
+    live.until_shadow_serves(&writer, READ).await;
+    run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+    run(&writer, "UPDATE orders SET total = 500 WHERE id = 5").await;
+    run(&first, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    let snapshot = text(&first, "SELECT pg_export_snapshot()").await;
+    run(&locker, "ROLLBACK").await;
+    live.orders_in_step().await;
+    live.until_shadow_serves(&writer, READ).await;
+    run(&second, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    run(&second, &format!("SET TRANSACTION SNAPSHOT '{snapshot}'")).await;
+    for _ in 0..3 {
+        assert_eq!(text(&second, READ).await, "500");
+        assert_eq!(text(&first, READ).await, "500");
+    }
+    run(&first, "COMMIT").await;
+    run(&second, "COMMIT").await;
+}
+
 #[tokio::test]
 async fn a_reader_sees_its_own_writes_whatever_the_route() {
     let live = Live::orders("", "reads = 100").await;

@@ -1,7 +1,8 @@
 //! What a table's name means changes without the proxy seeing it: no read is answered from the
 //! shadow of another table.
 
-use crate::live::{Live, outcome, text};
+use crate::live::raw::query;
+use crate::live::{Live, Raw, outcome, text};
 use tokio_postgres::Client;
 
 /// A second table of the name, and functions that hide what they do from whoever reads their text.
@@ -97,4 +98,90 @@ async fn within_a_transaction_a_name_that_moved_is_a_serialization_failure_never
         assert_eq!(text(&client, READ).await, "555");
         client.batch_execute(end).await.unwrap();
     }
+}
+
+/// Tables of the name whose columns are others than the source's.
+const OTHER_SHAPES: &str = "
+    CREATE SCHEMA few; CREATE TABLE few.orders (id int, note text);
+    INSERT INTO few.orders VALUES (5, 'few');
+    CREATE SCHEMA texts;
+    CREATE TABLE texts.orders (id int, user_id text, total text, note int, email int);
+    INSERT INTO texts.orders VALUES (5, 'abcd', 'efgh', 7, 8)";
+
+/// A description that the client has is of the rows that it gets.
+#[tokio::test]
+async fn a_read_that_moves_to_a_table_of_another_shape_is_described_and_answered_as_direct() {
+    use crate::live::raw::{bind, describe, execute, parse, sync};
+    let live = live().await;
+    live.db.client.batch_execute(OTHER_SHAPES).await.unwrap();
+    let warm = live.client().await;
+    let sql = "SELECT * FROM orders WHERE id = 5";
+    live.until_shadow_serves(&warm, sql).await;
+    let mut direct = Raw::connect(live.db.port, "postgres", &live.db.name).await;
+    let mut session = live.raw().await;
+    let extended = |format| {
+        let frames = [
+            parse("", sql, &[]),
+            bind("", "", 0, &[], format),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ];
+        frames.concat()
+    };
+    let forms = [query(sql), extended(0), extended(1)];
+    for schema in ["few", "texts", "tenant", "public"] {
+        for form in &forms {
+            for _ in 0..2 {
+                let moves = query(&format!("SELECT tenant_is('{schema}')"));
+                assert_eq!(session.exchange(&moves, 1).await, direct.exchange(&moves, 1).await);
+                let expected = direct.exchange(form, 1).await;
+                assert_eq!(session.exchange(form, 1).await, expected, "{schema}");
+                let back = query("SELECT tenant_is('public')");
+                assert_eq!(session.exchange(&back, 1).await, direct.exchange(&back, 1).await);
+                assert_eq!(session.exchange(form, 1).await, direct.exchange(form, 1).await);
+            }
+        }
+    }
+}
+
+/// A role that a function takes on is asked by every read of the shadow.
+#[tokio::test]
+async fn a_role_taken_on_in_a_function_reads_nothing_that_it_may_not() {
+    let live = live().await;
+    let name = &live.db.name;
+    live.db
+        .client
+        .batch_execute(&format!(
+            "CREATE ROLE {name}_low; GRANT SELECT ON orders_v2 TO {name}_low; \
+             CREATE FUNCTION become(name text) RETURNS void LANGUAGE plpgsql AS $$ \
+             BEGIN EXECUTE 'SET RO' || 'LE ' || name; END $$"
+        ))
+        .await
+        .unwrap();
+    let client = live.client().await;
+    for sql in [READ, "SELECT total FROM public.orders WHERE id = 5"] {
+        let statement = client.prepare(sql).await.unwrap();
+        live.until_shadow_serves(&client, sql).await;
+        client.batch_execute(&format!("SELECT become('{name}_low')")).await.unwrap();
+        let denied = "42501 permission denied for table orders";
+        assert_eq!(outcome(&client, sql).await.unwrap_err(), denied);
+        client.batch_execute("SELECT become('postgres')").await.unwrap();
+        live.until_shadow_serves(&client, sql).await;
+        client.batch_execute(&format!("SELECT become('{name}_low')")).await.unwrap();
+        let error = client.query(&statement, &[]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "42501");
+        client.batch_execute("SELECT become('postgres')").await.unwrap();
+        live.until_shadow_serves(&client, sql).await;
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute(&format!("SELECT become('{name}_low')")).await.unwrap();
+        let error = outcome(&client, sql).await.unwrap_err();
+        assert!(error.starts_with("40001 ") || error == denied, "{error}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    live.db
+        .client
+        .batch_execute(&format!("DROP OWNED BY {name}_low; DROP ROLE {name}_low"))
+        .await
+        .unwrap();
 }

@@ -54,6 +54,11 @@ async fn how_a_transaction_began_and_what_it_did_decide_who_answers_its_reads() 
         if begin.contains("DO ") {
             client.batch_execute(begin).await.unwrap();
         }
+        if begin.contains("REPEATABLE READ") {
+            // Until it is answered nothing is known of the snapshot.
+            let first = served(&live, &client, READ).await;
+            assert_eq!(first, ((*expected).to_owned(), false), "{begin}");
+        }
         let (seen, by_shadow) = served(&live, &client, READ).await;
         assert_eq!(&seen, expected, "{begin}");
         assert!(!by_shadow || *shadow, "the shadow answered: {begin}");

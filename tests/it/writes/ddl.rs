@@ -103,3 +103,22 @@ async fn what_changes_neither_rows_nor_functions_comes_through() {
     assert!(live.statements("recorded", "write") < 0.5);
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// Definitions of tables that the same text has made.
+const OWN: &[&str] = &[
+    "CREATE TEMP TABLE orders (k text); DROP TABLE orders",
+    "BEGIN; CREATE TEMP TABLE orders (k text); ALTER TABLE orders ADD x int; DROP TABLE orders; COMMIT",
+    "CREATE SCHEMA aside; SET search_path = aside; CREATE TABLE orders (a int); \
+     ALTER TABLE orders ADD b int; DROP TABLE orders; RESET search_path; DROP SCHEMA aside",
+];
+
+#[tokio::test]
+async fn definitions_of_tables_of_the_name_that_the_same_text_has_made_come_through() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for sql in OWN {
+        pair.simple(sql).await;
+    }
+    pair.simple("UPDATE orders SET total = total + 1").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}

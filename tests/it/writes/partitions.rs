@@ -3,7 +3,7 @@
 use super::marked::OWN_MARKS;
 use crate::live::raw::{bind, execute, parse, sync};
 use crate::live::{Live, Pair, Table, outcome, text};
-use crate::support::eventually;
+use crate::support::{assert_same, eventually};
 use tokio_postgres::Client;
 
 const DDL: &str = "
@@ -137,6 +137,46 @@ async fn a_new_empty_partition_is_a_name_and_nothing_else() {
         if known == "t" { Ok(()) } else { Err(known) }
     })
     .await;
+}
+
+/// Nobody knows its name yet: what is written by it is not mirrored, and no read misses it.
+#[tokio::test]
+async fn rows_written_by_the_name_of_a_new_partition_at_once_are_read_and_found() {
+    let live = Live::ready(&format!("{DDL};{SHADOW}"), TOML, &["orders_v2"]).await;
+    let (client, other) = (live.client().await, live.client().await);
+    let count = "SELECT count(*) FROM orders";
+    let of = |n: u32| {
+        format!("PARTITION OF orders FOR VALUES FROM ({}) TO ({})", n * 100, n * 100 + 100)
+    };
+    for (n, texts) in [
+        (4, vec!["CREATE TABLE p4 OF", "INSERT INTO p4 VALUES (KEY, 1)"]),
+        (
+            5,
+            vec!["BEGIN", "CREATE TABLE p5 OF", "INSERT INTO p5 VALUES (KEY, 1)", "READ", "COMMIT"],
+        ),
+        (6, vec!["CREATE TABLE p6 OF; INSERT INTO p6 VALUES (KEY, 1)"]),
+        (7, vec!["BEGIN; CREATE TABLE p7 OF; INSERT INTO p7 VALUES (KEY, 1); COMMIT"]),
+    ] {
+        live.until_shadow_serves(&other, count).await;
+        let before: u32 = text(&client, count).await.parse().unwrap();
+        let now = (before + 1).to_string();
+        for sql in texts {
+            if sql == "READ" {
+                assert_eq!(text(&client, count).await, now, "{n}");
+                continue;
+            }
+            let key = (n * 100 + 1).to_string();
+            client.batch_execute(&sql.replace("OF", &of(n)).replace("KEY", &key)).await.unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(text(&client, count).await, now, "{n}");
+            assert_eq!(text(&other, count).await, now, "{n}");
+        }
+        live.until_shadow_serves(&other, count).await;
+        assert_eq!(text(&other, count).await, now, "{n}");
+    }
+    live.until_clean("orders_v2").await;
+    assert_same(&live.db.client, TABLE.mapped, TABLE.shadow).await;
 }
 
 #[tokio::test]

@@ -170,3 +170,65 @@ async fn writes_through_something_else_are_refused_where_they_are_not_to_be_reco
     }
     live.orders_in_step().await;
 }
+
+/// Texts that define something by which the table is written, write by it, and leave nothing of it; the last
+/// write is of row 5.
+const AT_ONCE: &[&[&str]] = &[
+    &["CREATE FUNCTION pg_temp.fe() RETURNS void LANGUAGE sql \
+       AS $$ UPDATE orders SET total = TOTAL WHERE id = 5 $$; \
+       SELECT pg_temp.fe(); DROP FUNCTION pg_temp.fe()"],
+    &[
+        "CREATE FUNCTION fe() RETURNS void LANGUAGE plpgsql \
+         AS 'BEGIN UPDATE orders SET total = TOTAL WHERE id = 5; END'",
+        "SELECT fe()",
+        "DROP FUNCTION fe()",
+    ],
+    &[
+        "CREATE TEMP VIEW seen AS SELECT * FROM public.orders",
+        "UPDATE seen SET total = TOTAL WHERE id = 5",
+        "DROP VIEW seen",
+    ],
+    &[
+        "CREATE RULE r AS ON INSERT TO other DO ALSO UPDATE orders SET total = TOTAL WHERE id = 5",
+        "INSERT INTO other VALUES (TOTAL)",
+        "DROP RULE r ON other",
+    ],
+    &[
+        "BEGIN",
+        "CREATE FUNCTION fe() RETURNS int LANGUAGE sql \
+         AS 'UPDATE orders SET total = TOTAL WHERE id = 5 RETURNING id'",
+        "SELECT fe()",
+        "READ",
+        "DROP FUNCTION fe()",
+        "COMMIT",
+    ],
+];
+
+#[tokio::test]
+async fn what_is_written_by_something_made_and_dropped_at_once_is_read_and_found() {
+    const READ: &str = "SELECT total FROM orders WHERE id = 5";
+    let live = Live::orders("", "reads = 100").await;
+    let (client, other) = (live.client().await, live.client().await);
+    for (n, texts) in AT_ONCE.iter().enumerate() {
+        live.until_shadow_serves(&other, READ).await;
+        let total = (600 + n).to_string();
+        for sql in *texts {
+            if *sql == "READ" {
+                assert_eq!(text(&client, READ).await, total, "{texts:?}");
+                continue;
+            }
+            client.batch_execute(&sql.replace("TOTAL", &total)).await.unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(text(&client, READ).await, total, "{texts:?}");
+            assert_eq!(text(&other, READ).await, total, "{texts:?}");
+        }
+        live.until_shadow_serves(&other, READ).await;
+        assert_eq!(text(&other, READ).await, total, "{texts:?}");
+        live.orders_in_step().await;
+    }
+    // A view that is there to stay costs one verify, and its reads none.
+    client.batch_execute("CREATE VIEW kept AS SELECT count(*) FROM orders").await.unwrap();
+    live.until_shadow_serves(&other, READ).await;
+    assert_eq!(text(&client, "TABLE kept").await, "10");
+}

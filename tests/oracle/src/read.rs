@@ -3,7 +3,8 @@
 use crate::ast::{Scope, each_node, each_reference, items, node, statement, string, table_name};
 use crate::tables::{PUBLIC, SHADOWS, shadow_name};
 use pgsegue::sql::ident::Ident;
-use pgsegue::sql::read::NAME_MOVED;
+use pgsegue::sql::mention::Spelling;
+use pgsegue::sql::read::proof;
 use pgsegue::sql::target::Target;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -123,15 +124,11 @@ fn derived(range_var: &Value, target: &Target) -> Result<Value, String> {
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
     let alias = Ident::new(refname(range_var)).quoted();
-    let proof = match string(range_var, "schemaname") {
-        "" => format!(
-            "WHERE CASE WHEN pg_catalog.to_regclass('{}')::pg_catalog.oid OPERATOR(pg_catalog.=) \
-             {}::pg_catalog.oid THEN true ELSE pg_catalog.concat('{NAME_MOVED}')::boolean END",
-            target.source.name.quoted().replace('\'', "''"),
-            target.source_oid
-        ),
-        _ => String::new(),
+    let spelling = match string(range_var, "schemaname") {
+        "" => Spelling::Unqualified,
+        _ => Spelling::Qualified,
     };
+    let proof = format!("WHERE {}", proof(target, spelling));
     let text = format!(
         "SELECT FROM (SELECT {columns} FROM {}.{} {proof}) AS {alias}",
         Ident::new(SHADOWS).quoted(),
