@@ -147,6 +147,53 @@ pub fn made(pen: &mut Pen<'_>) -> String {
     }
 }
 
+/// A write of the first table that does not name it.
+pub fn through(pen: &mut Pen<'_>) -> String {
+    let table = &pen.schema.tables[0];
+    let key = quoted(&table.columns[0].name);
+    let value = pen.random.between(1, 9);
+    match pen.random.below(10) {
+        0 => format!("DELETE FROM window_on WHERE {key}::text = '{value}' RETURNING {key}"),
+        1 => format!("DELETE FROM public.window_on WHERE {key}::text = '{value}'"),
+        2 | 3 => match non_key(table).first() {
+            Some(column) => {
+                let to = pen.value(column);
+                let condition = pen.key_is("", table);
+                format!("UPDATE window_on SET {} = {to} WHERE {condition}", quoted(&column.name))
+            }
+            None => "SELECT touch(NULL)".to_owned(),
+        },
+        4 => format!("SELECT public.touch('{value}')"),
+        5 => format!("SELECT n, touch(n::text) FROM plain WHERE n < {value} ORDER BY n"),
+        6 => format!("CALL leave_out('{value}')"),
+        7 => format!("INSERT INTO ruled VALUES ('{value}') RETURNING k"),
+        8 => format!("DO $do$ BEGIN CALL leave_out('{value}'); END $do$"),
+        _ => format!("INSERT INTO plain SELECT 300, touch('{value}')::text ON CONFLICT DO NOTHING"),
+    }
+}
+
+/// A text that defines something by which the first table is written, writes by it, and drops it.
+pub fn at_once(pen: &mut Pen<'_>) -> String {
+    let table = &pen.schema.tables[0];
+    let (name, key) = (table.full(), quoted(&table.columns[0].name));
+    let delete = format!("DELETE FROM {name} WHERE {key}::text = '{}'", pen.random.between(1, 9));
+    match pen.random.below(3) {
+        0 => format!(
+            "CREATE FUNCTION pg_temp.once() RETURNS void LANGUAGE sql AS $way$ {delete} $way$; \
+             SELECT pg_temp.once(); DROP FUNCTION pg_temp.once()"
+        ),
+        1 => format!(
+            "CREATE TEMP VIEW once AS SELECT * FROM {name}; \
+             DELETE FROM once WHERE {key}::text = '{}'; DROP VIEW once",
+            pen.random.between(1, 9)
+        ),
+        _ => format!(
+            "CREATE RULE once AS ON INSERT TO plain DO ALSO {delete}; \
+             INSERT INTO plain VALUES (400, 'x') ON CONFLICT DO NOTHING; DROP RULE once ON plain"
+        ),
+    }
+}
+
 /// What is rare, or wrong.
 pub fn odd(pen: &mut Pen<'_>) -> String {
     let table = pen.table();

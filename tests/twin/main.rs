@@ -192,5 +192,8 @@ async fn direct_and_through_the_proxy_are_the_same() {
         eprintln!("seeds that failed: {:?}", totals.seeds);
     }
     assert!(totals.failures.is_empty(), "{} cases failed", totals.failures.len());
-    assert!(totals.cases < 10 || c.shadow_reads > 0, "no shadow has served a read");
+    // One in seven, as it is: fewer, and what is compared is not the shadow.
+    let few = c.shadow_reads * 20 < c.shadow_reads + c.source_reads;
+    assert!(totals.cases < 10 || !few, "the shadows have served too few reads");
+    assert!(c.parted * 50 <= totals.cases.max(50), "too many cases ended by serialization");
 }

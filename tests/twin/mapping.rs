@@ -2,7 +2,7 @@
 //! and the way back.
 
 use crate::random::Random;
-use crate::schema::{Column, Fill, Schema, Table, quoted};
+use crate::schema::{Column, Fill, Schema, Table, WAYS, quoted};
 use crate::values::Kind;
 use pgsegue::manifest::{Migration, Unclassified};
 use pgsegue::sql::ident::{Ident, QualifiedName};
@@ -66,6 +66,9 @@ pub fn random(random: &mut Random, all: &Schema) -> Plan {
         if first && all.policy.is_some() {
             // The column's name may differ, and that is all.
             migration.accepted.push(format!("policies {}", migration.shadow.spelled()));
+        }
+        if first && all.has_ways {
+            migration.accepted.extend(WAYS.map(str::to_owned));
         }
         plan.migrations.push(migration);
     }

@@ -74,11 +74,23 @@ pub struct Schema {
     /// Schemas that the search_path has.
     pub visible: Vec<String>,
     rows: String,
-    /// Whether the app's role may write.
-    trusting: bool,
+    /// What the app's role may do with the tables.
+    granted: &'static str,
     /// What the app's role sees of the first table: rows whose key, as text, is so.
     pub policy: Option<&'static str>,
+    /// Whether it may write other rows, too.
+    pub writes_more: bool,
+    /// Whether the first table can be written by other names than its own.
+    pub has_ways: bool,
 }
+
+/// By what the first table is written under another name, and what it is called in `check`.
+pub const WAYS: [&str; 4] = [
+    "view public.window_on",
+    "function public.touch(text)",
+    "function public.leave_out(text)",
+    "rule public.ruled.r",
+];
 
 const PLAIN: [&str; 16] = [
     "id", "user_id", "total", "note", "email", "kind", "a", "b", "c", "state", "data", "tags",
@@ -189,7 +201,11 @@ impl Schema {
             tables[1].migrated = true;
         }
         let visible = if random.chance(85) { schemas } else { vec!["public".to_owned()] };
-        let trusting = random.chance(70);
+        let granted = match random.below(100) {
+            0..=69 => "SELECT, INSERT, UPDATE, DELETE",
+            70..=79 => "INSERT, UPDATE, DELETE",
+            _ => "SELECT",
+        };
         let path: Vec<String> = visible.iter().rev().map(|s| quoted(s)).collect();
         let policy = match random.below(10) {
             0 => Some("<> '3'"),
@@ -197,7 +213,9 @@ impl Schema {
             _ => None,
         };
         let (search_path, rows) = (path.join(", "), String::new());
-        let mut schema = Self { tables, search_path, visible, rows, trusting, policy };
+        let (writes_more, has_ways) = (random.chance(40), random.chance(35));
+        let mut schema =
+            Self { tables, search_path, visible, rows, granted, policy, writes_more, has_ways };
         schema.rows = schema.first_rows(random);
         schema
     }
@@ -223,9 +241,12 @@ impl Schema {
             sql += &format!(
                 "GRANT USAGE ON SCHEMA {} TO twin_app;\nGRANT {} ON {} TO twin_app;\n",
                 quoted(&table.schema),
-                if self.trusting { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT" },
+                self.granted,
                 table.full()
             );
+        }
+        if self.has_ways {
+            sql += &ways(first);
         }
         sql += "GRANT SELECT ON public.seen TO twin_app;\n\
                 GRANT SELECT, INSERT, UPDATE ON public.plain TO twin_app;\n\
@@ -234,14 +255,19 @@ impl Schema {
         sql + &self.rows
     }
 
-    /// The policy on a table with this key. It is for reads as well as for writes: what a role may
-    /// write and not read is a limit that `check` warns of.
+    /// The policies on a table with this key.
     pub fn policy_on(&self, table: &str, key: &str) -> String {
         let Some(policy) = self.policy else { return String::new() };
-        format!(
-            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;\n\
-             CREATE POLICY seen ON {table} TO twin_app USING ({key}::text {policy});\n"
-        )
+        let create = |name: &str, what: &str| format!("CREATE POLICY {name} ON {table} {what};\n");
+        let seen = format!("TO twin_app USING ({key}::text {policy})");
+        let mut sql = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;\n");
+        if !self.writes_more {
+            return sql + &create("seen", &seen);
+        }
+        sql += &create("seen", &format!("FOR SELECT {seen}"));
+        sql += &create("added", "FOR INSERT TO twin_app WITH CHECK (true)");
+        sql += &create("changed", "FOR UPDATE TO twin_app USING (true)");
+        sql + &create("removed", "FOR DELETE TO twin_app USING (true)")
     }
 
     fn first_rows(&self, random: &mut Random) -> String {
@@ -276,6 +302,22 @@ impl Schema {
         }
         sql
     }
+}
+
+/// A view, functions and a rule by which a table is written.
+fn ways(table: &Table) -> String {
+    let (name, key) = (table.full(), quoted(&table.columns[0].name));
+    format!(
+        "CREATE VIEW public.window_on AS SELECT * FROM {name};\n\
+         CREATE FUNCTION public.touch(text) RETURNS bool LANGUAGE sql AS $way$ \
+             DELETE FROM {name} WHERE {key}::text = $1 RETURNING true $way$;\n\
+         CREATE PROCEDURE public.leave_out(text) LANGUAGE sql AS $way$ \
+             DELETE FROM {name} WHERE {key}::text = $1 $way$;\n\
+         CREATE TABLE public.ruled (k text);\n\
+         CREATE RULE r AS ON INSERT TO public.ruled DO ALSO \
+             DELETE FROM {name} WHERE {key}::text = NEW.k;\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE ON public.window_on, public.ruled TO twin_app;\n"
+    )
 }
 
 /// A constant that fits its type.

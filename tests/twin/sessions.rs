@@ -29,6 +29,11 @@ pub fn something(author: &mut Author, session: usize) {
         94..=95 => cancel(author, session),
         96 => made(author, session),
         97 if !in_transaction => two_phases(author, session),
+        98 if !author.calm => {
+            let mut pen = Pen::new(&mut author.random, &author.schema, Constants::Inline);
+            let text = forms::at_once(&mut pen);
+            author.plain(session, &text);
+        }
         _ => hide(author, session),
     }
 }
@@ -311,10 +316,6 @@ fn setting(author: &mut Author, session: usize) {
         return author.plain(session, text);
     }
     let text = author.random.pick(&texts).clone();
-    if text.contains("standard_conforming") {
-        // What was prepared before would be read in another way when it is prepared again.
-        author.sessions[session].named.clear();
-    }
     author.say(session, &Sql::plain(text));
 }
 

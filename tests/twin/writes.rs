@@ -13,7 +13,9 @@ pub fn write(random: &mut Random, schema: &Schema, constants: Constants) -> Sql 
         0..=31 => insert(&mut pen),
         32..=58 => update(&mut pen),
         59..=73 => delete(&mut pen),
-        74..=85 => with(&mut pen),
+        74..=83 => with(&mut pen),
+        84..=85 if !schema.has_ways => with(&mut pen),
+        84..=85 if schema.has_ways => forms::through(&mut pen),
         86..=90 => forms::merge(&mut pen),
         _ => forms::odd(&mut pen),
     };
