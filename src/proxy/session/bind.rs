@@ -30,11 +30,22 @@ impl Session {
     /// Whether a Parse or Close of this name in an earlier group is not answered yet: if the server
     /// rejects or skips it, the name stands for something else than it seems. One in the same group
     /// is no matter: if it fails, so does what follows it.
-    fn is_uncertain(&self, name: &[u8]) -> bool {
+    pub(super) fn is_uncertain(&self, name: &[u8]) -> bool {
         let Some(statement) = self.names.statement(name) else { return false };
         let current = self.groups + u64::from(!self.in_group);
         let unanswered = u64::try_from(self.epochs.len()).unwrap_or(u64::MAX);
         statement.touched < current && statement.touched > self.groups.saturating_sub(unanswered)
+    }
+
+    /// Whether a statement has been closed in the same group of frames: the server has it no more when it
+    /// comes to what is sent behind that.
+    fn is_closed_before(&self, name: &[u8]) -> bool {
+        let Some(statement) = self.names.statement(name) else { return false };
+        statement.touched == self.groups
+            && self.replies.iter().rev().any(|reply| match reply {
+                Expect::Close(_, Some(closed)) => closed.1 == statement.id,
+                _ => false,
+            })
     }
 
     pub(super) fn on_bind(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -44,6 +55,10 @@ impl Session {
         };
         if self.waits_for_name(bind.statement, out) || self.waits_for_names(out) {
             return Flow::Hold;
+        }
+        if self.is_closed_before(bind.statement) {
+            // To be refused by the server, whatever form a Bind would ask for.
+            return self.pass_bind(frame, bind.portal, Portal::plain(), out);
         }
         match self.refresh(bind.statement, &routes) {
             _ if self.names.may_be_hidden(bind.statement) => {

@@ -176,7 +176,8 @@ impl Session {
                     .map(|s| s.extra.iter().map(|(_, name, _)| name.clone()).collect())
                     .unwrap_or_default();
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
-                for form in self.names.in_sql.lose(name) {
+                let orphans = std::mem::take(&mut self.names.in_sql.orphans);
+                for form in self.names.in_sql.lose(name).into_iter().chain(orphans) {
                     crate::wire::build::close_statement(&mut out.to_server, form.as_bytes());
                     self.replies.push_back(Expect::Close(Reply::Swallow, None));
                 }

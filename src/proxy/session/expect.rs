@@ -254,7 +254,9 @@ impl Rows {
     /// was sent.
     pub(super) fn called(&self) -> Called {
         let Some(m) = self.mirrored() else { return Called::default() };
-        Called { verb: m.verb.map(Verb::as_str), waits: m.locked_for.map(Verb::as_str) }
+        // A query over writes: the locks are those of ours within it.
+        let verb = m.verb.map_or("SELECT", Verb::as_str);
+        Called { verb: Some(verb), waits: m.locked_for.map(Verb::as_str) }
     }
 
     /// The mirrored write that is behind it.

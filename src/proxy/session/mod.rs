@@ -18,6 +18,7 @@ mod inject;
 mod marked;
 mod mirrored;
 mod named;
+mod named_by_protocol;
 mod parse;
 mod plan;
 mod planned;

@@ -35,12 +35,12 @@ const EXECUTES: &str = "pgsegue executes";
 #[derive(Debug)]
 pub(super) struct Named {
     pub(super) id: u64,
-    name: String,
-    sql: Arc<str>,
+    pub(super) name: String,
+    pub(super) sql: Arc<str>,
     /// The types of its parameters, in brackets; empty where they are not declared.
-    types: String,
+    pub(super) types: String,
     /// What its names meant when it was prepared, if that is known.
-    meant: Option<Meant>,
+    pub(super) meant: Option<Meant>,
 }
 
 /// What a statement does to the names when it is done.
@@ -63,6 +63,8 @@ pub(super) struct Statements {
     forms: HashSet<(u64, FormKey)>,
     /// What their names meant when the server last looked them up, as far as it is known.
     meant: HashMap<u64, Meant>,
+    /// The server's names of forms that nothing stands for any more; the next Close takes them along.
+    pub(super) orphans: Vec<String>,
     /// A text that was not read may have prepared others.
     pub(super) has_unseen: bool,
     /// The session has used PREPARE or DEALLOCATE.
@@ -99,6 +101,7 @@ impl Statements {
     pub(super) fn forget(&mut self) {
         self.named.clear();
         self.forms.clear();
+        self.orphans.clear();
         self.meant.clear();
         self.has_unseen = true;
     }
@@ -122,6 +125,13 @@ impl Statements {
     /// The server's names of the forms of a statement.
     fn forms_of(&self, name: &str) -> Vec<String> {
         self.named.get(name).map(|named| self.forms_with(named.id)).unwrap_or_default()
+    }
+
+    /// The statement with this number is gone.
+    pub(super) fn lose_forms(&mut self, id: u64) {
+        let forms = self.forms_with(id);
+        self.forms.retain(|(of, _)| *of != id);
+        self.orphans.extend(forms);
     }
 
     /// Those of the statement with this number.
@@ -243,7 +253,8 @@ impl Session {
                 Change::Prepared(_) | Change::Dropped(_) | Change::Form(..) => {}
             }
         }
-        self.names.in_sql.named.get(name).cloned().ok_or(Missing::Unknown)
+        let named = self.names.in_sql.named.get(name).cloned();
+        named.or_else(|| self.named_by_protocol(name)).ok_or(Missing::Unknown)
     }
 
     fn has_form(&self, id: u64, key: FormKey, planned: &[Arc<Change>]) -> bool {
@@ -416,6 +427,7 @@ impl Session {
                 (FormKey::Mirrored(query.routes.generation, modes), Some(mirrors))
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
+            (Decision::Original(_), key) if self.is_rewritten(&execute.name) => (key, None),
             (decision, _) => return Some((decision, watch)),
         };
         let (executed, inner) = (executed.as_ref().ok()?, inner?);
@@ -484,6 +496,7 @@ impl Session {
                 (FormKey::Mirrored(outer.routes.generation, modes), Some(mirrors))
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
+            (Decision::Original(_), key) if self.is_rewritten(&execute.name) => (key, None),
             (Decision::Marked(marks), _) => {
                 portal.marks = Some(self.counted_marks(marks));
                 return self.pass_bind(frame, bind.portal, portal, out);

@@ -200,6 +200,7 @@ impl Session {
             Expect::Close(reply, closed) => {
                 if let Some(closed) = closed.take() {
                     self.names.close(&closed.0, closed.1);
+                    self.lose_executed(closed.1);
                 }
                 Self::fate(*reply)
             }

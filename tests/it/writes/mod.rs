@@ -4,6 +4,7 @@
 mod control;
 mod copy;
 mod ddl;
+mod executed;
 mod fields;
 mod keys;
 mod marked;
