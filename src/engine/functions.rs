@@ -9,6 +9,9 @@ use tokio_postgres::GenericClient;
 const ORDER_FREE: [&str; 10] =
     ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or"];
 
+/// They tell how a value is stored: of the shadow, not of the source.
+const PHYSICAL: [&str; 3] = ["pg_column_size", "pg_column_compression", "pg_column_toast_chunk_id"];
+
 /// Reads the names that qualify in every overload and every schema, and the ways to these tables.
 ///
 /// # Errors
@@ -22,8 +25,9 @@ pub async fn load(
         .query(
             "SELECT lower(proname), bool_and(CASE prokind WHEN 'f' THEN provolatile = 'i' \
              WHEN 'a' THEN proname = ANY ($1::text[]) AND pronamespace = 'pg_catalog'::regnamespace \
-             ELSE false END) FROM pg_proc GROUP BY 1 HAVING bool_and(provolatile <> 'v')",
-            &[&order_free],
+             ELSE false END) FROM pg_proc WHERE lower(proname) <> ALL ($2::text[]) \
+             GROUP BY 1 HAVING bool_and(provolatile <> 'v')",
+            &[&order_free, &PHYSICAL.as_slice()],
         )
         .await?;
     let mut functions =

@@ -55,13 +55,16 @@ impl Engine {
     /// Counts dirty keys and opens or closes the gates. The tickets are taken before the query: a
     /// session that closed a gate in between keeps it closed.
     pub(super) async fn poll_gates(&self, control: &Connection) -> Result<(), Error> {
-        let tickets: Vec<_> = self
-            .state()
-            .entries
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.gate.ticket()))
-            .collect();
-        let is_prepared = dirt_is_prepared(&control.client).await?;
+        let (tickets, tables): (Vec<_>, Vec<_>) = {
+            let state = self.state();
+            let of = |(name, entry): (&String, &Entry)| {
+                let tables = entry.target.as_ref().map(|t| [t.source_oid, t.shadow_oid]);
+                ((name.clone(), entry.gate.ticket()), tables)
+            };
+            state.entries.iter().map(of).unzip()
+        };
+        let tables: Vec<u32> = tables.into_iter().flatten().flatten().collect();
+        let (is_prepared, locked) = held(&control.client, &tables).await?;
         let names: Vec<&str> = tickets.iter().map(|(name, _)| name.as_str()).collect();
         let rows = control
             .client
@@ -81,7 +84,11 @@ impl Engine {
             let (Some(entry), Some(ticket)) = (state.entries.get_mut(&name), ticket) else {
                 continue;
             };
-            if dirty == 0 && !is_prepared && entry.may_open() && alone {
+            let is_locked = entry.target.as_ref().is_some_and(|target| {
+                locked.contains(&target.source_oid) || locked.contains(&target.shadow_oid)
+            });
+            let clean = dirty == 0 && !is_prepared && !is_locked;
+            if clean && entry.may_open() && alone {
                 entry.gate.open_if(ticket);
             } else if entry.gate.is_open() {
                 entry.gate.close();
@@ -101,10 +108,16 @@ impl Engine {
 }
 
 /// Whether a prepared transaction has recorded dirty keys, of whatever migration: nobody is told when they
-/// are committed. To be asked before they are counted: one that ends in between is counted then.
-async fn dirt_is_prepared(client: &Client) -> Result<bool, Error> {
+/// are committed. To be asked before they are counted: one that ends in between is counted then. And which
+/// of the tables are locked against every read, or are to be: of a shadow, reads go on at the source; of a
+/// source, they are to wait as they do without us.
+async fn held(client: &Client, tables: &[u32]) -> Result<(bool, Vec<u32>), Error> {
     let sql = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database()) \
          AND EXISTS (SELECT FROM pg_locks WHERE pid IS NULL AND mode = 'RowExclusiveLock' \
-             AND relation = 'pgsegue.dirty_keys'::regclass)";
-    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+             AND relation = 'pgsegue.dirty_keys'::regclass), \
+         ARRAY(SELECT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' \
+             AND relation = ANY ($1) AND database = (SELECT oid FROM pg_database \
+                 WHERE datname = current_database()))";
+    let row = client.query_one(sql, &[&tables]).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
 }

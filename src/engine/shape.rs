@@ -419,14 +419,21 @@ impl Shape {
 
     fn widened(&self, column: &Column) -> Option<Ident> {
         let wider = self.mapped.iter().find(|mapped| {
-            let of_column = match form(&mapped.expression) {
-                Form::Column(name) => name == column.name,
-                // A narrowing cast in between raises an error instead of changing the value.
-                Form::Cast(name, _) => name == column.name,
-                Form::Other => false,
+            let cast = match form(&mapped.expression) {
+                Form::Column(name) if name == column.name => None,
+                Form::Cast(name, kind) if name == column.name => Some(kind),
+                Form::Column(_) | Form::Cast(..) | Form::Other => return false,
             };
-            let pair = (column.type_oid, mapped.column.type_oid);
-            of_column && matches!(pair, (INT2, INT4 | INT8) | (INT4, INT8))
+            match (column.type_oid, mapped.column.type_oid) {
+                // A narrowing cast in between raises an error instead of changing the value.
+                (INT2, INT4 | INT8) | (INT4, INT8) => true,
+                // One of a text would cut it.
+                (VARCHAR, TEXT) => {
+                    column.collation == mapped.column.collation
+                        && cast.is_none_or(|kind| kind.trim().eq_ignore_ascii_case("text"))
+                }
+                _ => false,
+            }
         })?;
         Some(wider.column.name.clone())
     }

@@ -488,7 +488,7 @@ impl Finder<'_> {
         let known =
             matches!(called.as_str(), "min" | "max") && functions.deterministic.contains(&called);
         let Some(reference) = Reference::of(argument).filter(|_| plain && known) else { return };
-        if let Some(type_sql) = self.column(&reference).map(|(_, c)| c.type_sql.clone()) {
+        if let Some(type_sql) = self.column(&reference).map(|(_, c)| c.compared_as().to_owned()) {
             self.replace(&reference);
             let at = (ident.span.start.line, ident.span.start.column);
             self.hidden.edits.push(Edit::CastCall(at, type_sql));

@@ -168,6 +168,17 @@ pub struct OldColumn {
     pub widened_as: Option<Ident>,
 }
 
+impl OldColumn {
+    /// The type that constants next to it get, and that min and max of it have: a text has no length
+    /// there.
+    pub fn compared_as(&self) -> &str {
+        match self.type_sql.starts_with("character varying") {
+            true => "pg_catalog.text",
+            false => &self.type_sql,
+        }
+    }
+}
+
 /// The way back from the shadow for one source column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reverse {

@@ -4,7 +4,7 @@
 use super::ident::{Ident, literal};
 use super::read_visit::folded;
 use super::target::Target;
-use sqlparser::ast::{ArrayElemTypeDef, BinaryOperator, DataType, Expr, Value};
+use sqlparser::ast::{ArrayElemTypeDef, BinaryOperator, DataType, Expr, UnaryOperator, Value};
 
 /// `column op constant` on the shadow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,22 @@ enum Constant {
 
 const INTEGERS: [u32; 3] = [20, 21, 23];
 const INTEGER_ARRAYS: [u32; 3] = [1016, 1005, 1007];
+const TEXTS: [u32; 2] = [25, 1043];
+const TEXT_ARRAYS: [u32; 2] = [1009, 1015];
+
+/// What a text is compared as, whatever its column's type.
+const TEXT: &str = "pg_catalog.text";
+
+/// Whether a declared type is compared with a column of this one, or an array of it, as it is.
+fn fits(declared: u32, column_type: &str) -> bool {
+    let types: &[u32] = match (column_type.starts_with(TEXT), column_type.ends_with("[]")) {
+        (false, false) => &INTEGERS,
+        (false, true) => &INTEGER_ARRAYS,
+        (true, false) => &TEXTS,
+        (true, true) => &TEXT_ARRAYS,
+    };
+    types.contains(&declared)
+}
 
 impl Twin {
     /// The condition, for parameters declared with these types. Undeclared ones get the type of
@@ -34,8 +50,7 @@ impl Twin {
             Constant::Sql(sql) => Some(sql.clone()),
             Constant::Param(n, column_type) => match declared(*n) {
                 0 => Some(format!("CAST(${n} AS {column_type})")),
-                oid if INTEGERS.contains(&oid) && !self.is_any() => Some(format!("${n}")),
-                oid if INTEGER_ARRAYS.contains(&oid) && self.is_any() => Some(format!("${n}")),
+                oid if fits(oid, column_type) => Some(format!("${n}")),
                 _ => None,
             },
         };
@@ -47,10 +62,6 @@ impl Twin {
             "any" => format!("{column} = ANY ({constants})"),
             operator => format!("{column} {operator} {constants}"),
         })
-    }
-
-    fn is_any(&self) -> bool {
-        self.operator == "any"
     }
 }
 
@@ -127,7 +138,7 @@ impl Conjuncts<'_> {
         let column = columns.iter().find(|c| c.name.as_str() == name)?;
         let widened = column.widened_as.clone()?;
         let array = if operator == "any" { "[]" } else { "" };
-        let type_sql = format!("{}{array}", column.type_sql);
+        let type_sql = format!("{}{array}", column.compared_as());
         let constants = constants.into_iter().map(|e| constant(e, &type_sql));
         Some(Twin { column: widened, operator, constants: constants.collect::<Option<_>>()? })
     }
@@ -187,13 +198,26 @@ fn constant(expr: &Expr, column_type: &str) -> Option<Constant> {
             Some(Constant::Sql(format!("ARRAY[{all}]")))
         }
         Expr::Nested(inner) => constant(inner, column_type),
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match (&**expr, column_type) {
+            (Expr::Value(value), column_type) if !column_type.starts_with(TEXT) => {
+                let Value::Number(..) = &value.value else { return None };
+                let Constant::Sql(digits) = value_of(&value.value, column_type)? else {
+                    return None;
+                };
+                Some(Constant::Sql(format!("(-{digits})")))
+            }
+            _ => None,
+        },
         Expr::Cast { expr, data_type, format: None, .. } => {
             let type_sql = match data_type {
                 DataType::Array(ArrayElemTypeDef::SquareBracket(element, None)) => {
-                    format!("{}[]", integer(element)?)
+                    format!("{}[]", named(element)?)
                 }
-                other => integer(other)?.to_owned(),
+                other => named(other)?.to_owned(),
             };
+            if type_sql.starts_with(TEXT) != column_type.starts_with(TEXT) {
+                return None;
+            }
             match constant(expr, &type_sql)? {
                 Constant::Sql(sql) => Some(Constant::Sql(format!("CAST({sql} AS {type_sql})"))),
                 Constant::Param(n, _) => Some(Constant::Sql(format!("CAST(${n} AS {type_sql})"))),
@@ -203,8 +227,10 @@ fn constant(expr: &Expr, column_type: &str) -> Option<Constant> {
     }
 }
 
-fn integer(data_type: &DataType) -> Option<&'static str> {
+/// A type that changes no constant which it is cast to, as far as these go.
+fn named(data_type: &DataType) -> Option<&'static str> {
     Some(match data_type {
+        DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None) => TEXT,
         DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => "integer",
         DataType::BigInt(None) | DataType::Int8(None) => "bigint",
         DataType::SmallInt(None) | DataType::Int2(None) => "smallint",
@@ -214,6 +240,8 @@ fn integer(data_type: &DataType) -> Option<&'static str> {
 
 fn value_of(value: &Value, column_type: &str) -> Option<Constant> {
     match value {
+        // Next to a text it is an error, for whom else.
+        Value::Number(..) if column_type.starts_with(TEXT) => None,
         Value::Number(digits, false) if digits.bytes().all(|b| b.is_ascii_digit()) => {
             Some(Constant::Sql(digits.clone()))
         }

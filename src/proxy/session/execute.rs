@@ -7,7 +7,7 @@ use super::{Flow, Out, Protocol, Session};
 use crate::proxy::dark::Job;
 use crate::proxy::vet::Native;
 use crate::routing::Route;
-use crate::sql::statement::Effect;
+use crate::sql::statement::{Class, Effect};
 use crate::sql::write::Layout;
 use crate::wire::{backend, build, frontend};
 use std::sync::Arc;
@@ -116,8 +116,11 @@ impl Session {
         values: Vec<(i16, Option<Vec<u8>>)>,
     ) -> Option<Job> {
         let facts = self.facts.as_ref()?;
+        let Class::Read(read) = &case.statement.class else { return None };
+        let routes = read.fit.as_ref().ok()?.targets().filter_map(|target| case.route(target));
         Some(Job {
             route: Arc::clone(route),
+            gates: routes.map(|r| (Arc::clone(&r.gate), r.gate.ticket())).collect(),
             user: Arc::clone(&facts.user),
             search_path: Arc::clone(&facts.search_path),
             output: self.parameters.output.clone(),

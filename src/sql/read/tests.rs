@@ -121,6 +121,8 @@ fn a_condition_on_a_widened_column_gets_its_twin() {
         ("id IN (1, $1)", "\"id\" IN (1, CAST($1 AS integer))"),
         ("id BETWEEN 1 AND 2", "\"id\" >= 1 AND \"id\" <= 2"),
         ("id = '5'", "\"id\" = '5'"),
+        ("id = -5", "\"id\" = (-5)"),
+        ("id IN (1, - 5)", "\"id\" IN (1, (-5))"),
         ("id = $1::bigint", "\"id\" = CAST($1 AS bigint)"),
         ("id = ANY($1)", "\"id\" = ANY (CAST($1 AS integer[]))"),
         ("id = ANY('{1,2}')", "\"id\" = ANY ('{1,2}')"),

@@ -28,8 +28,11 @@ impl Pair {
         self.compare(what, &expected, &got);
     }
 
+    /// Without an ORDER BY the order of rows is that of the heap, where the space of old versions is used
+    /// again as soon as no snapshot needs them: on the live side the engine has some, too.
     fn compare(&mut self, what: &str, expected: &[String], got: &[String]) {
-        if got != expected {
+        let ordered = what.to_ascii_lowercase().contains("order by");
+        if got != expected && (ordered || with_rows_sorted(got) != with_rows_sorted(expected)) {
             let lines = |lines: &[String]| lines.join("\n      ");
             self.differences.push(format!(
                 "{what}\n    expected\n      {}\n    got\n      {}",
@@ -131,6 +134,16 @@ impl Pair {
         let count = self.differences.len();
         assert!(count == 0, "{count} differ:\n{}", self.differences.join("\n\n"));
     }
+}
+
+/// Messages with each run of rows in one order.
+fn with_rows_sorted(messages: &[String]) -> Vec<String> {
+    let is_row = |message: &str| message.starts_with("D ");
+    let mut sorted = messages.to_vec();
+    for run in sorted.chunk_by_mut(|a, b| is_row(a) && is_row(b)) {
+        run.sort();
+    }
+    sorted
 }
 
 /// How to compare one migration's tables: three queries, each ordered by the key.

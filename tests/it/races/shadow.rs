@@ -206,3 +206,30 @@ async fn many_writes_in_one_transaction_are_all_mirrored_or_on_record() {
     run(&client, "COMMIT").await;
     live.orders_in_step().await;
 }
+
+/// Nobody writes, so that nobody's lock budget says so.
+#[tokio::test]
+async fn reads_do_not_wait_for_a_lock_on_the_shadow_and_do_for_one_on_the_source() {
+    const READ: &str = "SELECT total FROM orders WHERE id = 5";
+    let live = Live::orders("", "reads = 100").await;
+    let (client, locker) = (live.client().await, live.direct().await);
+    run(&client, "SET lock_timeout = 50").await;
+    live.until_shadow_serves(&client, READ).await;
+    run(&locker, "BEGIN; LOCK TABLE orders_v2").await;
+    eventually("the source answers", async || outcome(&client, READ).await.map(|_| ())).await;
+    for _ in 0..20 {
+        assert_eq!(text(&client, READ).await, "50");
+    }
+    run(&locker, "ROLLBACK").await;
+    live.until_shadow_serves(&client, READ).await;
+    run(&locker, "BEGIN; LOCK TABLE orders").await;
+    eventually("it waits as it does without the proxy", async || {
+        match outcome(&client, READ).await {
+            Err(said) if said.starts_with("55P03") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    run(&locker, "ROLLBACK").await;
+    live.until_shadow_serves(&client, READ).await;
+}

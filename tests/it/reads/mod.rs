@@ -9,6 +9,7 @@ mod orm;
 mod proof;
 mod rental;
 mod shared;
+mod texts;
 mod transactions;
 
 use crate::live::raw::{bind, describe, execute, parse, query, sync};
