@@ -27,7 +27,9 @@ const JOIN_POLL: Duration = Duration::from_millis(5);
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Both tables: their oids, then a hash of columns, unique indexes, constraints that reach further,
-/// triggers, rules and policies. A table that does not exist is left out.
+/// triggers, rules and policies. A table that does not exist is left out. Of partitions and what
+/// inherits it has what is their own: what they have from the table comes and goes with them, and
+/// a partition that joins is to change nothing but the names.
 const FINGERPRINT: &str = "SELECT concat_ws(' ', \
     coalesce(max(c.oid::text) FILTER (WHERE side = 0), '-'), \
     coalesce(max(c.oid::text) FILTER (WHERE side = 1), '-'), \
@@ -35,6 +37,8 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
   FROM (VALUES (0, $1::text, $2::text), (1, $3, $4)) AS named (side, of_schema, of_name) \
   JOIN pg_namespace n ON n.nspname = of_schema \
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = of_name \
+  CROSS JOIN LATERAL (WITH RECURSIVE tree (oid) AS (SELECT c.oid UNION SELECT inhrelid FROM pg_inherits i \
+      JOIN tree ON i.inhparent = tree.oid) SELECT array_agg(oid) AS oids FROM tree) AS whole \
   CROSS JOIN LATERAL (SELECT concat_ws(E'\\n', c.relkind, c.relrowsecurity, \
     (SELECT string_agg(concat_ws(' ', a.attnum, quote_ident(a.attname), \
         format_type(a.atttypid, a.atttypmod), a.attcollation, a.attnotnull, a.attidentity, \
@@ -44,21 +48,23 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
     (SELECT string_agg(DISTINCT i.indkey::text, ',') FROM pg_index i WHERE i.indrelid = c.oid \
       AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL \
       AND i.indexprs IS NULL), \
-    (SELECT string_agg(concat_ws(' ', quote_ident(conname), contype, condeferrable, confdeltype, \
-        confupdtype), ',' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid \
-      AND (contype = 'f' OR condeferrable)), \
-    (SELECT string_agg(concat_ws(' ', conrelid, quote_ident(conname), confdeltype, confupdtype), ',' \
-        ORDER BY conrelid, conname) FROM pg_constraint WHERE confrelid = c.oid AND side = 1), \
+    (SELECT string_agg(concat_ws(' ', nullif(conrelid, c.oid), quote_ident(conname), contype, condeferrable, \
+        confdeltype, confupdtype), ',' ORDER BY conrelid <> c.oid, conrelid, conname) \
+      FROM unnest(oids) AS t JOIN pg_constraint ON conrelid = t \
+      WHERE conparentid = 0 AND (contype = 'f' OR condeferrable)), \
+    (SELECT string_agg(concat_ws(' ', conrelid, quote_ident(conname), nullif(confrelid, c.oid), \
+        condeferrable, confdeltype, confupdtype), ',' ORDER BY conrelid, conname) \
+      FROM unnest(oids) AS t JOIN pg_constraint ON confrelid = t WHERE conparentid = 0 AND side = 1), \
     (SELECT string_agg(concat_ws(' ', quote_ident(polname), polcmd, polpermissive, polroles::text, \
         md5(concat_ws(' ', polqual, '|', polwithcheck))), ',' ORDER BY polname) \
       FROM pg_policy WHERE polrelid = c.oid), \
     (SELECT string_agg(concat_ws(' ', tgrelid, quote_ident(tgname), tgenabled, tgtype, tgfoid, \
         tgdeferrable, CASE WHEN tgtype & 3 = 3 THEN md5(p.prosrc) END), ',' ORDER BY tgrelid, tgname) \
-      FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal AND tgparentid = 0 \
-      AND tgrelid IN (WITH RECURSIVE tree AS (SELECT c.oid UNION SELECT inhrelid FROM pg_inherits i \
-        JOIN tree ON i.inhparent = tree.oid) SELECT oid FROM tree)), \
-    (SELECT string_agg(concat_ws(' ', quote_ident(rulename), ev_enabled), ',' ORDER BY rulename) \
-      FROM pg_rewrite WHERE ev_class = c.oid)) AS definition) AS d";
+      FROM unnest(oids) AS t JOIN pg_trigger ON tgrelid = t JOIN pg_proc p ON p.oid = tgfoid \
+      WHERE NOT tgisinternal AND tgparentid = 0), \
+    (SELECT string_agg(concat_ws(' ', nullif(ev_class, c.oid), quote_ident(rulename), ev_enabled), ',' \
+        ORDER BY ev_class <> c.oid, ev_class, rulename) \
+      FROM unnest(oids) AS t JOIN pg_rewrite ON ev_class = t)) AS definition) AS d";
 
 /// The fingerprint of both tables now. Takes no lock on either.
 pub(super) async fn fingerprint(

@@ -162,6 +162,62 @@ async fn what_does_not_fit_any_more_blocks_with_a_reason_and_resume_verifies_aga
     running.stop().await;
 }
 
+/// What a partition of the shadow gets of its own is noticed as on the shadow itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_on_a_partition_of_the_shadow_blocks_until_it_is_gone() {
+    let db = database().await;
+    let mut migration = orders(&db, 200).await;
+    migration.reverse.push((Ident::new("note"), "note".to_owned()));
+    db.client
+        .batch_execute(
+            "ALTER TABLE orders_v2 RENAME TO part; \
+             CREATE TABLE orders_v2 (LIKE part, PRIMARY KEY (id)) PARTITION BY RANGE (id); \
+             ALTER TABLE orders_v2 ATTACH PARTITION part DEFAULT; \
+             CREATE TABLE users (id int4 PRIMARY KEY); INSERT INTO users SELECT generate_series(0, 99)",
+        )
+        .await
+        .unwrap();
+    let running = run(&db, &migration, 100.0).await;
+    let control = Control::connect(&db.config()).await.unwrap();
+    control.start("orders_v2", "a test").await.unwrap();
+    until_open(&running, &control).await;
+    for (change, undo, expected) in [
+        (
+            "ALTER TABLE part ADD CONSTRAINT c FOREIGN KEY (customer_id) REFERENCES users \
+             DEFERRABLE INITIALLY DEFERRED",
+            "ALTER TABLE part DROP CONSTRAINT c",
+            "constraint public.part.c",
+        ),
+        (
+            "ALTER TABLE part ADD CONSTRAINT c UNIQUE (note) DEFERRABLE INITIALLY DEFERRED",
+            "ALTER TABLE part DROP CONSTRAINT c",
+            "constraint public.part.c",
+        ),
+        (
+            "CREATE TABLE child (id int8 REFERENCES part (id) ON DELETE CASCADE)",
+            "DROP TABLE child",
+            "foreign key public.child",
+        ),
+        (
+            "CREATE RULE r AS ON INSERT TO part DO INSTEAD NOTHING",
+            "DROP RULE r ON part",
+            "rule public.part.r",
+        ),
+    ] {
+        db.client.batch_execute(change).await.unwrap();
+        until_closed(&running).await;
+        let reason = blocked_reason(&control).await;
+        assert!(reason.contains(expected), "{change}: {reason}");
+        db.client.batch_execute(undo).await.unwrap();
+        control.resume("orders_v2", "a test").await.unwrap();
+        until_open(&running, &control).await;
+        write_one(&db).await;
+        until("nothing dirty", async || db.dirty().await.is_empty()).await;
+        assert_in_step(&db, &migration).await;
+    }
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_made_while_the_proxy_was_down_is_noticed_before_a_read() {
     let db = database().await;

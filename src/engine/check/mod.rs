@@ -5,14 +5,17 @@
 
 mod access;
 mod effort;
+mod family;
 mod finding;
 mod kind;
 mod mappings;
 mod policies;
+mod refused;
 mod rows;
 mod scan;
 mod server;
 mod settings;
+mod size;
 mod tables;
 mod unique;
 mod writers;
@@ -28,6 +31,9 @@ use crate::pg;
 use std::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+
+/// Names that one finding lists.
+const NAMES_MAX: usize = 10;
 
 /// What the groups of checks look at.
 struct Subject<'a> {
@@ -133,6 +139,7 @@ async fn all(
     findings.extend(unique::check(&subject).await?);
     let lacks = access::control_role(&subject).await?;
     findings.extend(writers::check(&subject).await?);
+    findings.extend(family::check(&subject).await?);
     findings.extend(policies::check(&subject).await?);
     findings.extend(access::check(&subject).await?);
     findings.extend(server::check(&subject).await?);
@@ -148,6 +155,15 @@ async fn all(
     }
     findings.extend(lacks);
     Ok(findings)
+}
+
+/// A table, the parameter of this number, and what holds rows of it: partitions at every level, and
+/// what inherits. As a list for IN.
+fn tree(parameter: u8) -> String {
+    format!(
+        "(WITH RECURSIVE tree (oid) AS (SELECT ${parameter}::oid UNION SELECT i.inhrelid \
+         FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid) SELECT oid FROM tree)"
+    )
 }
 
 /// A prefix for columns of our own that no column of the two tables starts with.

@@ -26,6 +26,7 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
     }
     findings.extend(hidden(subject).await?);
     findings.extend(differing(subject).await?);
+    findings.extend(parts(subject).await?);
     Ok(findings)
 }
 
@@ -44,6 +45,28 @@ async fn hidden(subject: &Subject<'_>) -> Result<Option<Finding>, Error> {
     );
     let remedy = "let a policy for SELECT ask for what those for writes ask for, of the same roles";
     Ok(Some(Finding::warning(Kind::RowSecurity, table, message, remedy).or_accept()))
+}
+
+/// Parts of the source with policies of their own: they filter what names the part, and nothing else.
+async fn parts(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let (source, shadow) = (subject.source(), subject.shadow());
+    let parts: Vec<u32> = subject.shape.parts.iter().map(|part| part.oid).collect();
+    let sql = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY ($1) AND relrowsecurity ORDER BY 1";
+    subject
+        .each(sql, &[&parts], |part, _| {
+            Finding::warning(
+                Kind::Policies,
+                part,
+                format!(
+                    "{part} has row level security of its own, which filters statements by that name: \
+                     neither those that name {source} nor reads of {shadow}"
+                ),
+                "give both tables policies of the same meaning before roles that it filters read the \
+                 shadow, or accept it",
+            )
+            .or_accept()
+        })
+        .await
 }
 
 async fn is_secured(subject: &Subject<'_>, relation: &Relation) -> Result<bool, Error> {

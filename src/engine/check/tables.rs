@@ -1,7 +1,7 @@
 //! The tables themselves: that they exist, that the key can be one, that a shadow row can be
 //! written, and that nothing of the shadow fires at commit or beyond it.
 
-use super::{Finding, Kind, Subject};
+use super::{Finding, Kind, Subject, tree};
 use crate::engine::Error;
 use crate::engine::shape::{self, Column, Filled, Relation};
 use crate::manifest::Migration;
@@ -174,17 +174,16 @@ fn no_way_back(subject: &Subject<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// What fires at commit. Constraint triggers are among the triggers.
+/// What fires at commit, on the shadow or a partition of it. Constraint triggers are among the triggers.
 async fn deferrable(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let rows = subject
-        .rows(
-            "SELECT quote_ident(c.conname), c.conrelid::regclass::text, c.contype::text, \
-             regexp_replace(pg_get_constraintdef(c.oid), ' DEFERRABLE( INITIALLY DEFERRED)?', '') \
-             FROM pg_constraint c WHERE (c.conrelid = $1 OR c.confrelid = $1 AND c.contype = 'f') \
-             AND c.condeferrable AND c.contype <> 't' AND c.conparentid = 0 ORDER BY 2, 1",
-            &[&subject.shape.shadow.oid],
-        )
-        .await?;
+    let tree = tree(1);
+    let sql = format!(
+        "SELECT quote_ident(c.conname), c.conrelid::regclass::text, c.contype::text, \
+         regexp_replace(pg_get_constraintdef(c.oid), ' DEFERRABLE( INITIALLY DEFERRED)?', '') \
+         FROM pg_constraint c WHERE (c.conrelid IN {tree} OR c.contype = 'f' AND c.confrelid IN {tree}) \
+         AND c.condeferrable AND c.contype <> 't' AND c.conparentid = 0 ORDER BY 2, 1"
+    );
+    let rows = subject.rows(&sql, &[&subject.shape.shadow.oid]).await?;
     let mut findings = Vec::new();
     for row in rows {
         let [name, table, kind, definition] = row.as_slice() else { continue };
@@ -208,17 +207,17 @@ async fn deferrable(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Foreign keys that point at the shadow: they follow its deletes, or refuse them.
+/// Foreign keys that point at the shadow or a partition of it: they follow its deletes, or refuse
+/// them.
 async fn references(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let rows = subject
-        .rows(
-            "SELECT conrelid::regclass::text, quote_ident(conname), \
-             (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))::text \
-             FROM pg_constraint WHERE contype = 'f' AND confrelid = $1 AND conparentid = 0 \
-             ORDER BY 1, 2",
-            &[&subject.shape.shadow.oid],
-        )
-        .await?;
+    let sql = format!(
+        "SELECT conrelid::regclass::text, quote_ident(conname), \
+         (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))::text \
+         FROM pg_constraint WHERE contype = 'f' AND confrelid IN {} AND conparentid = 0 \
+         ORDER BY 1, 2",
+        tree(1)
+    );
+    let rows = subject.rows(&sql, &[&subject.shape.shadow.oid]).await?;
     let mut findings = Vec::new();
     for row in rows {
         let [table, name, follows] = row.as_slice() else { continue };
@@ -245,22 +244,28 @@ async fn references(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// A shadow that a crash of the server empties.
+/// Tables that a crash of the server empties.
 async fn unlogged(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    subject
-        .each(
-            "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relpersistence = 'u' AND \
-             c.relkind = 'r' AND c.oid IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid))",
-            &[&subject.shape.shadow.oid],
-            |table, _| {
-                Finding::blocker(
-                    Kind::Unlogged,
-                    table,
-                    format!("{table} is UNLOGGED: a crash of the server empties the shadow"),
-                    "make it LOGGED",
-                )
-                .run(format!("ALTER TABLE {table} SET LOGGED"))
-            },
+    let sql = format!(
+        "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relpersistence = 'u' AND \
+         c.relkind = 'r' AND c.oid IN {} ORDER BY 1",
+        tree(1)
+    );
+    let finding = |table: &str, message: &str| {
+        Finding::blocker(
+            Kind::Unlogged,
+            table,
+            format!("{table} is UNLOGGED: {message}"),
+            "make it LOGGED",
         )
-        .await
+        .run(format!("ALTER TABLE {table} SET LOGGED"))
+    };
+    let (source, shadow) = (&subject.shape.source.oid, &subject.shape.shadow.oid);
+    let empties = "a crash of the server empties the shadow";
+    let mut findings = subject.each(&sql, &[shadow], |table, _| finding(table, empties)).await?;
+    let keeps = "a crash of the server empties it, and the shadow keeps its rows";
+    let of_source =
+        subject.each(&sql, &[source], |table, _| finding(table, keeps).or_accept()).await?;
+    findings.extend(of_source);
+    Ok(findings)
 }

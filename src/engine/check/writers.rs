@@ -1,49 +1,67 @@
 //! Writes on the source that a proxy cannot see, whatever changes or swallows a row on its way into
 //! the shadow, and reads that stay on the source.
 
-use super::{Finding, Kind, Subject};
-use crate::engine::Error;
+use super::{Finding, Kind, NAMES_MAX, Subject, tree};
+use crate::engine::{Error, partitions};
 use crate::sql::body::{self, Does};
-
-/// Names that one finding lists.
-const NAMES_MAX: usize = 10;
-
-/// The source and its partitions.
-const SOURCE_TREE: &str =
-    "(SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid))";
+use crate::sql::ident::QualifiedName;
+use crate::sql::target::Part;
 
 /// All of them.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut findings = triggers(subject).await?;
+    let tables = Tables::read(subject).await?;
+    let mut findings = triggers(subject, &tables).await?;
     findings.extend(cascades(subject).await?);
     findings.extend(rules(subject).await?);
     let (views, mut readers) = views(subject).await?;
     findings.extend(views);
-    let (functions, reading) = functions(subject).await?;
+    let (functions, reading) = functions(subject, &tables).await?;
     findings.extend(functions);
     readers.extend(reading);
     findings.extend(reads(subject, &readers));
     findings.extend(shadow_triggers(subject).await?);
-    findings.extend(children(subject).await?);
-    findings.extend(parents(subject).await?);
     Ok(findings)
+}
+
+/// The names of the two tables and of what holds rows of them: a body may write them by any.
+struct Tables {
+    source: Vec<QualifiedName>,
+    shadow: Vec<QualifiedName>,
+}
+
+impl Tables {
+    async fn read(subject: &Subject<'_>) -> Result<Self, Error> {
+        let (source, shadow) = (&subject.shape.source.name, &subject.shape.shadow.name);
+        let parts = partitions::read(subject.client, shadow).await?;
+        let all = |table: &QualifiedName, parts: &[Part]| {
+            let parts = parts.iter().map(|part| part.name.clone());
+            std::iter::once(table.clone()).chain(parts).collect()
+        };
+        Ok(Self { source: all(source, &subject.shape.parts), shadow: all(shadow, &parts) })
+    }
+}
+
+/// The table of these that a body spells.
+fn named<'t>(text: &str, tables: &'t [QualifiedName]) -> Option<&'t QualifiedName> {
+    tables.iter().find(|table| body::names(text, table))
 }
 
 /// `tgtype` bits: 1 row, 2 before, 64 instead. An AFTER trigger runs after the sync has read; a
 /// BEFORE trigger's own row is read as it has become, other rows that it writes are not.
-async fn triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+async fn triggers(subject: &Subject<'_>, tables: &Tables) -> Result<Vec<Finding>, Error> {
+    let tree = tree(1);
     let sql = format!(
         "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, p.oid::regprocedure::text, l.lanname::text, \
          coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), (t.tgtype & 2 = 0)::text \
          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang \
-         WHERE t.tgrelid IN {SOURCE_TREE} AND NOT t.tgisinternal AND t.tgparentid = 0 \
+         WHERE t.tgrelid IN {tree} AND NOT t.tgisinternal AND t.tgparentid = 0 \
          AND t.tgenabled <> 'D' AND p.provolatile = 'v' ORDER BY 2, 1"
     );
     let mut findings = Vec::new();
     for row in subject.rows(&sql, &[&subject.shape.source.oid]).await? {
         let [name, table, function, language, text, after] = row.as_slice() else { continue };
         let (does, after) = (body::does(language, text), after == "true");
-        let named = names_a_table(subject, text);
+        let named = [&tables.source, &tables.shadow].iter().any(|t| named(text, t).is_some());
         let object = format!("{table}.{name}");
         let calls = format!(
             "the {} trigger {name} calls {function}",
@@ -94,16 +112,13 @@ async fn triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-fn names_a_table(subject: &Subject<'_>, text: &str) -> bool {
-    [&subject.shape.source, &subject.shape.shadow].iter().any(|t| body::names(text, &t.name))
-}
-
 async fn cascades(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let sql = format!(
         "SELECT quote_ident(conname), conrelid::regclass::text, confrelid::regclass::text, \
          regexp_replace(pg_get_constraintdef(oid), ' ON (DELETE|UPDATE) (CASCADE|SET NULL|SET DEFAULT)( \\([^)]*\\))?', '', 'g') \
-         FROM pg_constraint WHERE contype = 'f' AND conrelid IN {SOURCE_TREE} AND conparentid = 0 \
-         AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd')) ORDER BY 2, 1"
+         FROM pg_constraint WHERE contype = 'f' AND conrelid IN {} AND conparentid = 0 \
+         AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd')) ORDER BY 2, 1",
+        tree(1)
     );
     let mut findings = Vec::new();
     for row in subject.rows(&sql, &[&subject.shape.source.oid]).await? {
@@ -123,40 +138,40 @@ async fn cascades(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 }
 
 async fn rules(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let sql = format!(
+        "SELECT quote_ident(rulename), ev_class::regclass::text FROM pg_rewrite \
+         WHERE (ev_class IN {} OR ev_class IN {}) AND rulename <> '_RETURN' AND ev_enabled <> 'D' \
+         ORDER BY 2, 1",
+        tree(1),
+        tree(2)
+    );
     subject
-        .each(
-            "SELECT quote_ident(rulename), ev_class::regclass::text FROM pg_rewrite \
-             WHERE ev_class IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid) \
-             UNION SELECT $2::oid) AND rulename <> '_RETURN' AND ev_enabled <> 'D' ORDER BY 2, 1",
-            &[&subject.shape.source.oid, &subject.shape.shadow.oid],
-            |rule, table| {
-                Finding::blocker(
-                    Kind::Rule,
-                    format!("{table}.{rule}"),
-                    format!("the rule {rule} on {table} changes what a write does"),
-                    "drop the rule",
-                )
-                .run(format!("DROP RULE {rule} ON {table}"))
-            },
-        )
+        .each(&sql, &[&subject.shape.source.oid, &subject.shape.shadow.oid], |rule, table| {
+            Finding::blocker(
+                Kind::Rule,
+                format!("{table}.{rule}"),
+                format!("the rule {rule} on {table} changes what a write does"),
+                "drop the rule",
+            )
+            .run(format!("DROP RULE {rule} ON {table}"))
+        })
         .await
 }
 
 /// Views over the source, over several steps: those that can be written, and the names of all.
 /// `pg_relation_is_updatable` bits: 4 update, 8 insert, 16 delete.
 async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Error> {
-    let rows = subject
-        .rows(
-            "WITH RECURSIVE over (oid) AS (SELECT $1::oid UNION SELECT r.ev_class FROM over \
-                 JOIN pg_depend d ON d.refobjid = over.oid AND d.classid = 'pg_rewrite'::regclass \
-                     AND d.refclassid = 'pg_class'::regclass \
-                 JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN') \
-             SELECT c.oid::regclass::text, (c.relkind = 'v' AND \
-                 pg_relation_is_updatable(c.oid, true) & 28 <> 0)::text \
-             FROM over JOIN pg_class c USING (oid) WHERE c.relkind IN ('v', 'm') ORDER BY 1",
-            &[&subject.shape.source.oid],
-        )
-        .await?;
+    let sql = format!(
+        "WITH RECURSIVE over (oid) AS (SELECT t.oid FROM {} AS t UNION SELECT r.ev_class FROM over \
+             JOIN pg_depend d ON d.refobjid = over.oid AND d.classid = 'pg_rewrite'::regclass \
+                 AND d.refclassid = 'pg_class'::regclass \
+             JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN') \
+         SELECT c.oid::regclass::text, (c.relkind = 'v' AND \
+             pg_relation_is_updatable(c.oid, true) & 28 <> 0)::text \
+         FROM over JOIN pg_class c USING (oid) WHERE c.relkind IN ('v', 'm') ORDER BY 1",
+        tree(1)
+    );
+    let rows = subject.rows(&sql, &[&subject.shape.source.oid]).await?;
     let (mut findings, mut all) = (Vec::new(), Vec::new());
     for row in rows {
         let [view, writable] = row.as_slice() else { continue };
@@ -181,61 +196,59 @@ async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Err
 
 /// Functions that name the source or the shadow: those that may write it, and the names of those
 /// that read the source. Trigger functions of the source have been looked at as triggers.
-async fn functions(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Error> {
+async fn functions(
+    subject: &Subject<'_>,
+    tables: &Tables,
+) -> Result<(Vec<Finding>, Vec<String>), Error> {
     let (source, shadow) = (&subject.shape.source, &subject.shape.shadow);
-    let names: Vec<String> = [source, shadow]
-        .iter()
-        .map(|table| table.name.name.as_str())
-        .flat_map(|name| [name.to_owned(), name.replace('"', "\"\"")])
-        .collect();
+    let (of_source, of_shadow) = (tree(1), tree(2));
     let sql = format!(
         "SELECT p.oid::regprocedure::text, l.lanname::text, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), \
          (p.provolatile = 'v')::text, \
          EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass \
-             AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN {SOURCE_TREE})::text, \
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN {of_source})::text, \
          EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass \
-             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $2)::text \
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN {of_shadow})::text \
          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
-         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') AND p.prokind <> 'a' \
-         AND EXISTS (SELECT FROM unnest($3::text[]) AS name WHERE \
-             strpos(lower(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)), lower(name)) > 0) \
+         WHERE p.oid >= 16384 AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') \
+         AND p.prokind <> 'a' AND l.lanname NOT IN ('c', 'internal') \
          AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal \
-             AND t.tgenabled <> 'D' AND t.tgrelid IN {SOURCE_TREE}) ORDER BY 1"
+             AND t.tgenabled <> 'D' AND t.tgrelid IN {of_source}) ORDER BY 1"
     );
-    let rows = subject.rows(&sql, &[&source.oid, &shadow.oid, &names]).await?;
+    let rows = subject.rows(&sql, &[&source.oid, &shadow.oid]).await?;
     let (mut findings, mut reading) = (Vec::new(), Vec::new());
     for row in rows {
         let [function, language, text, volatile, on_source, on_shadow] = row.as_slice() else {
             continue;
         };
-        let on_source = on_source == "true" || body::names(text, &source.name);
-        let on_shadow = on_shadow == "true" || body::names(text, &shadow.name);
+        let depends = |on: &str, table| (on == "true").then_some(table);
+        let on_source = named(text, &tables.source).or_else(|| depends(on_source, &source.name));
+        let on_shadow = named(text, &tables.shadow).or_else(|| depends(on_shadow, &shadow.name));
         let writes = volatile == "true"
             && matches!(body::does(language, text), Does::Writes | Does::Anything);
-        if writes && on_source {
+        if let Some(table) = on_source.filter(|_| writes) {
+            let table = table.spelled();
             findings.push(
                 Finding::blocker(
                     Kind::Function,
                     function,
-                    format!("the function {function} names {} and may write it unseen", subject.source()),
+                    format!("the function {function} names {table} and may write it unseen"),
                     "declare it STABLE if it only reads, or accept it when it does not write the source",
                 )
                 .or_accept(),
             );
-        } else if writes && on_shadow {
+        } else if let Some(table) = on_shadow.filter(|_| writes) {
+            let table = table.spelled();
             findings.push(
                 Finding::warning(
                     Kind::Function,
                     function,
-                    format!(
-                        "the function {function} names {} and may write it: only pgsegue should",
-                        subject.shadow()
-                    ),
+                    format!("the function {function} names {table} and may write it: only pgsegue should"),
                     "keep it from being called until the cutover, and accept it",
                 )
                 .or_accept(),
             );
-        } else if on_source {
+        } else if on_source.is_some() {
             reading.push(format!("function {function}"));
         }
     }
@@ -260,16 +273,14 @@ fn reads(subject: &Subject<'_>, readers: &[String]) -> Option<Finding> {
 }
 
 async fn shadow_triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let rows = subject
-        .rows(
-            "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, \
-             CASE WHEN t.tgconstraint <> 0 THEN 'constraint' WHEN t.tgtype & 3 = 3 THEN 'BEFORE' ELSE '' END \
-             FROM pg_trigger t WHERE t.tgrelid IN (SELECT $1::oid UNION \
-                 SELECT relid::oid FROM pg_partition_tree($1::oid)) AND t.tgparentid = 0 \
-             AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 2, 1",
-            &[&subject.shape.shadow.oid],
-        )
-        .await?;
+    let sql = format!(
+        "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, \
+         CASE WHEN t.tgconstraint <> 0 THEN 'constraint' WHEN t.tgtype & 3 = 3 THEN 'BEFORE' ELSE '' END \
+         FROM pg_trigger t WHERE t.tgrelid IN {} AND t.tgparentid = 0 \
+         AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 2, 1",
+        tree(1)
+    );
+    let rows = subject.rows(&sql, &[&subject.shape.shadow.oid]).await?;
     let mut findings = Vec::new();
     for row in rows {
         let [name, table, kind] = row.as_slice() else { continue };
@@ -288,66 +299,4 @@ async fn shadow_triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         findings.push(found.run(format!("ALTER TABLE {table} DISABLE TRIGGER {name}")));
     }
     Ok(findings)
-}
-
-/// Partitions and inheritance children: writes by their names are mirrored.
-async fn children(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let rows = subject
-        .rows(
-            "WITH RECURSIVE tree (oid) AS (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 \
-                 UNION SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid) \
-             SELECT c.oid::regclass::text, c.relispartition::text \
-             FROM tree JOIN pg_class c USING (oid) ORDER BY 1",
-            &[&subject.shape.source.oid],
-        )
-        .await?;
-    let mut findings = Vec::new();
-    let mut partitions = Vec::new();
-    for row in &rows {
-        let [child, partition] = row.as_slice() else { continue };
-        if partition == "true" {
-            partitions.push(child.as_str());
-            continue;
-        }
-        let message = format!(
-            "{child} is an inheritance child of the source: its keys are not unique with the source's"
-        );
-        let remedy = "let nobody write it, or end the inheritance";
-        let end = format!("ALTER TABLE {child} NO INHERIT {}", subject.shape.source.name.quoted());
-        findings.push(Finding::warning(Kind::Child, child, message, remedy).run(end));
-    }
-    if !partitions.is_empty() {
-        let names = partitions.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
-        let message = format!(
-            "the source has {} partitions ({names}…): one that joins with rows, or leaves, makes the migration verify everything again",
-            partitions.len()
-        );
-        let remedy = "nothing: writes by their names are mirrored";
-        findings.push(Finding::info(Kind::Child, subject.source(), message, remedy));
-    }
-    Ok(findings)
-}
-
-/// What the source is a partition or an inheritance child of.
-async fn parents(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let source = subject.source();
-    subject
-        .each(
-            "WITH RECURSIVE up (oid) AS (SELECT inhparent FROM pg_inherits WHERE inhrelid = $1 \
-                 UNION SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid) \
-             SELECT oid::regclass::text FROM up ORDER BY 1",
-            &[&subject.shape.source.oid],
-            |parent, _| {
-                Finding::blocker(
-                    Kind::Parent,
-                    parent,
-                    format!(
-                        "{source} is a part of {parent}: a write by that name reaches it unseen"
-                    ),
-                    "migrate the parent, or accept it when nobody writes by its name",
-                )
-                .or_accept()
-            },
-        )
-        .await
 }

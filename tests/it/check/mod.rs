@@ -6,6 +6,7 @@ mod catalog;
 mod command;
 mod hostile;
 mod page;
+mod parts;
 mod rows;
 
 use crate::engine_support::{Db, orders};
