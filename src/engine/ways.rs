@@ -9,6 +9,7 @@ use super::runtime::Engine;
 use super::{Error, drift};
 use crate::pg::Connection;
 use crate::sql::body::{self, Does, Spelled};
+use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::target::Target;
 use crate::sql::ways::{Named, Ways};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +26,12 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
         WHERE oid IN (SELECT ev_class FROM pg_rewrite WHERE oid >= 16384)))";
 
 /// What has rules, and what they name.
-const RULES: &str = "SELECT c.oid, c.relname::text, array_agg(DISTINCT d.refobjid) \
+const RULES: &str = "SELECT c.oid, n.nspname::text, c.relname::text, array_agg(DISTINCT d.refobjid) \
     FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class AND c.relkind <> 'm' \
+    JOIN pg_namespace n ON n.oid = c.relnamespace \
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid \
-    WHERE r.oid >= 16384 GROUP BY 1, 2";
+    WHERE r.oid >= 16384 GROUP BY 1, 2, 3";
 
 /// What can be called; triggers and what is written in C are not looked into.
 const ROUTINES: &str = "SELECT p.proname::text, l.lanname::text, p.provolatile = 'v', p.prokind = 'p', \
@@ -52,7 +54,7 @@ struct Routine {
 /// What hangs on what by its rules.
 struct Ruled {
     oid: u32,
-    name: String,
+    name: QualifiedName,
     on: Vec<u32>,
 }
 
@@ -78,7 +80,9 @@ pub(super) async fn load(
 ) -> Result<Ways, Error> {
     let mut ruled = Vec::new();
     for row in client.query(RULES, &[]).await? {
-        ruled.push(Ruled { oid: row.try_get(0)?, name: row.try_get(1)?, on: row.try_get(2)? });
+        let [schema, name] = [1, 2].map(|at| row.try_get::<_, String>(at).map(Ident::new));
+        let name = QualifiedName { schema: schema?, name: name? };
+        ruled.push(Ruled { oid: row.try_get(0)?, name, on: row.try_get(3)? });
     }
     let (mut routines, mut ways) = (Vec::new(), Ways::default());
     for row in client.query(ROUTINES, &[]).await? {
@@ -95,11 +99,20 @@ pub(super) async fn load(
     ways.building = closure(&routines, &callers, |routine| routine.builds);
     for target in targets {
         let relations = relations(&ruled, target);
+        let parts = target.parts.values().flatten().map(|part| &part.name);
+        let tables: Vec<&QualifiedName> = [&target.source, &target.shadow]
+            .into_iter()
+            .chain(parts)
+            .chain(relations.iter().copied())
+            .collect();
         let named = |routine: &Routine| {
-            let mut names = target.names().chain(relations.iter().map(String::as_str));
-            names.any(|name| routine.spelled.has(name))
+            // What it calls may run the strings that it is given.
+            let runs = ways.building.contains(&routine.name);
+            let spelled = &routine.spelled;
+            tables.iter().any(|table| spelled.names(table) || runs && spelled.hands_on(table))
         };
         let functions = closure(&routines, &callers, |routine| routine.writes && named(routine));
+        let relations = relations.iter().map(|name| name.name.as_str().to_owned()).collect();
         add(&mut ways.relations, relations, &target.migration);
         add(&mut ways.functions, functions, &target.migration);
     }
@@ -117,7 +130,7 @@ impl Routine {
         let readable = matches!(language, "sql" | "plpgsql");
         Self {
             name,
-            spelled: Spelled::of(text),
+            spelled: Spelled::by(language, text),
             // The server refuses writes in the others; what they call may write all the same.
             writes: volatile && matches!(body::does(language, text), Does::Writes | Does::Anything),
             builds: !readable || body::builds(text),
@@ -126,11 +139,11 @@ impl Routine {
 }
 
 /// The relations that reach the tables of a target by rules, over any number of steps.
-fn relations(ruled: &[Ruled], target: &Target) -> BTreeSet<String> {
+fn relations<'a>(ruled: &'a [Ruled], target: &Target) -> Vec<&'a QualifiedName> {
     let parts = target.parts.values().flatten().map(|part| part.oid);
     let own: BTreeSet<u32> =
         [target.source_oid, target.shadow_oid].into_iter().chain(parts).collect();
-    let (mut reached, mut names) = (own, BTreeSet::new());
+    let (mut reached, mut names) = (own, Vec::new());
     loop {
         let on =
             |r: &&Ruled| !reached.contains(&r.oid) && r.on.iter().any(|on| reached.contains(on));
@@ -140,7 +153,7 @@ fn relations(ruled: &[Ruled], target: &Target) -> BTreeSet<String> {
         }
         for ruled in more {
             reached.insert(ruled.oid);
-            names.insert(ruled.name.clone());
+            names.push(&ruled.name);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Finding, Kind, NAMES_MAX, Subject, tree};
 use crate::engine::{Error, partitions};
-use crate::sql::body::{self, Does};
+use crate::sql::body::{self, Does, Spelled};
 use crate::sql::ident::QualifiedName;
 use crate::sql::target::Part;
 
@@ -42,8 +42,8 @@ impl Tables {
 }
 
 /// The table of these that a body spells.
-fn named<'t>(text: &str, tables: &'t [QualifiedName]) -> Option<&'t QualifiedName> {
-    tables.iter().find(|table| body::names(text, table))
+fn named<'t>(spelled: &Spelled, tables: &'t [QualifiedName]) -> Option<&'t QualifiedName> {
+    tables.iter().find(|table| spelled.names(table))
 }
 
 /// `tgtype` bits: 1 row, 2 before, 64 instead. An AFTER trigger runs after the sync has read; a
@@ -61,7 +61,8 @@ async fn triggers(subject: &Subject<'_>, tables: &Tables) -> Result<Vec<Finding>
     for row in subject.rows(&sql, &[&subject.shape.source.oid]).await? {
         let [name, table, function, language, text, after] = row.as_slice() else { continue };
         let (does, after) = (body::does(language, text), after == "true");
-        let named = [&tables.source, &tables.shadow].iter().any(|t| named(text, t).is_some());
+        let spelled = Spelled::by(language, text);
+        let named = [&tables.source, &tables.shadow].iter().any(|t| named(&spelled, t).is_some());
         let object = format!("{table}.{name}");
         let calls = format!(
             "the {} trigger {name} calls {function}",
@@ -195,7 +196,8 @@ async fn views(subject: &Subject<'_>) -> Result<(Vec<Finding>, Vec<String>), Err
 }
 
 /// Functions that name the source or the shadow: those that may write it, and the names of those
-/// that read the source. Trigger functions of the source have been looked at as triggers.
+/// that read the source. Trigger functions of the source have been looked at as triggers; one that no
+/// trigger calls can be called by nobody.
 async fn functions(
     subject: &Subject<'_>,
     tables: &Tables,
@@ -212,6 +214,8 @@ async fn functions(
          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
          WHERE p.oid >= 16384 AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') \
          AND p.prokind <> 'a' AND l.lanname NOT IN ('c', 'internal') \
+         AND (p.prorettype <> 'trigger'::regtype OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid \
+             AND NOT t.tgisinternal AND t.tgenabled <> 'D')) \
          AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal \
              AND t.tgenabled <> 'D' AND t.tgrelid IN {of_source}) ORDER BY 1"
     );
@@ -221,9 +225,12 @@ async fn functions(
         let [function, language, text, volatile, on_source, on_shadow] = row.as_slice() else {
             continue;
         };
+        let spelled = Spelled::by(language, text);
         let depends = |on: &str, table| (on == "true").then_some(table);
-        let on_source = named(text, &tables.source).or_else(|| depends(on_source, &source.name));
-        let on_shadow = named(text, &tables.shadow).or_else(|| depends(on_shadow, &shadow.name));
+        let on_source =
+            named(&spelled, &tables.source).or_else(|| depends(on_source, &source.name));
+        let on_shadow =
+            named(&spelled, &tables.shadow).or_else(|| depends(on_shadow, &shadow.name));
         let writes = volatile == "true"
             && matches!(body::does(language, text), Does::Writes | Does::Anything);
         if let Some(table) = on_source.filter(|_| writes) {

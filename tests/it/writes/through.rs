@@ -42,7 +42,13 @@ const WAYS: &str = r#"
     CREATE PROCEDURE change_other(int) LANGUAGE sql
         AS 'UPDATE other SET orders_id = $1 WHERE id = 1';
     CREATE PROCEDURE runs(text) LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END';
-    CREATE PROCEDURE harmless(int) LANGUAGE sql AS 'INSERT INTO aside VALUES ($1)'"#;
+    CREATE PROCEDURE harmless(int) LANGUAGE sql AS 'INSERT INTO aside VALUES ($1)';
+    CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.orders (id int);
+    CREATE FUNCTION mentions_it() RETURNS void LANGUAGE plpgsql AS $f$
+        -- not of orders
+        BEGIN INSERT INTO aside VALUES (length('orders')); UPDATE elsewhere.orders SET id = 1; END $f$;
+    CREATE FUNCTION hands_on() RETURNS void LANGUAGE plpgsql
+        AS 'BEGIN INSERT INTO aside VALUES (1); CALL runs(''TABLE orders''); END'"#;
 
 const ORDERS_ONLY: &str = "orders_v2";
 const OTHER_ONLY: &str = "other_v2";
@@ -77,6 +83,8 @@ const FORMS: &[(&str, &str)] = &[
     ("DO $$ BEGIN EXECUTE 'UPDATE oth' || 'er SET orders_id = 4 WHERE id = 5'; END $$", BOTH),
     ("DO $$ BEGIN EXECUTE 'UPDATE other SET orders_id = 4 WHERE id = 5'; END $$", OTHER_ONLY),
     ("SELECT reads_it(), stable_one()", ""),
+    ("SELECT hands_on()", ORDERS_ONLY),
+    ("SELECT mentions_it()", ""),
     ("SELECT count(*) FROM first_view", ""),
     ("INSERT INTO aside SELECT id FROM \"Second %\"", ""),
     ("EXPLAIN (COSTS OFF) SELECT add_total(1)", ""),
