@@ -33,7 +33,7 @@ async fn looks(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     findings.extend(way_back(&mut scan).await?);
     let tried = settings::check(&scan).await?;
     findings.extend(tried.findings);
-    findings.extend(size::check(&scan, tried.pace));
+    findings.extend(size::check(&scan, tried.pace).await?);
     findings.extend(scan.left_out());
     Ok(findings)
 }

@@ -361,12 +361,31 @@ async fn big_tables_are_sampled_and_looked_at_whole_when_asked() {
     for what in ["mappings", "small", "alone", "way back of total"] {
         assert!(said.contains(what), "{said}");
     }
-    assert!(findings[0].message.contains("some 16 min at 1 rows/s"), "{findings:?}");
+    assert!(findings[0].message.contains("takes 16 min or more, at 1 rows/s"), "{findings:?}");
     let findings = sampled(&db, &migration, Extent::Full).await;
     let rows = ["B rows public.orders_v2.small", "B rows public.orders_v2.alone"];
     assert_eq!(ids(&findings), [rows[0], rows[1], size[0], size[1]], "{findings:?}");
     assert!(findings[0].message.ends_with("of the source: (1000)"), "{findings:?}");
     assert!(findings[1].message.ends_with("(1) and (1000)"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn every_index_of_the_shadow_makes_the_backfill_longer() {
+    let db = database().await;
+    let migration = orders(&db, 1_000).await;
+    db.client.batch_execute("ANALYZE orders").await.unwrap();
+    for (more, expected) in [
+        ("SELECT 1", " (1/4 of what 1000 rows took to be mapped, "),
+        ("CREATE INDEX ON orders_v2 (note)", " (1/9 of what 1000 rows took to be mapped, "),
+        ("CREATE INDEX ON orders_v2 (customer_id)", " (1/14 of what 1000 rows took to be mapped, "),
+    ] {
+        db.client.batch_execute(more).await.unwrap();
+        let effort = Effort { big_rows: 100, ..Effort::default() };
+        let client = db.engine_client().await;
+        let findings = check_with(&client, &migration, &effort, &|_| ()).await.unwrap();
+        assert_eq!(ids(&findings), ["I size public.orders", "I disk"]);
+        assert!(findings[0].message.contains(expected), "{findings:?}");
+    }
 }
 
 #[tokio::test]
