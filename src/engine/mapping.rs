@@ -42,7 +42,8 @@ pub(crate) fn form(expression: &str) -> Form {
     let kind = to.filter(|tokens| is_type(expression, tokens));
     let kind = kind.and_then(|tokens| Some(tokens.first()?.at.start..tokens.last()?.at.end));
     let kind = kind.and_then(|at| expression.get(at)).unwrap_or_default();
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '(' | ')' | '.');
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '(' | ')' | '.' | ',');
     match from {
         Some(column) if !kind.is_empty() && kind.chars().all(plain) => {
             Form::Cast(column, kind.to_owned())
@@ -51,13 +52,18 @@ pub(crate) fn form(expression: &str) -> Form {
     }
 }
 
-/// Whether the words after a cast can be a type's: not those of an operator that follows it.
+/// Whether the words after a cast can be a type's: not those of an operator that follows it, and
+/// with commas between the numbers behind it only.
 fn is_type(text: &str, tokens: &[Token]) -> bool {
     const OPERATORS: [&str; 13] = [
         "and", "at", "between", "collate", "ilike", "in", "is", "isnull", "like", "not", "notnull",
         "or", "similar",
     ];
-    tokens.iter().all(|token| !OPERATORS.iter().any(|word| lex::is_keyword(text, token, word)))
+    let base = tokens.first().map_or(0, |token| token.depth);
+    tokens.iter().all(|token| {
+        !OPERATORS.iter().any(|word| lex::is_keyword(text, token, word))
+            && (token.kind != Kind::Comma || token.depth > base)
+    })
 }
 
 /// The tokens inside of parentheses around all of them.
@@ -172,7 +178,12 @@ mod tests {
             ("id::bigint", Form::Cast(id(), "bigint".into())),
             ("(id)::numeric(10)", Form::Cast(id(), "numeric(10)".into())),
             ("CAST(id AS bigint)", Form::Cast(id(), "bigint".into())),
-            ("cast ((id) as numeric(10, 2))", Form::Other),
+            ("cast ((id) as numeric(10, 2))", Form::Cast(id(), "numeric(10, 2)".into())),
+            ("id::numeric(10,1)", Form::Cast(id(), "numeric(10,1)".into())),
+            ("(id::numeric(10,1))", Form::Cast(id(), "numeric(10,1)".into())),
+            ("id::int, id", Form::Other),
+            ("cast(id as int, id)", Form::Other),
+            ("id::numeric(10,1) + 1", Form::Other),
             ("((id))", Form::Column(id())),
             ("\"a \"\"b\"\" as c::d\"", Form::Column(Ident::new("a \"b\" as c::d"))),
             ("\"a::b\" :: bigint", Form::Cast(Ident::new("a::b"), "bigint".into())),

@@ -220,12 +220,15 @@ pub async fn read(
             ))
         })?;
         key.push(pair(client, column, &mapped).await?.ok_or_else(|| {
-            Error::Shape(format!(
-                "no shadow column of {} holds the key column {quoted} as it is or in a wider type \
-                 (such as {quoted} or {quoted}::bigint); map one",
-                migration.name,
-                quoted = name.spelled(),
-            ))
+            Error::Shape(match misfit(column, &mapped) {
+                Some(reason) => reason,
+                None => format!(
+                    "no shadow column of {} holds the key column {quoted} as it is or in a wider type \
+                     (such as {quoted} or {quoted}::bigint); map one",
+                    migration.name,
+                    quoted = name.spelled(),
+                ),
+            })
         })?);
     }
     let name = &migration.name;
@@ -282,7 +285,7 @@ async fn pair(
         if let Some(kind) = cast_to {
             // The cast's own type must not be narrower than the shadow's column.
             let row = client.query_one("SELECT to_regtype($1::text)::oid", &[&kind]).await?;
-            let plain = !kind.contains('(') || candidate.column.typmod >= 0;
+            let plain = !kind.contains('(') || numbers(&kind) == numbers(&key.type_sql);
             if row.try_get::<_, Option<u32>>(0)? != Some(candidate.column.type_oid) || !plain {
                 continue;
             }
@@ -292,12 +295,49 @@ async fn pair(
     Ok(None)
 }
 
+/// What stands in brackets behind a type, without blanks.
+fn numbers(kind: &str) -> Option<String> {
+    let (_, numbers) = kind.split_once('(')?;
+    Some(numbers.split_whitespace().collect())
+}
+
+/// Why the shadow column to which the key column is mapped does not hold it.
+fn misfit(key: &Column, mapped: &[Mapped]) -> Option<String> {
+    let of_key = |candidate: &&Mapped| match form(&candidate.expression) {
+        Form::Column(name) | Form::Cast(name, _) => name == key.name,
+        Form::Other => false,
+    };
+    let Mapped { column, expression } = mapped.iter().find(of_key)?;
+    let (from, to) = (key.name.spelled(), column.name.spelled());
+    let collations = key.collation_sql.as_ref().zip(column.collation_sql.as_ref());
+    let keys = (key.type_oid, column.type_oid);
+    Some(match collations.filter(|_| key.collation != column.collation) {
+        _ if keys.0 == BPCHAR && keys.1 != BPCHAR => format!(
+            "the shadow column {to} holds the key column {from} as {}, which tells values apart by \
+             trailing blanks, as {} does not; give both the same type",
+            column.type_sql, key.type_sql
+        ),
+        Some((of_key, of_column)) => format!(
+            "the shadow column {to} holds the key column {from} with another collation ({of_column} \
+             instead of {of_key}), so its values are in another order; declare it {} COLLATE {of_key}",
+            column.type_sql
+        ),
+        None => format!(
+            "the mapping {expression} of the shadow column {to} does not keep every value of the key \
+             column {from} ({} into {}) in its order; map it as it is or into a wider type (such as \
+             {from} or {from}::bigint)",
+            key.type_sql, column.type_sql
+        ),
+    })
+}
+
 const INT2: u32 = 21;
 const INT4: u32 = 23;
 const INT8: u32 = 20;
 const NUMERIC: u32 = 1700;
 const TEXT: u32 = 25;
 const VARCHAR: u32 = 1043;
+const BPCHAR: u32 = 1042;
 
 fn keeps_order(from: &Column, to: &Column) -> bool {
     if from.type_oid == to.type_oid {

@@ -91,6 +91,67 @@ async fn a_composite_key_needs_an_index_in_its_order() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_shadow_holds_otherwise_is_told_what_differs() {
+    for (source, shadow, mapping, expected) in [
+        (
+            "text",
+            "text COLLATE \"C\"",
+            "id",
+            "the shadow column id holds the key column id with another collation (pg_catalog.\"C\" instead \
+             of pg_catalog.\"default\"), so its values are in another order; declare it text COLLATE \
+             pg_catalog.\"default\"",
+        ),
+        (
+            "char(5)",
+            "text",
+            "id",
+            "the shadow column id holds the key column id as text, which tells values apart by trailing \
+             blanks, as character(5) does not; give both the same type",
+        ),
+        (
+            "int8",
+            "int4",
+            "id",
+            "the mapping id of the shadow column id does not keep every value of the key column id (bigint \
+             into integer) in its order; map it as it is or into a wider type (such as id or id::bigint)",
+        ),
+        (
+            "numeric(10,2)",
+            "numeric(10,2)",
+            "id::numeric(10,1)",
+            "the mapping id::numeric(10,1) of the shadow column id does not keep every value of the key \
+             column id (numeric(10,2) into numeric(10,2)) in its order; map it as it is or into a wider \
+             type (such as id or id::bigint)",
+        ),
+        (
+            "int4",
+            "int4",
+            "id + 1",
+            "no shadow column of orders_v2 holds the key column id as it is or in a wider type (such as id \
+             or id::bigint); map one",
+        ),
+    ] {
+        let db = database().await;
+        let migration = migration(&[("id", mapping)]);
+        db.client
+            .batch_execute(&format!(
+                "CREATE TABLE orders (id {source} PRIMARY KEY); CREATE TABLE orders_v2 (id {shadow} PRIMARY KEY)"
+            ))
+            .await
+            .unwrap();
+        let findings = found(&db, &migration).await;
+        assert_eq!(ids(&findings), ["B declaration orders_v2"], "{findings:?}");
+        assert_eq!(findings[0].message, expected);
+    }
+    let db = database().await;
+    let migration = migration(&[("id", "id::numeric(10, 2)")]);
+    let same = "CREATE TABLE orders (id numeric(10,2) PRIMARY KEY); \
+                CREATE TABLE orders_v2 (id numeric(10,2) PRIMARY KEY)";
+    db.client.batch_execute(same).await.unwrap();
+    assert_eq!(found(&db, &migration).await, []);
+}
+
+#[tokio::test]
 async fn key_types_that_are_compared_as_something_else() {
     let db = database().await;
     let migration = migration(&[("id", "id")]);

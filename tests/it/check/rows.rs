@@ -155,6 +155,8 @@ async fn casts_that_lose_something_show_rows() {
     for (types, mapping, rows, expected) in [
         (["numeric", "int"], "v::int", "1, 2.5::numeric", vec![lossy, back]),
         (["numeric", "numeric(10, 1)"], "v", "1.25, 1.5::numeric", vec![lossy, back]),
+        (["float8", "numeric(10, 1)"], "v::numeric(10,1)", "1.25::float8", vec![lossy, back]),
+        (["float8", "numeric"], "cast(v as numeric(10, 2))", "1.125::float8", vec![lossy, back]),
         (["timestamp", "date"], "v::date", "'2020-01-01 10:00'::timestamp", vec![lossy, back]),
         (["text", "varchar(3)"], "v::varchar(3)", "'abcd'", vec![lossy, back]),
         (["float8", "float4"], "v::float4", "0.1::float8", vec![lossy, back]),
