@@ -2,42 +2,88 @@
 
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
+use crate::engine::mapping::{Form, form};
 use crate::engine::shape::{Column, Mapped, Relation};
 use crate::pg;
+use crate::sql::ident::Ident;
 use crate::sql::target::{OldColumn, Reverse};
+use tokio_postgres::error::SqlState;
+
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Tried {
+    pub(super) findings: Vec<Finding>,
+    pub(super) broken: Broken,
+}
+
+/// What no row can be looked at through.
+#[derive(Default)]
+pub(super) struct Broken {
+    /// Shadow columns whose mapping is not worked out from one row.
+    pub(super) mappings: Vec<Ident>,
+    /// Source columns whose way back is no SQL over the shadow.
+    pub(super) ways: Vec<Ident>,
+}
 
 /// Every mapping by itself, so that a finding names it.
-pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Tried, Error> {
     // Planning alone would fail for a role that is subject to policies; that is another finding.
     let set = format!(
         "SET row_security = on; SET statement_timeout = {}",
         subject.effort.catalog.as_millis()
     );
     subject.client.batch_execute(&set).await?;
-    let mut findings = Vec::new();
+    let mut tried = Tried::default();
     for mapped in &subject.shape.mapped {
-        findings.extend(one(subject, mapped).await?);
+        match broken(subject, mapped).await? {
+            Some(finding) => {
+                tried.broken.mappings.push(mapped.column.name.clone());
+                tried.findings.push(finding);
+            }
+            None => tried.findings.extend(unproven(subject, mapped).await?),
+        }
     }
-    findings.extend(reverses(subject).await?);
-    Ok(findings)
+    reverses(subject, &mut tried).await?;
+    Ok(tried)
 }
 
-async fn one(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, Error> {
+/// A mapping that cannot be worked out from a row at all.
+async fn broken(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, Error> {
     let (expression, column) = (&mapped.expression, mapped.column.name.spelled());
+    // A WHERE takes what is worked out from one row: no aggregate, no set.
+    let fitting = format!(
+        "SELECT FROM {} WHERE ({expression})::{} IS NULL LIMIT 0",
+        subject.shape.source.name.quoted(),
+        mapped.column.type_sql
+    );
+    let Err(error) = subject.client.prepare(&fitting).await else { return Ok(None) };
+    let hint = schema_hint(subject, &error).await?;
+    let of_rows = error.code().is_some_and(|code| {
+        [SqlState::GROUPING_ERROR, SqlState::WINDOWING_ERROR, SqlState::FEATURE_NOT_SUPPORTED]
+            .contains(code)
+    });
+    let reason = server_error(error)?;
     let object = format!("{}.{column}", subject.shadow());
-    let source = subject.shape.source.name.quoted();
-    let fitting =
-        format!("SELECT ({expression})::{} FROM {source} LIMIT 0", mapped.column.type_sql);
-    if let Err(error) = subject.client.prepare(&fitting).await {
-        let reason = server_error(error)?;
-        return Ok(Some(Finding::blocker(
-            Kind::Mapping,
-            object,
+    let (message, remedy) = match of_rows {
+        true => (
+            format!("the mapping of {column} is not worked out from one row: {reason}"),
+            "use expressions over the row's own columns: no aggregates, window functions or functions \
+             that return sets"
+                .to_owned(),
+        ),
+        false => (
             format!("the mapping of {column} does not work: {reason}"),
-            "it is SQL over the source's columns; write functions of other schemas with their schema",
-        )));
-    }
-    let proof = prove(subject, &subject.shape.source, expression, &mapped.column.type_sql).await?;
+            format!("it is SQL over the source's columns; {hint}"),
+        ),
+    };
+    Ok(Some(Finding::blocker(Kind::Mapping, object, message, remedy)))
+}
+
+/// A mapping that works, and may not give the same each time.
+async fn unproven(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, Error> {
+    let column = mapped.column.name.spelled();
+    let object = format!("{}.{column}", subject.shadow());
+    let proof = prove_mapping(subject, &mapped.expression, &mapped.column).await?;
     Ok(match proof {
         Proof::Immutable => None,
         Proof::Denied(reason) => Some(Finding::warning(
@@ -46,14 +92,46 @@ async fn one(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding>, 
             format!("it cannot be proved that the mapping of {column} is deterministic: {reason}"),
             TEMPORARY,
         )),
-        Proof::Refused(reason) => Some(Finding::blocker(
-            Kind::Mapping,
-            object,
-            format!("the mapping of {column} may give another result each time: {reason}"),
-            "use immutable expressions over the row's own columns only",
-        )),
+        Proof::Refused(reason) => {
+            let message =
+                format!("the mapping of {column} may give another result each time: {reason}");
+            let remedy = "use immutable expressions over the row's own columns only";
+            let found = Finding::blocker(Kind::Mapping, object, message, remedy);
+            Some(match without_cast(subject, mapped).await? {
+                Some(bare) => {
+                    let line = super::finding::toml_string(mapped.column.name.as_str());
+                    let mut found =
+                        found.write(format!("{line} = {}", super::finding::toml_string(&bare)));
+                    "leave out the cast, which is added as the shadow's column needs it"
+                        .clone_into(&mut found.remedy);
+                    found
+                }
+                None => found,
+            })
+        }
     })
 }
+
+/// The column alone, where a mapping casts it to the type of the shadow's column and would do
+/// without: the cast that is added is the same.
+async fn without_cast(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<String>, Error> {
+    let Form::Cast(name, kind) = form(&mapped.expression) else { return Ok(None) };
+    let Some(source) = subject.shape.source.column(&name) else { return Ok(None) };
+    let column = &mapped.column;
+    let same = "SELECT coalesce(to_regtype($1::text)::oid = $2, false)";
+    if kind.contains('(') || !subject.holds(same, &[&kind, &column.type_oid]).await? {
+        return Ok(None);
+    }
+    let bare = source.name.spelled();
+    if form(&bare) != Form::Column(name) {
+        return Ok(None);
+    }
+    let proof = prove_mapping(subject, &bare, column).await?;
+    Ok(matches!(proof, Proof::Immutable).then_some(bare))
+}
+
+/// The code of an expression of another type than the column's: `datatype_mismatch`.
+const MISMATCH: &str = "42804 ";
 
 const TEMPORARY: &str = "give the control role TEMPORARY on the database";
 
@@ -90,14 +168,45 @@ async fn prove(
     Ok(if denied { Proof::Denied(reason) } else { Proof::Refused(reason) })
 }
 
+/// A generated column takes an expression as an INSERT does; the functions cast it.
+async fn prove_mapping(
+    subject: &Subject<'_>,
+    expression: &str,
+    column: &Column,
+) -> Result<Proof, Error> {
+    let source = &subject.shape.source;
+    let mut proof = prove(subject, source, expression, &column.type_sql).await?;
+    if matches!(&proof, Proof::Refused(reason) if reason.starts_with(MISMATCH)) {
+        let cast = format!("({expression})::{}", column.type_sql);
+        proof = prove(subject, source, &cast, &column.type_sql).await?;
+    }
+    prove_label(subject, source, proof, (expression, column)).await
+}
+
+/// A label of an enum is what it is in every session, whatever the catalog says of the cast.
+async fn prove_label(
+    subject: &Subject<'_>,
+    table: &Relation,
+    proof: Proof,
+    (expression, column): (&str, &Column),
+) -> Result<Proof, Error> {
+    let is_enum = "SELECT typtype = 'e' FROM pg_type WHERE oid = $1";
+    if !matches!(proof, Proof::Refused(_)) || !subject.holds(is_enum, &[&column.type_oid]).await? {
+        return Ok(proof);
+    }
+    Ok(match prove(subject, table, &format!("({expression})::text"), "text").await? {
+        Proof::Refused(_) => proof,
+        proved => proved,
+    })
+}
+
 /// The ways back: each is SQL over the shadow that gives the same in every session. They run with
 /// the settings of the clients' sessions.
-async fn reverses(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut findings = Vec::new();
+async fn reverses(subject: &Subject<'_>, tried: &mut Tried) -> Result<(), Error> {
     for (name, _) in &subject.migration.reverse {
         if subject.shape.source.column(name).is_none() {
             let spelled = name.spelled();
-            findings.push(Finding::blocker(
+            tried.findings.push(Finding::blocker(
                 Kind::Reverse,
                 format!("{}.{spelled}", subject.source()),
                 format!("[migration.reverse] has {spelled}, which is no column of the source"),
@@ -109,10 +218,14 @@ async fn reverses(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         if let Ok(OldColumn { reverse: Reverse::Expression(sql), .. }) =
             subject.shape.way_back(column)
         {
-            findings.extend(reverse(subject, column, &sql).await?);
+            let found = reverse(subject, column, &sql).await?;
+            if found.as_ref().is_some_and(|finding| finding.kind == Kind::Reverse) {
+                tried.broken.ways.push(column.name.clone());
+            }
+            tried.findings.extend(found);
         }
     }
-    Ok(findings)
+    Ok(())
 }
 
 async fn reverse(
@@ -125,21 +238,17 @@ async fn reverse(
     let cast = format!("CAST(({expression}) AS {})", column.type_sql);
     let sql = format!("SELECT {cast} FROM {} LIMIT 0", shadow.name.quoted());
     if let Err(error) = subject.client.prepare(&sql).await {
+        let hint = schema_hint(subject, &error).await?;
         let reason = server_error(error)?;
         return Ok(Some(Finding::blocker(
             Kind::Reverse,
             object,
             format!("the way back for {spelled} does not work: {reason}"),
-            "it is SQL over the shadow's columns",
+            format!("it is SQL over the shadow's columns; {hint}"),
         )));
     }
-    let mut proof = prove(subject, shadow, &cast, &column.type_sql).await?;
-    // A label of an enum is what it is in every session, whatever the catalog says of the cast.
-    let is_enum = "SELECT typtype = 'e' FROM pg_type WHERE oid = $1";
-    if matches!(proof, Proof::Refused(_)) && subject.holds(is_enum, &[&column.type_oid]).await? {
-        let without = format!("({expression})::text");
-        proof = prove(subject, shadow, &without, "text").await?;
-    }
+    let proof = prove(subject, shadow, &cast, &column.type_sql).await?;
+    let proof = prove_label(subject, shadow, proof, (expression, column)).await?;
     Ok(match proof {
         Proof::Immutable => None,
         Proof::Denied(reason) => Some(Finding::warning(
@@ -158,6 +267,29 @@ async fn reverse(
             )
             .or_accept(),
         ),
+    })
+}
+
+/// How types and functions are written, with the name of the type that was not found.
+async fn schema_hint(
+    subject: &Subject<'_>,
+    error: &tokio_postgres::Error,
+) -> Result<String, Error> {
+    const HINT: &str = "write types and functions of other schemas with their schema";
+    let message = error.as_db_error().map_or("", |error| error.message());
+    // Names stand in quotes in every language; a type of pg_catalog would have been found.
+    let name = message.split('"').nth(1).unwrap_or_default();
+    let name = name.rsplit('.').next().unwrap_or_default();
+    let sql = "SELECT oid::regtype::text FROM pg_type WHERE typname = $1::text \
+               AND typnamespace <> 'pg_catalog'::regnamespace ORDER BY oid LIMIT 1";
+    let undefined = error.code() == Some(&SqlState::UNDEFINED_OBJECT);
+    let found = match undefined {
+        true => subject.rows(sql, &[&name]).await?.concat().concat(),
+        false => String::new(),
+    };
+    Ok(match found.as_str() {
+        "" => HINT.to_owned(),
+        found => format!("{HINT}: {found}"),
     })
 }
 

@@ -1,15 +1,20 @@
 //! The rows that are there already: whether they can be mapped, whether the shadow's constraints
 //! take them, and whether they come back as they are.
 
+use super::mappings::Broken;
 use super::scan::{Answer, Question, Scan};
 use super::{Finding, Kind, Subject, mappings, refused, settings, size};
 use crate::engine::Error;
 use crate::engine::mapping::{Form, form};
-use crate::engine::reverse;
 use crate::engine::shape::{Column, Mapped};
+use tokio_postgres::error::SqlState;
 
 /// All of them.
-pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+pub(super) async fn check(
+    subject: &Subject<'_>,
+    broken: &Broken,
+    found_before: &mut [Finding],
+) -> Result<Vec<Finding>, Error> {
     let limit = match subject.effort.extent {
         super::Extent::Sampled => subject.effort.look.as_millis(),
         super::Extent::Full => 0,
@@ -20,19 +25,54 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
          SET default_transaction_read_only = on"
     );
     subject.client.batch_execute(&set).await?;
-    let looked = Box::pin(looks(subject)).await;
+    count_nulls(subject, found_before).await?;
+    let looked = Box::pin(looks(subject, broken)).await;
     subject.client.batch_execute("RESET synchronize_seqscans").await?;
     looked
 }
 
-async fn looks(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let mut scan = Scan::new(subject).await?;
+/// Says how many rows have no key, where the key may be null.
+async fn count_nulls(subject: &Subject<'_>, findings: &mut [Finding]) -> Result<(), Error> {
+    let nullable = subject.shape.key.iter().filter(|pair| !pair.source.not_null);
+    for column in nullable.map(|pair| &pair.source.name) {
+        let object = format!("{}.{}", subject.source(), column.spelled());
+        let sql = format!(
+            "SELECT count(*)::text FROM {} WHERE {} IS NULL",
+            subject.shape.source.name.quoted(),
+            column.quoted()
+        );
+        let of_key = |f: &&mut Finding| f.kind == Kind::Key && f.object == object;
+        let Some(finding) = findings.iter_mut().find(of_key) else { continue };
+        let rows = match subject.rows(&sql, &[]).await {
+            Ok(rows) => rows.concat().concat(),
+            Err(Error::Postgres(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+                finding.message.push_str("; how many rows it is null in was too slow to count");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if rows != "0" {
+            finding.message.push_str(&format!("; it is null in {rows} rows"));
+            "give these rows a key or delete them, then declare it NOT NULL; or choose a key whose \
+             columns are"
+                .clone_into(&mut finding.remedy);
+            finding.sql.clear();
+        }
+    }
+    Ok(())
+}
+
+async fn looks(subject: &Subject<'_>, broken: &Broken) -> Result<Vec<Finding>, Error> {
+    let mut scan = Scan::new(subject, broken).await?;
     let mut findings: Vec<Finding> = casts(&mut scan).await?.into_iter().collect();
     findings.extend(refused::check(&mut scan).await?);
     findings.extend(lossy(&mut scan).await?);
     findings.extend(way_back(&mut scan).await?);
     let tried = settings::check(&scan).await?;
     findings.extend(tried.findings);
+    if let Some(reason) = tried.failed {
+        scan.skip(format!("settings ({reason})"));
+    }
     findings.extend(size::check(&scan, tried.pace).await?);
     findings.extend(scan.left_out());
     Ok(findings)
@@ -161,7 +201,7 @@ fn cast_column<'s>(subject: &'s Subject<'_>, one: &Mapped) -> Option<&'s Column>
 async fn way_back(scan: &mut Scan<'_>) -> Result<Vec<Finding>, Error> {
     let subject = scan.subject;
     let mut findings = Vec::new();
-    for one in reverse::unproven(subject.shape) {
+    for one in scan.unproven() {
         let (was, column) = (format!("\"{}o\"", subject.own), one.name.spelled());
         let more = format!(", {} AS {was}", one.name.quoted());
         let predicate = format!("{was}::text IS DISTINCT FROM ({})::text", one.back);

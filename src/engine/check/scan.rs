@@ -1,9 +1,11 @@
 //! Looks at the source's rows through the mapping: whole where the table is small, a sample where
 //! it is big, step by step where every row is wanted. Read-only, and each bounded in time.
 
+use super::mappings::Broken;
 use super::{Extent, Finding, Kind, Progress, Subject};
 use crate::engine::Error;
 use crate::engine::range::{Range, nth_key_sql, source_images, source_key};
+use crate::engine::reverse::{self, Unproven};
 use crate::pg;
 use crate::sql::ident::literal;
 use tokio_postgres::error::SqlState;
@@ -53,6 +55,7 @@ pub(super) struct Scan<'a> {
     sample: Sample,
     sampled: Vec<String>,
     skipped: Vec<String>,
+    broken: &'a Broken,
 }
 
 /// How a sample is drawn.
@@ -65,7 +68,7 @@ enum Sample {
 }
 
 impl<'a> Scan<'a> {
-    pub(super) async fn new(subject: &'a Subject<'a>) -> Result<Self, Error> {
+    pub(super) async fn new(subject: &'a Subject<'a>, broken: &'a Broken) -> Result<Self, Error> {
         let source = subject.shape.source.name.quoted();
         // The planner knows the size of the files, even if nobody has analyzed the table.
         let explain = format!("EXPLAIN (FORMAT JSON) SELECT FROM {source}");
@@ -81,7 +84,14 @@ impl<'a> Scan<'a> {
             sample: Sample::First(0),
             sampled: Vec::new(),
             skipped: Vec::new(),
+            broken,
         };
+        for column in &broken.mappings {
+            scan.skip(format!("what needs {}, whose mapping does not work", column.spelled()));
+        }
+        for column in &broken.ways {
+            scan.skip(format!("way back of {}, which does not work", column.spelled()));
+        }
         scan.sample = scan.drawn().await?;
         Ok(scan)
     }
@@ -127,6 +137,13 @@ impl<'a> Scan<'a> {
     /// `sampled n of about m rows`.
     fn extent(&self) -> String {
         format!("sampled {} of about {} rows", self.sample_rows(), self.rows)
+    }
+
+    /// The ways back that have to be tried on rows and can be.
+    pub(super) fn unproven(&self) -> Vec<Unproven> {
+        let mut unproven = reverse::unproven(self.subject.shape);
+        unproven.retain(|one| !self.broken.ways.contains(&one.name));
+        unproven
     }
 
     /// Something that is not looked at, and why.

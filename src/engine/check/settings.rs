@@ -6,7 +6,6 @@ use super::scan::{Part, Scan};
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
 use crate::engine::mapping::{Needs, needs};
-use crate::engine::reverse;
 use crate::pg;
 use std::time::{Duration, Instant};
 
@@ -29,6 +28,8 @@ pub(super) struct Tried {
     pub(super) findings: Vec<Finding>,
     /// How many rows were mapped in which time, if there were any.
     pub(super) pace: Option<(u64, Duration)>,
+    /// Why nothing was tried.
+    pub(super) failed: Option<String>,
 }
 
 /// Tries all expressions that may depend on something.
@@ -41,7 +42,7 @@ pub(super) async fn check(scan: &Scan<'_>) -> Result<Tried, Error> {
         Ok(tried) => Ok(tried),
         // Rows that cannot be mapped, or no right to a temporary table: both are other findings.
         Err(Error::Postgres(error)) if error.as_db_error().is_some() => {
-            Ok(Tried { findings: Vec::new(), pace: None })
+            Ok(Tried { findings: Vec::new(), pace: None, failed: Some(pg::reason(&error)) })
         }
         Err(error) => Err(error),
     }
@@ -83,12 +84,12 @@ async fn within(scan: &Scan<'_>) -> Result<Tried, Error> {
         findings.extend(of_mapping(scan.subject, &mapped.column.name.spelled(), &by));
     }
     let shadow = shape.shadow.name.name.quoted();
-    for one in reverse::unproven(shape) {
+    for one in scan.unproven() {
         let from = format!("pg_temp.{forward} AS {shadow}");
         let by = depends(scan.subject, &from, &one.back).await?;
         findings.extend(of_reverse(scan.subject, &one.name.spelled(), &by));
     }
-    Ok(Tried { findings, pace })
+    Ok(Tried { findings, pace, failed: None })
 }
 
 /// The settings that change what an expression gives for some row.
@@ -97,8 +98,11 @@ async fn depends(
     from: &str,
     expression: &str,
 ) -> Result<Vec<&'static str>, Error> {
-    // An expression that does not work at all is another finding.
-    if !differs(subject, from, expression, &OPPOSITE).await? {
+    // An expression that does not work at all is another finding; so is one that gives something
+    // else each time.
+    if !differs(subject, from, expression, &OPPOSITE).await?
+        || differs(subject, from, expression, &[]).await?
+    {
         return Ok(Vec::new());
     }
     let mut by = Vec::new();

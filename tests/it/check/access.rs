@@ -114,10 +114,13 @@ async fn every_privilege_that_the_control_role_lacks_has_its_grant() {
         ["shadow TRUNCATE", "sequence SELECT", "TEMPORARY"]
             .map(|what| format!("W control role {what}")),
     )
+    .chain(["I sampled public.orders".to_owned()])
     .collect();
     assert_eq!(ids(&findings), lacking, "{findings:?}");
     // One after the other: each is found until it is there.
-    for (done, finding) in findings.iter().enumerate() {
+    let (unseen, lacking) = findings.split_last().unwrap();
+    assert!(unseen.message.starts_with("neither the mappings nor the rows were looked at"));
+    for (done, finding) in lacking.iter().enumerate() {
         db.client.batch_execute(&finding.sql[0]).await.unwrap();
         let found = check(&client, &migration).await.unwrap();
         assert!(found.iter().all(|f| f.id != finding.id), "{done}: {found:?}");

@@ -91,6 +91,25 @@ async fn a_composite_key_needs_an_index_in_its_order() {
 }
 
 #[tokio::test]
+async fn rows_without_a_key_are_counted() {
+    let db = database().await;
+    let migration = orders(&db, 5).await;
+    db.client
+        .batch_execute(
+            "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ALTER id DROP NOT NULL; \
+             CREATE UNIQUE INDEX ON orders (id); UPDATE orders SET id = NULL WHERE id > 3",
+        )
+        .await
+        .unwrap();
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings)[0], "B key public.orders.id");
+    let message = "the key column id of the source may be null; it is null in 2 rows";
+    assert_eq!(findings[0].message, message);
+    // SET NOT NULL would fail.
+    assert!(findings[0].sql.is_empty() && findings[0].remedy.starts_with("give these rows a key"));
+}
+
+#[tokio::test]
 async fn a_key_that_the_shadow_holds_otherwise_is_told_what_differs() {
     for (source, shadow, mapping, expected) in [
         (
@@ -298,6 +317,31 @@ async fn rows_that_would_refer_to_no_row_of_the_shadow_itself() {
     let expected = ["B rows public.orders_v2.fk", "W foreign key public.orders_v2.fk"];
     assert_eq!(ids(&findings), expected, "{findings:?}");
     assert!(findings[0].message.ends_with("refuses rows of the source: (2)"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_mapping_over_many_rows_is_told_from_one_that_changes() {
+    let db = database().await;
+    let mut migration = orders(&db, 3).await;
+    for (mapping, expected) in [
+        (
+            "max(note)",
+            "is not worked out from one row: 42803 aggregate functions are not allowed in WHERE",
+        ),
+        (
+            "lag(note) OVER ()",
+            "is not worked out from one row: 42P20 window functions are not allowed in WHERE",
+        ),
+        (
+            "note || random()",
+            "may give another result each time: 42P17 generation expression is not immutable",
+        ),
+        ("note::mood", "does not work: 42704 type \"mood\" does not exist"),
+    ] {
+        migration.columns[4].1 = mapping.to_owned();
+        let findings = found(&db, &migration).await;
+        assert_eq!(findings[0].message, format!("the mapping of note {expected}"), "{findings:?}");
+    }
 }
 
 #[tokio::test]

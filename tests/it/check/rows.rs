@@ -180,6 +180,86 @@ async fn casts_that_lose_something_show_rows() {
     }
 }
 
+/// `orders(id, v)` of an enum and text, with rows that the shadow refuses in every way.
+const REFUSING: &str = "CREATE TYPE mood AS ENUM ('sad', 'happy'); \
+    CREATE TABLE orders (id int PRIMARY KEY, v mood, t text, n int); \
+    CREATE TABLE orders_v2 (id int PRIMARY KEY, v text, t varchar(3), n smallint NOT NULL CHECK (n <> 2)); \
+    CREATE UNIQUE INDEX alone ON orders_v2 (v); \
+    INSERT INTO orders VALUES (1, 'sad', 'x', 1), (2, 'sad', 'x', 2), (3, NULL, 'long', 3), (4, NULL, 'x', NULL)";
+
+#[tokio::test]
+async fn rows_are_looked_at_whatever_is_found_of_a_mapping() {
+    let rows = [
+        "B rows public.orders_v2.NOT NULL n",
+        "B rows public.orders_v2.length t",
+        "B rows public.orders_v2.orders_v2_n_check",
+        "B rows public.orders_v2.alone",
+    ];
+    let of_v = "mapping public.orders_v2.v";
+    for (mapping, accepted, refused) in [
+        ("v", false, &rows[..]),
+        ("v::text", false, &rows),
+        ("v::text", true, &rows),
+        // Without a value of v, nothing is known of its index; the rest is.
+        ("nothing", false, &rows[..3]),
+        ("max(v)::text", false, &rows[..3]),
+    ] {
+        let db = database().await;
+        db.client.batch_execute(REFUSING).await.unwrap();
+        let mut migration = migration(&[("id", "id"), ("v", mapping), ("t", "t"), ("n", "n")]);
+        migration.accepted = accepted.then(|| of_v.to_owned()).into_iter().collect();
+        let findings = found(&db, &migration).await;
+        let blockers = ids(&findings).into_iter().filter(|id| id.starts_with("B "));
+        let of_rows: Vec<String> = blockers.filter(|id| !id.ends_with(of_v)).collect();
+        assert_eq!(of_rows, refused, "{mapping}: {findings:?}");
+        assert_eq!(findings.iter().any(|f| f.id == of_v), mapping != "v", "{findings:?}");
+        let unseen = findings.iter().find(|f| f.kind == Kind::Sampled);
+        let unseen = unseen.map_or("", |f| f.message.as_str());
+        assert_eq!(unseen.contains("what needs v, whose mapping does not work"), refused.len() < 4);
+        assert_eq!(unseen.contains("alone (42703 "), refused.len() < 4, "{unseen}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_label_is_found_before_the_start() {
+    for (mapping, proved) in [("v", true), ("v::public.mood", false)] {
+        let db = database().await;
+        db.client.batch_execute("CREATE TYPE mood AS ENUM ('sad', 'happy')").await.unwrap();
+        let rows = "'sad', 'happy', 'sad', 'zz'";
+        let migration = pair(&db, ["text", "mood"], mapping, Some("v::text"), rows).await;
+        let findings = found(&db, &migration).await;
+        let blockers: Vec<_> = findings.iter().filter(|f| f.is_blocker()).collect();
+        let of_mapping = blockers.iter().find(|f| f.kind == Kind::Mapping);
+        assert_eq!(of_mapping.is_none(), proved, "{findings:?}");
+        // The cast that is added does the same.
+        let line = of_mapping.map(|f| f.config.as_deref().unwrap());
+        assert_eq!(line, (!proved).then_some("\"v\" = \"v\""));
+        let of_rows = blockers.iter().find(|f| f.kind == Kind::Rows).unwrap();
+        assert_eq!(of_rows.id, "rows public.orders_v2.v");
+        assert!(of_rows.message.contains("fails for the row (4)"), "{of_rows:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cast_of_an_enum_that_is_not_needed_is_to_be_left_out() {
+    let db = database().await;
+    db.client.batch_execute("CREATE TYPE mood AS ENUM ('sad', 'happy')").await.unwrap();
+    let mut migration = pair(&db, ["mood", "text"], "v::text", Some("v"), "'sad'::mood").await;
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings), ["B mapping public.orders_v2.v"]);
+    let remedy = "leave out the cast, which is added as the shadow's column needs it";
+    assert_eq!(findings[0].remedy, remedy);
+    assert_eq!(findings[0].config.as_deref(), Some("\"v\" = \"v\""));
+    migration.columns[1].1 = "v".to_owned();
+    assert_eq!(found(&db, &migration).await, []);
+    migration.reverse[0].1 = "v::mood".to_owned();
+    let findings = found(&db, &migration).await;
+    assert_eq!(findings[0].id, "reverse public.orders.v", "{findings:?}");
+    let remedy = "it is SQL over the shadow's columns; write types and functions of other schemas with \
+                  their schema: public.mood";
+    assert_eq!(findings[0].remedy, remedy);
+}
+
 #[tokio::test]
 async fn a_row_that_cannot_be_mapped_is_named_with_its_column() {
     for (types, mapping, rows, key) in [
