@@ -28,6 +28,7 @@ use super::Error;
 use super::shape::{self, Shape};
 use crate::manifest::Migration;
 use crate::pg;
+use std::collections::BTreeMap;
 use std::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
@@ -75,7 +76,29 @@ pub async fn check_with(
     restored?;
     accept(migration, &mut findings);
     findings.sort_by_key(|finding| finding.severity);
+    drop_once(&mut findings);
     Ok(findings)
+}
+
+/// What two findings would drop is dropped by the first: the statement of the second would fail.
+fn drop_once(findings: &mut [Finding]) {
+    let mut dropped: BTreeMap<String, String> = BTreeMap::new();
+    for finding in findings {
+        let (id, mut before) = (&finding.id, None);
+        finding.sql.retain(|statement| {
+            if !statement.contains("DROP ") {
+                return true;
+            }
+            // Names are quoted everywhere, or where they have to be.
+            let words = statement.replace('"', "");
+            before = dropped.get(&words).cloned();
+            dropped.entry(words).or_insert_with(|| id.clone());
+            before.is_none()
+        });
+        if let Some(before) = before {
+            finding.remedy.push_str(&format!("; the statement is that of: {before}"));
+        }
+    }
 }
 
 /// What the SRE accepts is for information only; what there is nothing of is said.

@@ -317,6 +317,12 @@ async fn rows_that_would_refer_to_no_row_of_the_shadow_itself() {
     let expected = ["B rows public.orders_v2.fk", "W foreign key public.orders_v2.fk"];
     assert_eq!(ids(&findings), expected, "{findings:?}");
     assert!(findings[0].message.ends_with("refuses rows of the source: (2)"), "{findings:?}");
+    // One statement for both: the second would fail.
+    assert!(findings[0].sql.len() == 1 && findings[1].sql.is_empty(), "{findings:?}");
+    let remedy = "; the statement is that of: rows public.orders_v2.fk";
+    assert!(findings[1].remedy.ends_with(remedy), "{findings:?}");
+    super::remedy(&db, &findings).await;
+    assert_eq!(found(&db, &migration).await, []);
 }
 
 #[tokio::test]
