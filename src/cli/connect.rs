@@ -38,6 +38,12 @@ pub(super) fn who(command: &str) -> String {
 
 pub(super) fn unreachable(error: impl std::error::Error, database: &Database) -> Failure {
     let database = database.config();
+    let failure = Failure::from_error(&error);
+    // What the driver says when the server asks for a password and there is none.
+    if database.get_password().is_none() && failure.says("password missing") {
+        let hint = "set PGPASSWORD, or password_file in [control] of the config file";
+        return failure.hint(hint);
+    }
     let hosts: Vec<String> = database
         .get_hosts()
         .iter()
@@ -49,7 +55,7 @@ pub(super) fn unreachable(error: impl std::error::Error, database: &Database) ->
         .collect();
     let user = database.get_user().unwrap_or("?");
     let hint = format!("[control] in the config file names {} as user {user}", hosts.join(", "));
-    Failure::from_error(&error).hint(hint)
+    failure.hint(hint)
 }
 
 async fn unknown(control: &Control, name: &str) -> Failure {

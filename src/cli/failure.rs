@@ -22,6 +22,10 @@ impl Failure {
         Self::new(causes::in_one_line(error), "")
     }
 
+    pub(super) fn says(&self, text: &str) -> bool {
+        self.message.contains(text)
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self

@@ -282,6 +282,12 @@ fn control(
     raw: &file::Control,
     env_password: Option<String>,
 ) -> Option<tokio_postgres::Config> {
+    if ends_early(raw.url.get_ref()) {
+        let hint = "write an @ of the password, or of another part, as %40; or leave the password to \
+                    PGPASSWORD or password_file";
+        check.wrong(&raw.url.span(), "the url has more than one @", hint);
+        return None;
+    }
     let mut control: tokio_postgres::Config = match raw.url.get_ref().parse() {
         Ok(control) => control,
         Err(error) => {
@@ -318,6 +324,13 @@ fn control(
         control.connect_timeout(CONNECT_TIMEOUT);
     }
     Some(control)
+}
+
+/// Whether a url has another `@` than the one before its host: a part of the password would be taken
+/// for the host, and shown.
+fn ends_early(url: &str) -> bool {
+    let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    rest.is_some_and(|rest| rest.matches('@').count() > 1)
 }
 
 fn password(

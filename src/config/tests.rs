@@ -261,6 +261,13 @@ hint: add [control] with url = "postgres://pgsegue@127.0.0.1:5432/app""#,
     ),
     (
         "pgsegue@127.0.0.1:5432/app",
+        "u:Top:Sec@ret#x@127.0.0.1:5432/app",
+        r#"
+p.toml:4:7: the url has more than one @
+hint: write an @ of the password, or of another part, as %40; or leave the password to PGPASSWORD or password_file"#,
+    ),
+    (
+        "pgsegue@127.0.0.1:5432/app",
         "u:hunter2@h:port/app",
         r#"
 p.toml:4:7: not a connection string: invalid value for option `port`
@@ -457,10 +464,14 @@ fn the_password_comes_from_url_file_or_environment_and_is_never_shown() {
     let path = folder.path().join("p.toml");
     std::fs::write(folder.path().join("secret"), "from file\n").unwrap();
     let in_url = VALID.replacen("pgsegue@", "pgsegue:from%20url@", 1);
+    let with_at = VALID.replacen("pgsegue@", "pgsegue:from%20%40url@", 1);
     let in_file = VALID.replacen("[control]", "[control]\npassword_file = \"secret\"", 1);
-    for (text, expected) in
-        [(in_url.as_str(), "from url"), (in_file.as_str(), "from file"), (VALID, "from env")]
-    {
+    for (text, expected) in [
+        (in_url.as_str(), "from url"),
+        (with_at.as_str(), "from @url"),
+        (in_file.as_str(), "from file"),
+        (VALID, "from env"),
+    ] {
         let source = Source { path: &path, text };
         let raw = toml::from_str(text).unwrap();
         let settings = settings::validate(&source, raw, Some("from env".to_owned())).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::live::{ORDERS, ORDERS_V2, orders_toml};
 use crate::support::{Proxy, database};
+use pgsegue::throwaway::{Auth, Options, Postgres};
 use serde_json::{Value, json};
 use std::process::Output;
 
@@ -137,6 +138,38 @@ async fn what_cannot_be_checked_is_exit_code_2_with_the_cause() {
     let (code, out, error) = ran(&proxy, &["check", "--json"]);
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(error.starts_with("error: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_password_is_neither_shown_nor_taken_for_the_host_and_said_to_be_missing() {
+    let server = throwaway_with_password("Top:Sec@ret#x");
+    let db = crate::support::database_on(&server).await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let proxy = Proxy::prepare(&db, "");
+    let with = |url: &str| format!("control.url = \"{url}\"\n{}", orders_toml("", ""));
+    let place = format!("127.0.0.1:{}/{}", db.port, db.name);
+    proxy.rewrite_config(&with(&format!("postgres://postgres:Top:Sec@ret#x@{place}")));
+    let (code, out, error) = ran(&proxy, &["check"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(
+        error.contains("the url has more than one @\nhint: write an @ of the password"),
+        "{error}"
+    );
+    for part in ["Top", "Sec", "ret#x"] {
+        assert!(!error.contains(part), "{error}");
+    }
+    proxy.rewrite_config(&with(&format!("postgres://postgres:Top%3ASec%40ret%23x@{place}")));
+    assert_eq!(ran(&proxy, &["check"]).0, Some(0));
+    proxy.rewrite_config(&with(&format!("postgres://postgres@{place}")));
+    let (code, _, error) = ran(&proxy, &["check"]);
+    assert_eq!(code, Some(2));
+    let hint = "password missing\nhint: set PGPASSWORD, or password_file in [control] of the config file\n";
+    assert!(error.ends_with(hint), "{error}");
+}
+
+fn throwaway_with_password(password: &str) -> Postgres {
+    let auth = Auth::Scram { password: password.to_owned() };
+    Postgres::start(&Options { auth, ..Options::default() }).unwrap()
 }
 
 #[tokio::test]
