@@ -3,7 +3,9 @@
 use super::failure::Failure;
 use super::{connect, output};
 use crate::config;
-use crate::engine::check::{Effort, Extent, Finding, Progress, Severity, check_with};
+use crate::engine::check::{
+    Effort, Extent, Finding, Progress, Severity, check_with, leads_elsewhere,
+};
 use crate::manifest::Migration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -102,11 +104,19 @@ impl Check {
         let effort = Effort { extent, ..Effort::default() };
         let bar = Bar::default();
         let mut reports = Vec::new();
+        let server = &settings.process.server;
+        let reached = connect::server(database, server).client("pgsegue check").await;
+        let address = server.address.to_string();
+        let elsewhere = leads_elsewhere(&client, &reached, &address).await;
+        drop(reached);
         for migration in declared {
             let findings =
                 check_with(&client, migration, &effort, &|at| bar.show(&migration.name, at)).await;
             bar.clear();
-            reports.push(Report::new(migration, findings?));
+            let mut findings = findings?;
+            findings.extend(elsewhere.clone());
+            findings.sort_by_key(|finding| finding.severity);
+            reports.push(Report::new(migration, findings));
         }
         if self.json {
             output::json(&reports)?;

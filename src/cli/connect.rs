@@ -4,7 +4,9 @@ use super::failure::Failure;
 use crate::config::{self, Settings};
 use crate::engine::{Control, Status};
 use crate::pg::Database;
+use crate::proxy::{Address, Server};
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) async fn control(config: &Path) -> Result<Control, Failure> {
     let settings = config::load(config)?;
@@ -20,6 +22,29 @@ pub(super) fn database(settings: &Settings) -> Result<&Database, Failure> {
             "add [control] with url = \"postgres://pgsegue@127.0.0.1:5432/app\"",
         )
     })
+}
+
+/// The same database by the address that clients are sent to.
+pub(super) fn server(control: &Database, server: &Server) -> Database {
+    /// An address that does not answer is to be known before somebody gives up.
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+    let said = control.config();
+    let mut config = tokio_postgres::Config::new();
+    match &server.address {
+        Address::Tcp { host, port } => config.host(host).port(*port),
+        Address::Unix(socket) => {
+            // The driver takes the folder and makes the socket's name of the port.
+            let port = socket.extension().and_then(|port| port.to_str()?.parse().ok());
+            config.host_path(socket.parent().unwrap_or(socket)).port(port.unwrap_or_default())
+        }
+    };
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config.user(said.get_user().unwrap_or_default());
+    config.dbname(said.get_dbname().unwrap_or_default());
+    if let Some(password) = said.get_password() {
+        config.password(password);
+    }
+    Database::new(config, server.tls.clone())
 }
 
 /// The status of a migration that must be there.

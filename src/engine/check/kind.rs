@@ -29,6 +29,8 @@ macro_rules! kinds {
 kinds! {
     Standby "standby"
         "Nothing can be installed or written on a standby."
+    Server "server"
+        "Clients are sent to [server]; what mirrors their writes is installed where [control] leads."
     Table "table"
         "A migration needs both of its tables."
     Declaration "declaration"

@@ -23,6 +23,7 @@ mod writers;
 pub use effort::{Effort, Extent, Progress};
 pub use finding::{Finding, Severity};
 pub use kind::Kind;
+pub use server::leads_elsewhere;
 
 use super::Error;
 use super::shape::{self, Shape};

@@ -2,8 +2,58 @@
 
 use super::{Finding, Kind, Subject};
 use crate::engine::Error;
+use crate::pg;
 use crate::sql::ident::literal;
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
+
+/// Whether the proxy's clients get to the server that `[control]` leads to. `reached` is a connection
+/// with what `[control]` says, to the address of `[server]`.
+pub async fn leads_elsewhere(
+    control: &Client,
+    reached: &Result<Client, tokio_postgres::Error>,
+    address: &str,
+) -> Option<Finding> {
+    const IDENTITY: &str =
+        "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
+    let warning = |message: String| {
+        let remedy = "correct the address of [server], or the url of [control]";
+        Some(Finding::warning(Kind::Server, address, message, remedy))
+    };
+    let server = match reached {
+        Ok(server) => server,
+        Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
+            return warning(format!("[server] {address} has no database of the name in [control]"));
+        }
+        Err(error) if is_about_network(error) => {
+            return warning(format!("[server] {address} cannot be reached: {}", pg::reason(error)));
+        }
+        // It answers; it may let in others than the control role.
+        Err(_) => return None,
+    };
+    let here = control.query_one(IDENTITY, &[]).await.ok()?;
+    let there = server.query_one(IDENTITY, &[]).await.ok()?;
+    let identifier = |row: &Row| row.try_get::<_, String>(0).ok();
+    if identifier(&here)? != identifier(&there)? {
+        return warning(format!("[server] {address} is another server than that of [control]"));
+    }
+    let is_standby: bool = there.try_get(1).ok()?;
+    if is_standby && !here.try_get::<_, bool>(1).ok()? {
+        return warning(format!("[server] {address} is a standby of the server of [control]"));
+    }
+    None
+}
+
+fn is_about_network(error: &tokio_postgres::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<std::io::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// Whether this is a server that takes no writes.
 pub(super) async fn standby(client: &Client) -> Result<Vec<Finding>, Error> {

@@ -173,6 +173,26 @@ fn throwaway_with_password(password: &str) -> Postgres {
 }
 
 #[tokio::test]
+async fn a_server_that_is_not_that_of_control_is_said() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let proxy = Proxy::prepare(&db, &orders_toml("", ""));
+    let other = Postgres::start(&Options::default()).unwrap();
+    let other = crate::support::database_on(&other).await;
+    let to = |port: u16| format!("server.address = \"127.0.0.1:{port}\"\n{}", orders_toml("", ""));
+    proxy.rewrite_config(&to(other.port));
+    let warns = |text: &str| {
+        let (code, out, _) = ran(&proxy, &["check"]);
+        assert!(code == Some(0) && out.contains(text), "{out}");
+    };
+    warns("has no database of the name in [control]\n");
+    other.client.batch_execute(&format!("CREATE DATABASE {}", db.name)).await.unwrap();
+    warns("is another server than that of [control]\n");
+    proxy.rewrite_config(&to(proxy.port));
+    warns("cannot be reached: error connecting");
+}
+
+#[tokio::test]
 async fn every_declared_migration_is_checked() {
     let db = database().await;
     let more = "CREATE TABLE other_v2 (id int PRIMARY KEY)";
