@@ -315,13 +315,21 @@ impl Lexer<'_> {
         Kind::Operator
     }
 
+    /// As in the server, a name of several characters ends with `+` or `-` only if it has one of those
+    /// that no operator of the standard has: `a=-1` compares with a number.
     fn operator(&mut self) -> Kind {
+        let start = self.at;
         while let Some(b) = self.peek(0) {
             let comment = matches!((b, self.peek(1)), (b'-', Some(b'-')) | (b'/', Some(b'*')));
             if !is_operator(b) || comment {
                 break;
             }
             self.at += 1;
+        }
+        let name = self.bytes.get(start..self.at).unwrap_or_default();
+        if !name.iter().any(|b| b"~!@#%^&|`?".contains(b)) {
+            let signs = name.iter().skip(1).rev().take_while(|b| matches!(b, b'+' | b'-'));
+            self.at -= signs.count();
         }
         Kind::Operator
     }
@@ -436,7 +444,7 @@ mod tests {
             ]
         );
         assert_eq!(spelled("1--2"), [(Kind::Number, "1")]);
-        assert_eq!(spelled("a<-b")[1], (Operator, "<-"));
+        assert_eq!(spelled("a->b")[1], (Operator, "->"));
     }
 
     #[test]
@@ -446,6 +454,23 @@ mod tests {
         }
         assert_eq!(spelled("1-2").len(), 3);
         assert_eq!(spelled("a[1:2]").len(), 6);
+    }
+
+    #[test]
+    fn a_sign_behind_an_operator_is_one_of_its_own() {
+        let operators = |text| {
+            let all = spelled(text).into_iter();
+            all.filter(|(kind, _)| *kind == Kind::Operator).map(|(_, o)| o).collect::<Vec<_>>()
+        };
+        for (text, one) in [
+            ("a=-1", ["=", "-"].as_slice()),
+            ("a<+-1", &["<", "+", "-"]),
+            ("a@-1", &["@-"]),
+            ("a <->b #>> -c", &["<->", "#>>", "-"]),
+            ("a - -1", &["-", "-"]),
+        ] {
+            assert_eq!(operators(text), one, "{text}");
+        }
     }
 
     #[test]

@@ -162,5 +162,7 @@ mod tests {
         );
         assert_eq!(functions, ["round", "F"]);
         assert_eq!(operators, ["+", "<>", "~~", "!~~", "||"]);
+        let (_, signed) = bare_calls("CASE WHEN a=-1 THEN b END");
+        assert!(["=", "-"].iter().all(|o| signed.contains(&(*o).to_owned())), "{signed:?}");
     }
 }
