@@ -1,9 +1,49 @@
 //! A statement without its values, so that it can be counted, shown and kept: constants become
-//! `?`, lists of them one, comments go, unquoted words are folded. What is left is made of
-//! keywords, names, operators and parameters; no value of a client's is in it.
+//! `?`, their signs with them, lists of any length one, comments go, unquoted words are folded. What
+//! is left is made of keywords, names, operators and parameters; no value of a client's is in it.
+//!
+//! It says what is alike to who reads it, and is no promise that two statements are planned alike:
+//! what is known of a query's shadow form is kept by [`super::read::Read::fingerprint`].
 
 use super::lex::{Kind, Token, tokens};
 use std::borrow::Cow;
+
+/// Words that no value ends with: a sign behind one belongs to what follows.
+const BEFORE_SIGN: [&str; 31] = [
+    "all",
+    "and",
+    "any",
+    "between",
+    "by",
+    "case",
+    "distinct",
+    "else",
+    "except",
+    "for",
+    "from",
+    "having",
+    "ilike",
+    "in",
+    "intersect",
+    "like",
+    "limit",
+    "not",
+    "offset",
+    "on",
+    "or",
+    "returning",
+    "select",
+    "set",
+    "some",
+    "then",
+    "to",
+    "union",
+    "when",
+    "where",
+    "with",
+];
+/// Constants that are words.
+const CONSTANTS: [&str; 3] = ["null", "true", "false"];
 
 /// Words before a parenthesis that is no argument list.
 const BEFORE_GROUP: [&str; 40] = [
@@ -52,10 +92,11 @@ const BEFORE_GROUP: [&str; 40] = [
 /// The statement without its values; `None` if it cannot be read.
 pub fn normal(sql: &str) -> Option<String> {
     let all = tokens(sql).ok()?;
-    let mut list = List { pieces: Vec::with_capacity(all.len()), opened: Vec::new() };
+    let mut list = List::default();
     for token in &all {
         list.push(piece(sql, token)?);
     }
+    list.renumber();
     let mut text = String::with_capacity(sql.len().min(1 << 12));
     let mut before: Option<&Piece<'_>> = None;
     for piece in &list.pieces {
@@ -96,6 +137,7 @@ fn piece<'a>(sql: &'a str, token: &Token) -> Option<Piece<'a>> {
 }
 
 impl Piece<'_> {
+    const VALUE: Piece<'static> = Piece { what: What::Value, text: Cow::Borrowed("?") };
     const MORE: Piece<'static> = Piece { what: What::More, text: Cow::Borrowed(", …") };
 
     fn is(&self, kind: Kind) -> bool {
@@ -105,21 +147,47 @@ impl Piece<'_> {
     fn is_value(&self) -> bool {
         self.what == What::Value || self.is(Kind::Param)
     }
+
+    fn is_sign(&self) -> bool {
+        self.is(Kind::Operator) && (self.text == "-" || self.text == "+")
+    }
+
+    /// Whether a value begins behind it.
+    fn opens_value(&self) -> bool {
+        match self.what {
+            What::Token(Kind::Open | Kind::Comma | Kind::Operator | Kind::Semicolon) => true,
+            What::Token(Kind::Word) => BEFORE_SIGN.contains(&self.text.as_ref()),
+            What::Token(_) | What::Value | What::More => false,
+        }
+    }
+
+    /// The number of a parameter.
+    fn number(&self) -> Option<u32> {
+        self.text.strip_prefix('$').filter(|_| self.is(Kind::Param))?.parse().ok()
+    }
 }
 
 /// The pieces so far.
+#[derive(Default)]
 struct List<'a> {
     pieces: Vec<Piece<'a>>,
     /// Where the open brackets are.
     opened: Vec<usize>,
+    /// Parameters were left out: the numbers behind them hang on how many.
+    has_gaps: bool,
 }
 
 impl<'a> List<'a> {
-    fn push(&mut self, piece: Piece<'a>) {
-        let value = piece.what == What::Value;
-        if value && self.pieces.last().is_some_and(|p| p.what == What::Value) {
-            // A string that goes on.
-            return;
+    fn push(&mut self, mut piece: Piece<'a>) {
+        if self.is_constant(&piece) {
+            piece = Piece::VALUE;
+        }
+        if piece.what == What::Value {
+            self.drop_signs();
+            if self.pieces.last().is_some_and(|p| p.what == What::Value) {
+                // A string that goes on.
+                return;
+            }
         }
         let (opens, closes) = (piece.is(Kind::Open), piece.is(Kind::Close));
         if opens {
@@ -132,7 +200,24 @@ impl<'a> List<'a> {
         }
     }
 
-    /// `IN (?, ?, ?)` is `IN (?, …)`, and so is an array, however long.
+    /// NULL and the like, where a value stands by itself: `IS NULL` is another question than `IS TRUE`.
+    fn is_constant(&self, piece: &Piece<'_>) -> bool {
+        let kinds = [Kind::Open, Kind::Comma, Kind::Operator];
+        let alone = self.pieces.last().is_some_and(|last| kinds.iter().any(|kind| last.is(*kind)));
+        alone && piece.is(Kind::Word) && CONSTANTS.contains(&piece.text.as_ref())
+    }
+
+    /// `- ?` is `?` where the sign is the value's own.
+    fn drop_signs(&mut self) {
+        while let [before @ .., sign] = self.pieces.as_slice()
+            && sign.is_sign()
+            && before.last().is_none_or(Piece::opens_value)
+        {
+            self.pieces.pop();
+        }
+    }
+
+    /// `IN (?)` and `IN (?, ?, ?)` are `IN (?, …)`, and so is an array, however long.
     fn fold_list(&mut self, open: usize) {
         let before = open.checked_sub(1).and_then(|b| self.pieces.get(b));
         if !before.is_some_and(|p| p.text == "in" || p.text == "array") {
@@ -141,16 +226,17 @@ impl<'a> List<'a> {
         let last = self.pieces.len() - 1;
         let inside = self.pieces.get(open + 1..last).unwrap_or_default();
         let values_only = inside.iter().all(|p| p.is_value() || p.is(Kind::Comma));
-        if inside.len() < 3 || !values_only {
+        if inside.is_empty() || !values_only {
             return;
         }
+        self.has_gaps |= inside.iter().skip(1).any(|p| p.is(Kind::Param));
         let close = self.pieces.pop();
         self.pieces.truncate(open + 2);
         self.pieces.push(Piece::MORE);
         self.pieces.extend(close);
     }
 
-    /// `(?, ?), (?, ?)` is `(?, ?), …`: rows of VALUES that differ in values only.
+    /// `(?, ?), (?, ?)` is `(?, ?)`: rows of VALUES that differ in values only.
     fn fold_row(&mut self, open: usize) {
         let (Some(before), Some(row)) = (self.pieces.get(..open), self.pieces.get(open..)) else {
             return;
@@ -159,17 +245,28 @@ impl<'a> List<'a> {
         else {
             return;
         };
-        let before = match before.split_last() {
-            Some((more, before)) if more.what == What::More => before,
-            _ => before,
-        };
         let Some(first) = before.len().checked_sub(row.len()) else { return };
         let alike = |(a, b): (&Piece<'_>, &Piece<'_>)| a == b || (a.is_value() && b.is_value());
         if !before.get(first..).unwrap_or_default().iter().zip(row).all(alike) {
             return;
         }
+        self.has_gaps |= row.iter().any(|p| p.is(Kind::Param));
         self.pieces.truncate(before.len());
-        self.pieces.push(Piece::MORE);
+    }
+
+    /// Counts the parameters that are left from 1 on, in the order of their numbers.
+    fn renumber(&mut self) {
+        if !self.has_gaps {
+            return;
+        }
+        let mut left: Vec<u32> = self.pieces.iter().filter_map(Piece::number).collect();
+        left.sort_unstable();
+        left.dedup();
+        for piece in &mut self.pieces {
+            if let Some(at) = piece.number().and_then(|number| left.binary_search(&number).ok()) {
+                piece.text = Cow::Owned(format!("${}", at + 1));
+            }
+        }
     }
 }
 
@@ -235,12 +332,16 @@ mod tests {
     fn lists_and_rows_of_any_length_are_one() {
         for (list, one) in [
             ("SELECT 1 WHERE a IN (1, 2, 3, 4)", "select ? where a in (?, …)"),
+            ("SELECT 1 WHERE a IN (1)", "select ? where a in (?, …)"),
             ("SELECT 1 WHERE a IN ($1,$2)", "select ? where a in ($1, …)"),
+            ("SELECT 1 WHERE a IN ($1)", "select ? where a in ($1, …)"),
+            ("SELECT 1 WHERE a IN (b)", "select ? where a in (b)"),
             ("SELECT ARRAY[1, 2, 3]", "select array[?, …]"),
-            ("INSERT INTO t VALUES (1, 'a'), (2, 'b')", "insert into t values (?, ?), …"),
+            ("INSERT INTO t VALUES (1, 'a'), (2, 'b')", "insert into t values (?, ?)"),
+            ("INSERT INTO t VALUES (1, 'a'), (2, NULL)", "insert into t values (?, ?)"),
             (
                 "INSERT INTO t VALUES ($1, f(1)),($2, f(2)),($3, f(3)) RETURNING a",
-                "insert into t values ($1, f(?)), … returning a",
+                "insert into t values ($1, f(?)) returning a",
             ),
             (
                 "INSERT INTO t VALUES (1, 'a'), (2, now())",
@@ -249,6 +350,61 @@ mod tests {
             ("SELECT f(1, 2, 3), f(1, 2, 3)", "select f(?, ?, ?), f(?, ?, ?)"),
         ] {
             assert_eq!(normal(list).unwrap(), one);
+        }
+    }
+
+    #[test]
+    fn a_sign_is_part_of_its_value_and_an_operator_is_not() {
+        for (text, one) in [
+            (
+                "INSERT INTO t VALUES (1, -2, +3.5), (-1, - 2, - -3)",
+                "insert into t values (?, ?, ?)",
+            ),
+            ("SELECT -1 WHERE a IN (-1, 2, -3)", "select ? where a in (?, …)"),
+            ("SELECT a WHERE a=-1 AND b>-'2'::int", "select a where a = ? and b > ?::int"),
+            ("SELECT ARRAY[-1], f(-1, +2), x[-1]", "select array[?, …], f(?, ?), x[?]"),
+            ("SELECT a WHERE a BETWEEN -5 AND -3", "select a where a between ? and ?"),
+            (
+                "SELECT CASE WHEN b THEN -1 ELSE -2 END - 3",
+                "select case when b then ? else ? end - ?",
+            ),
+            ("SELECT a - 1, 2 - 1, (a) + 1, a - -1", "select a - ?, ? - ?, (a) + ?, a - ?"),
+            ("SELECT -a, - $1", "select - a, - $1"),
+        ] {
+            assert_eq!(normal(text).unwrap(), one);
+        }
+    }
+
+    #[test]
+    fn parameters_behind_a_list_do_not_hang_on_its_length() {
+        for texts in [
+            [
+                "SELECT a FROM t WHERE a IN ($1) AND b = $2",
+                "SELECT a FROM t WHERE a IN ($1, $2, $3) AND b = $4",
+            ],
+            [
+                "SELECT a FROM t WHERE a IN ($2) AND b = $1",
+                "SELECT a FROM t WHERE a IN ($2, $3) AND b = $1",
+            ],
+            [
+                "INSERT INTO t VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET b = $3",
+                "INSERT INTO t VALUES ($1, $2), ($3, $4) ON CONFLICT (a) DO UPDATE SET b = $5",
+            ],
+        ] {
+            assert_eq!(normal(texts[0]), normal(texts[1]));
+        }
+        let apart = ["SELECT a = $1 AND b = $2", "SELECT a = $2 AND b = $1"];
+        assert_ne!(normal(apart[0]), normal(apart[1]));
+    }
+
+    #[test]
+    fn constants_that_are_words_are_values_and_tests_for_them_are_not() {
+        for (text, one) in [
+            ("INSERT INTO t VALUES (NULL, true)", "insert into t values (?, ?)"),
+            ("UPDATE t SET a = NULL, b = false", "update t set a = ?, b = ?"),
+            ("SELECT a WHERE b IS NOT NULL", "select a where b is not null"),
+        ] {
+            assert_eq!(normal(text).unwrap(), one);
         }
     }
 
