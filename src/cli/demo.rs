@@ -65,7 +65,7 @@ impl Demo {
         if self.json {
             output::json(&report)?;
         } else {
-            output::line(&report.table());
+            output::lines(&report.table());
         }
         if self.keep {
             show_doors(&stage);

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::{connect, output};
 use crate::config;
-use crate::explain::{self, Error, Question};
+use crate::explain::{self, Error, Explained, Question};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -48,8 +48,46 @@ impl Explain {
             if index > 0 {
                 output::line("");
             }
-            output::line(one.to_string().trim_end());
+            print(one);
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(one: &Explained) {
+    let text = one.statement.replace("\r\n", "\n").replace('\t', "    ");
+    let mut text = text.split('\n');
+    output::line(text.next().unwrap_or_default());
+    // Farther in than what is said of it.
+    text.for_each(|line| output::line(&format!("    {line}")));
+    let item = |what: &str, value: &str| output::line(&format!("  {what:9}{value}"));
+    item("class", &one.class);
+    if !one.tables.is_empty() {
+        item("tables", &one.tables.join(", "));
+    }
+    item("route", &one.route);
+    item("why", &one.why);
+    if let Some(what) = &one.not_understood {
+        item("unknown", &format!("not understood: {what}"));
+    }
+    if let Some(way_out) = &one.way_out {
+        item("way out", way_out);
+    }
+    if let Some(vetting) = &one.vetting {
+        item("vetting", vetting);
+    }
+    if !one.client.is_empty() {
+        item("client", &one.client.join(" "));
+    }
+    one.notes.iter().for_each(|note| item("note", note));
+    if let Some(sql) = &one.sql {
+        if sql.split(['\n', '\t']).any(|line| output::safe(line) != line) {
+            item(
+                "note",
+                "characters that a terminal obeys are spelled out; --json has the SQL as it runs",
+            );
+        }
+        output::line("");
+        output::lines(sql);
     }
 }

@@ -14,7 +14,12 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl AsRef<str>, hint: impl Into<String>) -> Self {
+        Self::in_lines(output::safe(message.as_ref()), hint)
+    }
+
+    /// With a message that we have laid out in lines.
+    pub(super) fn in_lines(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into(), code: 2 }
     }
 
@@ -45,7 +50,7 @@ impl Failure {
 
 impl From<config::Error> for Failure {
     fn from(error: config::Error) -> Self {
-        Self::from_error(&error)
+        Self::in_lines(causes::in_one_line(&error), "")
     }
 }
 
@@ -69,6 +74,9 @@ impl From<std::io::Error> for Failure {
 
 impl From<app::Error> for Failure {
     fn from(error: app::Error) -> Self {
+        if let app::Error::Config(error) = error {
+            return error.into();
+        }
         let hint = match &error {
             app::Error::Listen { .. } => {
                 "another process has the address; change `listen` in the config file"

@@ -2,7 +2,6 @@
 
 use crate::sql::reason::Reason;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use tokio_postgres::Client;
 use tokio_postgres::Column;
 
@@ -138,36 +137,4 @@ impl Said {
 
 fn column(column: &Column) -> String {
     format!("{} {}", column.name(), column.type_())
-}
-
-impl fmt::Display for Explained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.statement)?;
-        let mut line = |what: &str, value: &str| writeln!(f, "  {what:9}{value}");
-        line("class", &self.class)?;
-        if !self.tables.is_empty() {
-            line("tables", &self.tables.join(", "))?;
-        }
-        line("route", &self.route)?;
-        line("why", &self.why)?;
-        if let Some(what) = &self.not_understood {
-            line("unknown", &format!("not understood: {what}"))?;
-        }
-        if let Some(way_out) = &self.way_out {
-            line("way out", way_out)?;
-        }
-        if let Some(vetting) = &self.vetting {
-            line("vetting", vetting)?;
-        }
-        if !self.client.is_empty() {
-            line("client", &self.client.join(" "))?;
-        }
-        for note in &self.notes {
-            line("note", note)?;
-        }
-        match &self.sql {
-            Some(sql) => write!(f, "\n{sql}\n"),
-            None => Ok(()),
-        }
-    }
 }

@@ -263,8 +263,13 @@ async fn no_value_and_no_comment_of_a_client_is_in_the_report() {
     }
     answer(&app, "SET standard_conforming_strings = off").await;
     answer(&app, "SELECT total FROM orders WHERE total::text = 'geheim'").await;
-    let (_, by_http) = proxy.get("/migrations/orders_v2/workload");
+    // Without the numbers, which may look like a value.
+    let lines = report(&proxy)["statements"].as_array().unwrap().clone();
+    let by_http: Vec<_> =
+        lines.iter().map(|line| format!("{}{}", line["text"], line["why"])).collect();
+    let by_http = by_http.join("\n");
     let by_command = said(&proxy.pgsegue(&["migration", "status", "orders_v2", "--workload"]));
+    let by_command = by_command.split_once("not understood:").unwrap().1.to_owned();
     for shown in [by_http, by_command] {
         assert!(shown.contains("select total from orders where total::text = ?"), "{shown}");
         assert!(shown.contains("standard_conforming_strings is off"), "{shown}");
@@ -336,4 +341,47 @@ async fn after_the_start_the_report_says_where_each_statement_went() {
     assert_eq!(routes("alter table orders add column note text"), [0, 0, 0, 1]);
     // The third statement of the text was not run.
     assert_eq!(routes("update orders set total = ?"), [0, 1, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_and_no_statement_moves_a_terminal_or_forges_a_line() {
+    const NAME: &str = "x\u{1b}[2J\u{7}\r\n  understood  forged\u{202e}\u{2028}\u{9b}";
+    let db = orders().await;
+    let source = format!("\"{NAME}\"");
+    let hostile = format!("CREATE TABLE {source} (id int PRIMARY KEY, user_id int, total int)");
+    db.client.batch_execute(&format!("{SHADOW}; {hostile}")).await.unwrap();
+    let source = format!("source = {}", toml::Value::from(format!("public.{source}")));
+    let migration = ORDERS_V2.replace("source = \"public.orders\"", &source);
+    let proxy = Proxy::start(&db, &migration).await;
+    let app = through(&proxy).await;
+    let read = format!("SELECT total AS \"{NAME}\" FROM public.\"{NAME}\" WHERE id = 1");
+    app.batch_execute(&read).await.unwrap();
+    app.batch_execute(&format!("LOCK TABLE nope, \"{NAME}\"")).await.unwrap_err();
+    report_of_calls(&proxy, 2).await;
+    let why = NAME.replace('\r', "");
+    said(&proxy.pgsegue(&["route", "orders_v2", "--reads", "50", "--why", &why]));
+    let commands: [&[&str]; 7] = [
+        &["migration", "status", "orders_v2", "--workload"],
+        &["migration", "status", "orders_v2"],
+        &["migration", "list"],
+        &["migration", "events", "orders_v2"],
+        &["migration", "status", NAME],
+        &["explain", &read],
+        &["check"],
+    ];
+    for command in commands {
+        let output = proxy.pgsegue(command);
+        for shown in [output.stdout, output.stderr] {
+            let shown = String::from_utf8(shown).unwrap();
+            let obeyed = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c));
+            assert!(!shown.contains(obeyed), "{command:?}\n{shown:?}");
+            let forged = |line: &str| line.starts_with("  understood  forged");
+            // SQL is printed in its own lines, behind what is said of it.
+            let said = shown.split("\n\nSELECT").next().unwrap();
+            assert!(!said.lines().any(forged), "{command:?}\n{shown}");
+        }
+    }
+    let json = said(&proxy.pgsegue(&["migration", "status", "orders_v2", "--workload", "--json"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["workload"][0]["statements"].to_string().contains("understood  forged"), "{json}");
 }

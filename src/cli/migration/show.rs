@@ -54,7 +54,7 @@ impl List {
         let rows: Vec<[String; 6]> = all
             .into_iter()
             .map(|status| {
-                let phase = phase(&status.phase);
+                let phase = phase(&status.phase).replace('\n', "; ");
                 let reads = format!("{} %", status.reads);
                 let dirty = status.dirty_keys.to_string();
                 [status.name, status.source, status.shadow, phase, reads, dirty]
@@ -103,7 +103,9 @@ fn print(status: &Status) {
     ];
     output::line(&status.name);
     for (what, value) in lines {
-        output::line(&format!("  {what:12}{value}"));
+        let mut rest = value.split('\n');
+        output::line(&format!("  {what:12}{}", rest.next().unwrap_or_default()));
+        rest.for_each(|line| output::line(&format!("  {:12}{line}", "")));
     }
     if let Some(reason) = &status.reads_blocked {
         output::line(&format!("  no reads    {reason}"));

@@ -130,7 +130,9 @@ fn stopped(name: &str, phase: &Phase) -> Failure {
         | Phase::Ready
         | Phase::Aborted => format!("`pgsegue migration events {name}` says who did it and why"),
     };
-    Failure::new(format!("{name} is {}", show::phase(phase)), hint).code(1)
+    // Every blocker on a line of its own.
+    let phase = show::phase(phase).replace('\n', "\n  ");
+    Failure::in_lines(format!("{name} is {phase}"), hint).code(1)
 }
 
 /// A bar on a terminal; one line per phase elsewhere.

@@ -117,7 +117,7 @@ fn list(title: &str, lines: &[Line], lines_max: usize) {
             millis(line.p99_ms),
             routes(line)
         ));
-        for text in wrapped(&line.text, lines_max) {
+        for text in wrapped(&output::safe(&line.text), lines_max) {
             output::line(&format!("    {text}"));
         }
         if let Some(why) = &line.why {
