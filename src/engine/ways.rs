@@ -26,12 +26,13 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
         WHERE oid IN (SELECT ev_class FROM pg_rewrite WHERE oid >= 16384)))";
 
 /// What has rules, and what they name.
-const RULES: &str = "SELECT c.oid, n.nspname::text, c.relname::text, array_agg(DISTINCT d.refobjid) \
+const RULES: &str = "SELECT c.oid, n.nspname::text, c.relname::text, array_agg(DISTINCT d.refobjid), \
+    c.relkind = 'v' \
     FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class AND c.relkind <> 'm' \
     JOIN pg_namespace n ON n.oid = c.relnamespace \
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid \
-    WHERE r.oid >= 16384 GROUP BY 1, 2, 3";
+    WHERE r.oid >= 16384 GROUP BY 1, 2, 3, 5";
 
 /// What can be called; triggers and what is written in C are not looked into.
 const ROUTINES: &str = "SELECT p.proname::text, l.lanname::text, p.provolatile = 'v', p.prokind = 'p', \
@@ -78,13 +79,15 @@ pub(super) async fn load(
     client: &impl GenericClient,
     targets: &[Arc<Target>],
 ) -> Result<Ways, Error> {
-    let mut ruled = Vec::new();
+    let (mut ruled, mut routines, mut ways) = (Vec::new(), Vec::new(), Ways::default());
     for row in client.query(RULES, &[]).await? {
         let [schema, name] = [1, 2].map(|at| row.try_get::<_, String>(at).map(Ident::new));
         let name = QualifiedName { schema: schema?, name: name? };
+        if row.try_get(4)? {
+            ways.views.insert(name.name.as_str().to_owned());
+        }
         ruled.push(Ruled { oid: row.try_get(0)?, name, on: row.try_get(3)? });
     }
-    let (mut routines, mut ways) = (Vec::new(), Ways::default());
     for row in client.query(ROUTINES, &[]).await? {
         let (name, language): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let (volatile, text): (bool, Option<String>) = (row.try_get(2)?, row.try_get(4)?);

@@ -4,6 +4,7 @@ use super::Options;
 use super::dark::DarkReads;
 use super::vet::Vetting;
 use crate::routing::{self, Routes};
+use crate::sql::indirect;
 use crate::sql::prefilter::{Prefilter, Verdict};
 use crate::sql::reason::Reason;
 use crate::sql::statement::{self, Understanding, understand};
@@ -148,10 +149,20 @@ impl Understander {
 
     /// With the tallies of its statements.
     pub(super) fn counted(&self, text: &str, understanding: Understanding) -> Arc<Counted> {
+        let ways = &self.functions.ways;
         let tallies = understanding.statements.iter().map(|statement| {
+            let views = indirect::views(text, statement, ways);
+            let behind = |target: usize| {
+                let migration = self.targets.get(target).map(|target| &target.migration);
+                let mut all = views.iter().filter_map(|view| ways.relations.get(view));
+                migration.is_some_and(|migration| all.any(|behind| behind.contains(migration)))
+            };
             let observed = self.observed.iter().enumerate();
             let tally = |(target, observed): (usize, &Arc<Observed>)| {
-                let tally = observed.tally(target, text, statement, self.generation)?;
+                let tally = match behind(target) {
+                    true => observed.through_view(text, statement, self.generation),
+                    false => observed.tally(target, text, statement, self.generation)?,
+                };
                 Some((target, tally))
             };
             observed.filter_map(tally).collect::<Tallies>()

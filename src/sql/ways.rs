@@ -20,6 +20,8 @@ pub type Named = BTreeMap<String, BTreeSet<String>>;
 pub struct Ways {
     /// Views on the tables, over several steps, and what else has a rule that names one.
     pub relations: Named,
+    /// Which of these names are views': what is read through one, is read of the tables.
+    pub views: BTreeSet<String>,
     /// Functions and procedures that may write the tables, themselves or by what they call.
     pub functions: Named,
     /// Functions and procedures that run statements that cannot be read in them, or call one that

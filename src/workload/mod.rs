@@ -184,6 +184,13 @@ impl Observed {
         Some(self.find(Text::of(text.as_deref()), verdict, generation))
     }
 
+    /// The tally of a statement that reads the table through a view and does not name it.
+    pub fn through_view(&self, text: &str, statement: &Statement, generation: u64) -> Arc<Tally> {
+        let text = text.get(statement.at.clone()).and_then(normal);
+        let verdict = Verdict::UnfitRead("it reads the table through a view".into());
+        self.find(Text::of(text.as_deref()), verdict, generation)
+    }
+
     /// The tally of texts that are not read, for this reason.
     pub fn unread(&self, why: Reason, generation: u64) -> Arc<Tally> {
         self.find(Text::Unread, Verdict::NotUnderstood(why), generation)

@@ -385,3 +385,30 @@ async fn no_name_and_no_statement_moves_a_terminal_or_forges_a_line() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert!(json["workload"][0]["statements"].to_string().contains("understood  forged"), "{json}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_reads_the_table_through_a_view_counts_as_a_read_that_stays() {
+    let db = orders().await;
+    let views = "CREATE VIEW ov AS SELECT * FROM orders; CREATE VIEW uv AS SELECT * FROM users; \
+        CREATE VIEW wide AS SELECT o.id FROM ov AS o JOIN uv ON true; \
+        CREATE TABLE words (ov text); CREATE TABLE ruled (id int); \
+        CREATE RULE also AS ON INSERT TO ruled DO ALSO UPDATE orders SET total = 0 WHERE id = NEW.id";
+    db.client.batch_execute(&format!("{SHADOW}; {views}")).await.unwrap();
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
+    let app = through(&proxy).await;
+    for text in [
+        "SELECT total FROM ov WHERE id = 1",
+        "SELECT w.id FROM users AS u, public.wide AS w LIMIT 1",
+        "SELECT ov FROM words",
+        "SELECT id, ov FROM words JOIN users ON true",
+        "SELECT * FROM uv",
+        "SELECT * FROM ruled",
+        "DROP VIEW wide",
+    ] {
+        app.batch_execute(text).await.unwrap();
+    }
+    let report = report_of_calls(&proxy, 2).await;
+    assert_eq!(report["unfit_reads"], json!({ "kinds": 2, "calls": 2 }));
+    let line = line(&report, "select total from ov where id = ?");
+    assert_eq!(line["why"], "it reads the table through a view");
+}

@@ -6,17 +6,17 @@ use std::ops::Range;
 
 /// `WITH [RECURSIVE] item, …`. Ranges are of tokens.
 pub(in crate::sql) struct WithList {
-    pub(super) is_recursive: bool,
-    pub(super) items: Vec<Item>,
+    pub(in crate::sql) is_recursive: bool,
+    pub(in crate::sql) items: Vec<Item>,
     /// Index of the token behind the list.
     pub(in crate::sql) end: usize,
 }
 
 /// `name [(columns)] AS [[NOT] MATERIALIZED] (body)`.
-pub(super) struct Item {
-    pub(super) name: String,
+pub(in crate::sql) struct Item {
+    pub(in crate::sql) name: String,
     /// All of it but SEARCH and CYCLE.
-    pub(super) at: Range<usize>,
+    pub(in crate::sql) at: Range<usize>,
     pub(super) has_columns: bool,
     pub(super) body: Range<usize>,
 }
