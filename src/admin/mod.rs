@@ -128,7 +128,7 @@ async fn explained(
     let declared = admin.shown.declared.load_full();
     match explain::explain(database, &declared, &question).await {
         Ok(explained) => Ok(Json(explained).into_response()),
-        Err(error @ explain::Error::Percent(_)) => Err(Failure::bad_request(&error)),
+        Err(error) if error.is_of_the_question() => Err(Failure::bad_request(&error)),
         Err(error) => Err(Failure::internal(&error)),
     }
 }

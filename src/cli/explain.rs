@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::{connect, output};
 use crate::config;
-use crate::explain::{self, Error, Explained, Question};
+use crate::explain::{self, Explained, Question};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use std::process::ExitCode;
   pgsegue explain --reads 10 \"SELECT * FROM orders WHERE id = $1\"")]
 pub(super) struct Explain {
     /// The SQL; several statements are explained one by one
+    #[arg(allow_hyphen_values = true)]
     sql: String,
     /// As if the migrations were ready and the shadow served so many percent of the reads
     #[arg(long, value_name = "PERCENT")]
@@ -33,9 +34,9 @@ impl Explain {
         let database = connect::database(&settings)?;
         let question = Question { sql: self.sql, reads: self.reads };
         let asked = explain::explain(database, &settings.migrations, &question).await;
-        let explained = asked.map_err(|error| match error {
-            Error::Percent(_) => Failure::from_error(&error),
-            Error::Engine(_) | Error::Database(_) => connect::unreachable(error, database),
+        let explained = asked.map_err(|error| match error.is_of_the_question() {
+            true => Failure::from_error(&error),
+            false => connect::unreachable(error, database),
         })?;
         if self.json {
             output::json(&explained)?;
@@ -88,6 +89,17 @@ fn print(one: &Explained) {
             );
         }
         output::line("");
-        output::lines(sql);
+        print_sql(sql, &one.parameters);
     }
+}
+
+/// SQL that psql runs; with parameters, it prepares it.
+fn print_sql(sql: &str, parameters: &[String]) {
+    if parameters.is_empty() {
+        return output::lines(sql);
+    }
+    output::line(&format!("PREPARE pgsegue_try ({}) AS", parameters.join(", ")));
+    output::lines(sql);
+    let values: Vec<_> = (1..=parameters.len()).map(|n| format!("<${n}>")).collect();
+    output::line(&format!("-- then: EXECUTE pgsegue_try ({});", values.join(", ")));
 }

@@ -1,9 +1,10 @@
 //! What is said of one statement, as text and as JSON.
 
+use crate::sql::ident::Ident;
 use crate::sql::reason::Reason;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
-use tokio_postgres::Column;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Column};
 
 /// What is said of one statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +29,9 @@ pub struct Explained {
     pub client: Vec<String>,
     /// What else to know.
     pub notes: Vec<String>,
-    /// The form that is sent instead of the client's, to be run as it is.
+    /// The types of its parameters, as PREPARE takes them.
+    pub parameters: Vec<String>,
+    /// The form that is sent instead of the client's, to be run as it is, or with its parameters.
     pub sql: Option<String>,
 }
 
@@ -36,6 +39,8 @@ pub struct Explained {
 pub(super) enum Vetting {
     /// It is as good.
     Fit,
+    /// As good but for its plan, which will be another once the shadow is filled.
+    NotFilled,
     /// It is not.
     Unfit(String),
     /// Not asked, for this function's sake.
@@ -58,6 +63,7 @@ impl Said {
             vetting: None,
             client: Vec::new(),
             notes: Vec::new(),
+            parameters: Vec::new(),
             sql: None,
         })
     }
@@ -78,6 +84,9 @@ impl Said {
             Vetting::Fit => {
                 "same parameters, columns and types; no scan that the source spares".to_owned()
             }
+            Vetting::NotFilled => "same parameters, columns and types; how the shadow is reached \
+                                   is seen once it is filled"
+                .to_owned(),
             Vetting::Unfit(why) => why,
             Vetting::NotAsked(function) => {
                 format!("not asked here: {function}() may look at data while it is planned")
@@ -120,13 +129,29 @@ impl Said {
             let columns: Vec<String> = statement.columns().iter().map(column).collect();
             self.client(columns.join(", "));
         }
-        let parameters: Vec<String> =
-            statement.params().iter().enumerate().map(|(n, t)| format!("${} {t}", n + 1)).collect();
+        self.0.parameters = statement.params().iter().map(type_name).collect();
+        let all = statement.params().iter().enumerate();
+        let parameters: Vec<String> = all.map(|(n, t)| format!("${} {t}", n + 1)).collect();
         if !parameters.is_empty() {
-            self.note(format!(
-                "parameters: {}; psql gives them with \\bind before \\g (16 or later)",
-                parameters.join(", ")
-            ));
+            self.note(format!("parameters: {}", parameters.join(", ")));
+        }
+    }
+
+    /// What EXECUTE of a statement sends that is prepared under this name, with these types.
+    pub(super) fn prepared(&mut self, (name, types): (&str, &str), of: Explained) {
+        let inner = match of.class.as_str() {
+            "passthrough" => String::new(),
+            class => format!(" ({class})"),
+        };
+        self.route("prepared", &format!("as it is; EXECUTE of it{inner}: {}", of.route), &of.why);
+        self.0.not_understood = of.not_understood;
+        self.0.way_out = of.way_out;
+        self.0.notes.extend(of.notes);
+        if let Some(sql) = of.sql.filter(|_| inner == " (write)") {
+            self.note(
+                "the form below is prepared, and executed, in the place of the client's".to_owned(),
+            );
+            self.0.sql = Some(format!("PREPARE {name}{types} AS\n{sql}"));
         }
     }
 
@@ -137,4 +162,13 @@ impl Said {
 
 fn column(column: &Column) -> String {
     format!("{} {}", column.name(), column.type_())
+}
+
+/// A type as SQL, whatever the search_path.
+fn type_name(of: &Type) -> String {
+    let name = Ident::new(of.name());
+    match of.schema() {
+        "pg_catalog" => name.spelled(),
+        schema => format!("{}.{}", Ident::new(schema).quoted(), name.quoted()),
+    }
 }

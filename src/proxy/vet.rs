@@ -221,11 +221,14 @@ async fn work(
 
 /// Why a query stays on the source.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+pub enum Unfit {
+    /// What the server says of it.
     #[error("the shadow form fails: {0}")]
     Fails(String),
+    /// What differs.
     #[error("parameters or columns differ: {0}")]
     Differs(String),
+    /// The way out, if there is one.
     #[error("the shadow would be scanned where the source's rows are looked up{0}")]
     Dearer(String),
 }
@@ -247,10 +250,9 @@ pub async fn vet_once(
     source: &str,
     shadow: &str,
     targets: Vec<Arc<Target>>,
-) -> Result<(), String> {
+) -> Result<(), Unfit> {
     let sql = "SELECT current_user::text, pg_catalog.current_setting('search_path')";
-    let session = async { client.query_one(sql, &[]).await.map_err(Unfit::from) };
-    let session = session.await.map_err(|why| why.to_string())?;
+    let session = client.query_one(sql, &[]).await?;
     let text = |index| session.try_get::<_, &str>(index).unwrap_or_default().into();
     let key = Key {
         generation: 0,
@@ -261,7 +263,7 @@ pub async fn vet_once(
     };
     let leans_on = LeansOn::default();
     let job = Job { key, source: source.to_owned(), shadow: shadow.to_owned(), targets, leans_on };
-    vet(client, &job).await.map(drop).map_err(|why| why.to_string())
+    vet(client, &job).await.map(drop)
 }
 
 async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {

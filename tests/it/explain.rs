@@ -137,7 +137,7 @@ async fn every_class_has_its_route_its_reason_and_what_the_client_sees() {
     assert_eq!(write[0]["client"], json!(["UPDATE n", "total int4, id int4"]));
     assert_eq!(write[0]["tables"], json!(["public.orders"]));
     let parameters = of(TEXTS[1]);
-    assert!(parameters[0]["notes"].to_string().contains("parameters: $1 int4;"), "{parameters:?}");
+    assert_eq!(parameters[0]["parameters"], json!(["int4"]));
 
     let read = of(TEXTS[2]);
     assert_eq!(fields(&read[0]), ["read", "shadow", "orders_v2 (ready): reads is 100 %"]);
@@ -288,6 +288,181 @@ async fn a_read_that_would_scan_the_shadow_stays_on_the_source_and_says_so() {
     db.client.batch_execute(index).await.unwrap();
     let after = explained(&proxy, &[text]);
     assert_eq!(after[0]["route"], "shadow", "{after:?}");
+}
+
+/// The SQL that the command prints behind what it says.
+fn printed(proxy: &Proxy, text: &str) -> String {
+    let shown = said(&proxy.pgsegue(&["explain", text]));
+    shown.split_once("\n\n").unwrap_or_else(|| panic!("there is no SQL in\n{shown}")).1.to_owned()
+}
+
+fn field<'a>(of: &'a Value, name: &str) -> &'a str {
+    of[name].as_str().unwrap_or_else(|| panic!("no {name} in {of}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_shadow_is_filled_the_phase_is_why_and_no_index_is_advised() {
+    let (db, proxy) = proxy().await;
+    let wider =
+        "ALTER TABLE orders_v2 ALTER id TYPE bigint; CREATE INDEX ON orders (user_id); ANALYZE";
+    db.client.batch_execute(wider).await.unwrap();
+    let text = "SELECT id FROM orders WHERE user_id = 3";
+    let now = explained(&proxy, &[text]);
+    assert_eq!(field(&now[0], "why"), "orders_v2 (observe): reads is 0 %");
+    let later = explained(&proxy, &["--reads", "100", text]);
+    assert_eq!(field(&later[0], "route"), "shadow");
+    for one in [&now[0], &later[0]] {
+        assert!(!one.to_string().contains("CREATE INDEX"), "{one}");
+        let vetting = "same parameters, columns and types; how the shadow is reached is seen once it \
+                       is filled";
+        assert_eq!(field(one, "vetting"), vetting);
+    }
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let filled = explained(&proxy, &[text]);
+    assert!(field(&filled[0], "why").contains("scanned where"), "{filled:?}");
+}
+
+const TYPED: &str = r#"
+[[migration]]
+name = "parcels_v2"
+source = "public.parcels"
+shadow = "public.parcels_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+state = "status::text"
+[migration.reverse]
+status = "state::public.st"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_with_a_type_of_its_own_is_fit_and_what_is_printed_for_it_runs() {
+    let db = database().await;
+    let tables = "CREATE TYPE st AS ENUM ('sent', 'there'); \
+        CREATE TABLE parcels (id int PRIMARY KEY, status st); \
+        CREATE TABLE parcels_v2 (id int PRIMARY KEY, state text); \
+        INSERT INTO parcels VALUES (1, 'sent'); INSERT INTO parcels_v2 VALUES (1, 'sent')";
+    db.client.batch_execute(tables).await.unwrap();
+    let proxy = Proxy::start(&db, TYPED).await;
+    let text = "SELECT status, id FROM parcels WHERE id = 1";
+    let of = explained(&proxy, &["--reads", "100", text]);
+    assert_eq!((field(&of[0], "route"), field(&of[0], "class")), ("shadow", "read"), "{of:?}");
+    assert!(field(&of[0], "vetting").starts_with("same parameters, columns and types"), "{of:?}");
+    assert_eq!(psql(&db, &printed(&proxy, text)), "sent|1\n");
+    let by_type = printed(&proxy, "SELECT id FROM parcels WHERE status = $1");
+    assert!(by_type.starts_with("PREPARE pgsegue_try (\"public\".\"st\") AS\n"), "{by_type}");
+    assert_eq!(psql(&db, &format!("{by_type}EXECUTE pgsegue_try ('sent');")), "1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_prepared_in_sql_is_explained_and_what_drops_it_is_no_execute() {
+    let (db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let of = explained(&proxy, &["PREPARE p (int) AS UPDATE orders SET total = 1 WHERE id = $1"]);
+    assert_eq!(field(&of[0], "class"), "prepared");
+    let route = "as it is; EXECUTE of it (write): source, mirrored to the shadow";
+    assert_eq!(field(&of[0], "route"), route);
+    assert_eq!(of[0]["tables"], json!(["public.orders"]));
+    psql(&db, &format!("{} EXECUTE p(7);", field(&of[0], "sql")));
+    assert_eq!(psql(&db, "SELECT total_minor FROM orders_v2 WHERE id = 7"), "100\n");
+    let read = explained(&proxy, &["PREPARE p AS SELECT * FROM orders"]);
+    assert_eq!(field(&read[0], "why"), "it is read by EXECUTE");
+    for text in ["DISCARD ALL", "DEALLOCATE p", "DEALLOCATE ALL"] {
+        let of = explained(&proxy, &[text]);
+        let why = "it drops prepared statements, and changes no table";
+        assert_eq!((field(&of[0], "class"), field(&of[0], "why")), ("passthrough", why));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_behind_a_truncate_is_shown_and_runs() {
+    let (db, proxy) = proxy().await;
+    assert_eq!(explained(&proxy, &["TRUNCATE orders"])[0]["sql"], json!(null));
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let printed = printed(&proxy, "TRUNCATE orders CASCADE -- all");
+    psql(&db, &printed);
+    let left = "SELECT (SELECT count(*) FROM orders_v2), (SELECT count(*) FROM pgsegue.dirty_keys)";
+    assert_eq!(psql(&db, left), "0|0\n", "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_write_any_table_names_every_migration() {
+    let (_db, proxy) = proxy().await;
+    let both = "items_v2 (as if ready; in fact observe), orders_v2 (as if ready; in fact observe)";
+    for text in ["CALL somewhere()", "SELECT 'orders"] {
+        let of = explained(&proxy, &[text]);
+        assert_eq!(of[0]["tables"], json!(["public.items", "public.orders"]), "{text}");
+        let why = "not mirrored: items_v2 (observe), orders_v2 (observe)";
+        assert_eq!(field(&of[0], "why"), why);
+    }
+    let config = format!("{ORDERS_V2}{ROUTING_AND_ITEMS}").replace("unclassified = \"refuse\"", "");
+    proxy.rewrite_config(&config);
+    let of = explained(&proxy, &["--reads", "0", "CALL somewhere()"]);
+    assert_eq!(field(&of[0], "why"), format!("{both} have unclassified = \"record\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_a_with_query_is_no_table_and_a_view_is_said_to_be_one() {
+    let (db, proxy) = proxy().await;
+    db.client.batch_execute("CREATE VIEW ov AS SELECT * FROM orders").await.unwrap();
+    for (text, tables) in [
+        ("WITH orders AS (SELECT 1 AS id) SELECT * FROM orders", json!([])),
+        ("WITH o AS (SELECT 1), orders AS (TABLE o) SELECT * FROM orders", json!([])),
+        ("WITH orders AS (SELECT * FROM orders) SELECT * FROM orders", json!(["public.orders"])),
+        (
+            "WITH orders AS (SELECT 1) SELECT * FROM orders, public.orders AS o",
+            json!(["public.orders"]),
+        ),
+        ("SELECT * FROM ov", json!(["public.orders"])),
+    ] {
+        assert_eq!(explained(&proxy, &[text])[0]["tables"], tables, "{text}");
+    }
+    let through = explained(&proxy, &["SELECT w.word FROM words AS w, public.ov LIMIT 1"]);
+    let why = "it reads the table through \"ov\": views are the source's";
+    assert_eq!((field(&through[0], "route"), field(&through[0], "why")), ("source", why));
+    let called = explained(&proxy, &["SELECT some_function(1)"]);
+    let note = "whatever some_function() reads, it reads of the source";
+    assert_eq!(called[0]["notes"], json!([note]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_with_parameters_is_printed_so_that_any_psql_runs_it() {
+    let (db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let read = printed(&proxy, "SELECT total FROM orders WHERE id = $1 AND total > $2 -- it");
+    assert!(read.ends_with(";\n-- then: EXECUTE pgsegue_try (<$1>, <$2>);\n"), "{read}");
+    assert_eq!(psql(&db, &format!("{read}EXECUTE pgsegue_try (7, 1);")), "21\n");
+    let write = printed(&proxy, "INSERT INTO orders VALUES ($1, $2, 5)");
+    psql(&db, &format!("{write}EXECUTE pgsegue_try (9001, 1);"));
+    assert_eq!(psql(&db, "SELECT total_minor FROM orders_v2 WHERE id = 9001"), "500\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_begins_with_a_comment_is_no_option() {
+    let (_db, proxy) = proxy().await;
+    for arguments in [
+        ["explain", "--reads=0", "-- note\nSELECT * FROM orders"],
+        ["explain", "-- note\nSELECT * FROM orders", "--reads=0"],
+    ] {
+        let shown = said(&proxy.pgsegue(&arguments));
+        assert!(shown.starts_with("SELECT * FROM orders\n  class    read\n"), "{shown}");
+    }
+    let shown = said(&proxy.pgsegue(&["explain", "--orders"]));
+    assert_eq!(shown, "there is no statement in it: it is sent as it is\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_statements_than_anybody_reads_are_refused_at_once() {
+    let (_db, proxy) = proxy().await;
+    let sql = "SELECT * FROM orders WHERE id = 1; ".repeat(101);
+    let expected = "101 statements are too many for one question: ask for at most 100 at a time";
+    let body = json!({ "sql": sql }).to_string();
+    let (status, answer) = post(&proxy, "application/json", &body);
+    assert!(status == 400 && answer.contains(expected), "{status} {answer}");
+    let output = proxy.pgsegue(&["explain", &sql]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), error), (Some(2), format!("error: {expected}\n")));
+    assert_eq!(explained(&proxy, &[&"SELECT ';'; ;".repeat(100)]).len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
