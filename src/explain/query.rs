@@ -84,6 +84,7 @@ impl Known {
             None => match proxy::vet_once(client, sql, form.text(), targets).await {
                 Ok(()) | Err(Unfit::Dearer(_)) if !is_filled => Vetting::NotFilled,
                 Ok(()) => Vetting::Fit,
+                Err(why @ Unfit::Refused(..)) => Vetting::Refused(why.to_string()),
                 Err(why) => Vetting::Unfit(why.to_string()),
             },
         };
@@ -92,6 +93,7 @@ impl Known {
         let levers = format!("{}: reads is {}", least.at(), least.reads);
         match &vetted {
             _ if least.reads == Percent::ZERO => said.route("read", "source", &levers),
+            Vetting::Refused(why) => said.route("read", "source", why),
             Vetting::Unfit(why) => {
                 said.route("read", "source", &format!("the shadow's form is not as good: {why}"));
             }

@@ -43,6 +43,8 @@ pub(super) enum Vetting {
     NotFilled,
     /// It is not.
     Unfit(String),
+    /// The server does not take the query itself.
+    Refused(String),
     /// Not asked, for this function's sake.
     NotAsked(String),
 }
@@ -87,7 +89,7 @@ impl Said {
             Vetting::NotFilled => "same parameters, columns and types; how the shadow is reached \
                                    is seen once it is filled"
                 .to_owned(),
-            Vetting::Unfit(why) => why,
+            Vetting::Unfit(why) | Vetting::Refused(why) => why,
             Vetting::NotAsked(function) => {
                 format!("not asked here: {function}() may look at data while it is planned")
             }

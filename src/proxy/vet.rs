@@ -11,10 +11,13 @@ use crate::sql::qualify::bare_calls;
 use crate::sql::read::LeansOn;
 use crate::sql::target::{Reverse, Target};
 use crate::wire::backend::{self, push_frame};
+use crate::workload::Workload;
 use quick_cache::sync::Cache;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement, Transaction};
 
@@ -50,6 +53,15 @@ struct Key {
     search_path: Box<str>,
     fingerprint: Box<str>,
     types: Box<[u8]>,
+}
+
+impl Key {
+    /// What is asked, whatever the tables are like at present.
+    fn question(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (&self.user, &self.search_path, &self.fingerprint, &self.types).hash(&mut hash);
+        hash.finish()
+    }
 }
 
 /// What is known of a query.
@@ -142,7 +154,8 @@ impl Vetting {
         let database = options.control.as_ref().and_then(super::database_of);
         let jobs = options.control.clone().map(|control| {
             let (send, receive) = mpsc::channel(QUEUE);
-            tokio::spawn(work(control, Arc::clone(&verdicts), receive));
+            let known = (Arc::clone(&verdicts), Arc::clone(&options.workload));
+            tokio::spawn(work(control, known, receive));
             send
         });
         Self { verdicts, jobs, database }
@@ -197,7 +210,7 @@ fn declared(types: &[u8]) -> &[u8] {
 
 async fn work(
     control: Database,
-    verdicts: Arc<Cache<Key, Verdict>>,
+    (verdicts, workload): (Arc<Cache<Key, Verdict>>, Arc<Workload>),
     mut jobs: mpsc::Receiver<Job>,
 ) {
     let mut client: Option<Client> = None;
@@ -206,15 +219,19 @@ async fn work(
             client = control.client("pgsegue vetting").await.ok();
         }
         let Some(client) = &mut client else { continue };
-        let vetted = match vet(client, &job).await {
-            Ok(native) => Vetted::Fit(Arc::new(native)),
-            Err(why) => {
-                // Without its values: they are the apps' own.
-                let query = crate::sql::normal::normal(&job.source).unwrap_or_default();
-                tracing::info!(query, %why, "this read stays on the source");
-                Vetted::Unfit
-            }
-        };
+        let said = vet(client, &job).await;
+        // Without their values: they are the apps' own.
+        let query = crate::sql::normal::normal(&job.source);
+        let why = said.as_ref().err().map(Unfit::without_values);
+        for target in &job.targets {
+            let verdict = why.as_deref().map_or(Ok(()), Err);
+            workload.of(&target.migration).vetted(query.as_deref(), job.key.question(), verdict);
+        }
+        if let Some(why) = why {
+            let query = query.unwrap_or_default();
+            tracing::info!(query, %why, "this read stays on the source");
+        }
+        let vetted = said.map_or(Vetted::Unfit, |native| Vetted::Fit(Arc::new(native)));
         verdicts.insert(job.key, Verdict { vetted, since: Instant::now() });
     }
 }
@@ -225,6 +242,12 @@ pub enum Unfit {
     /// What the server says of it.
     #[error("the shadow form fails: {0}")]
     Fails(String),
+    /// The same where it may quote a constant of the query.
+    #[error("the shadow form fails: {0}")]
+    Quotes(String, SqlState),
+    /// What the server says of the query itself.
+    #[error("the server refuses the query itself: {0}")]
+    Refused(String, SqlState),
     /// What differs.
     #[error("parameters or columns differ: {0}")]
     Differs(String),
@@ -235,9 +258,44 @@ pub enum Unfit {
 
 impl From<tokio_postgres::Error> for Unfit {
     fn from(error: tokio_postgres::Error) -> Self {
-        let text =
-            error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
-        Self::Fails(text)
+        match error.as_db_error() {
+            None => Self::Fails(error.to_string()),
+            Some(said) if says_no_value(said) => Self::Fails(said.message().to_owned()),
+            Some(said) => Self::Quotes(said.message().to_owned(), said.code().clone()),
+        }
+    }
+}
+
+/// Whether a message about the shadow's form has no constant of the query in it. Of the form itself it
+/// names types, functions and columns: those that the query's constants name, the source has taken.
+fn says_no_value(said: &DbError) -> bool {
+    match said.code().code().get(..2) {
+        Some("42") => ![SqlState::SYNTAX_ERROR, SqlState::INVALID_NAME].contains(said.code()),
+        // The server's own words about data; what it cites is in quotes.
+        Some("22") => !said.message().contains('"'),
+        _ => false,
+    }
+}
+
+impl Unfit {
+    fn of_the_query(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(said) => Self::Refused(said.message().to_owned(), said.code().clone()),
+            None => error.into(),
+        }
+    }
+
+    /// The same for logs and reports: no constant of the query is in it.
+    fn without_values(&self) -> String {
+        match self {
+            Self::Fails(_) | Self::Differs(_) | Self::Dearer(_) => self.to_string(),
+            Self::Quotes(_, code) => {
+                format!("the shadow form fails with SQLSTATE {}", code.code())
+            }
+            Self::Refused(_, code) => {
+                format!("the server refuses the query itself with SQLSTATE {}", code.code())
+            }
+        }
     }
 }
 
@@ -279,7 +337,8 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     let types: Vec<_> = (1..=u16::try_from(count).unwrap_or(0))
         .map(|n| side::type_of(declared.type_of(n)))
         .collect();
-    let source = transaction.prepare_typed(&job.source, &types).await?;
+    let source = transaction.prepare_typed(&job.source, &types).await;
+    let source = source.map_err(Unfit::of_the_query)?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
     let mut native = compare(&source, &shadow, &job.targets)?;
     let on_source = explain(&transaction, &job.source, &source).await?;

@@ -10,8 +10,9 @@
 
 mod latency;
 mod report;
+mod vetting;
 
-pub use report::{Class, Line, Part, Report, Routes};
+pub use report::{Class, Line, Part, Report, Routes, Vetting};
 
 use crate::sql::indirect;
 use crate::sql::normal::normal;
@@ -119,6 +120,8 @@ pub struct Tally {
     taken: [AtomicU64; 5],
     errors: AtomicU64,
     latency: Latency,
+    /// Of a read.
+    verdicts: vetting::Verdicts,
     /// Milliseconds since 1970.
     first: u64,
     last: AtomicU64,
@@ -189,6 +192,16 @@ impl Observed {
         let text = text.get(statement.at.clone()).and_then(normal);
         let verdict = Verdict::UnfitRead("it reads the table through a view".into());
         self.find(Text::of(text.as_deref()), verdict, generation)
+    }
+
+    /// What the vetting says of reads of this text, as [`crate::sql::normal`] has it; the question
+    /// is more than the text: who asks, and with what. A reason says no value.
+    pub fn vetted(&self, normal: Option<&str>, question: u64, verdict: Result<(), &str>) {
+        let kind = Kind { text: Text::of(normal), verdict: Verdict::Read };
+        // Without a line of its own it has no room here either.
+        if let Some(tally) = self.kinds.load().get(&kind) {
+            tally.verdicts.add(question, verdict);
+        }
     }
 
     /// The tally of texts that are not read, for this reason.
@@ -319,6 +332,7 @@ impl Tally {
             taken: Default::default(),
             errors: AtomicU64::new(0),
             latency: Latency::default(),
+            verdicts: vetting::Verdicts::default(),
             first: now,
             last: AtomicU64::new(now),
             generation: AtomicU64::new(0),

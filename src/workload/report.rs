@@ -28,8 +28,14 @@ pub struct Report {
     pub no_reads: Option<String>,
     /// Writes that are mirrored exactly.
     pub writes: Part,
-    /// Reads that the shadow can answer.
+    /// Reads that the shadow can answer, by what they say.
     pub reads: Part,
+    /// Those of them that were vetted: the shadow answers them.
+    #[serde(default)]
+    pub reads_fit: Part,
+    /// Those of them that were vetted: all or some stay on the source.
+    #[serde(default)]
+    pub reads_stay: Part,
     /// Reads that only the source can answer.
     pub unfit_reads: Part,
     /// Statements that change nothing and read nothing for the shadow.
@@ -60,8 +66,11 @@ pub struct Line {
     pub class: Class,
     /// Whether what it does to the table is known.
     pub understood: bool,
-    /// Why it is not understood, or why the shadow cannot answer it.
+    /// Why it is not understood, why the shadow cannot answer it, or why it stays on the source.
     pub why: Option<String>,
+    /// Of a read that the shadow can answer, by what it says: whether it may.
+    #[serde(default)]
+    pub vetting: Option<Vetting>,
     /// What to change so that it is understood.
     pub way_out: Option<String>,
     /// How often it was answered or refused.
@@ -98,6 +107,20 @@ pub enum Class {
     Unclassified,
 }
 
+/// What the vetting says of reads of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vetting {
+    /// Nothing yet.
+    NotYet,
+    /// The shadow answers them.
+    Fit,
+    /// They stay on the source.
+    Stays,
+    /// That, of some; it hangs on the role, the search_path or the constants.
+    Both,
+}
+
 /// Calls by where they were sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Routes {
@@ -125,6 +148,7 @@ struct Seen {
     routes: Routes,
     errors: u64,
     counts: Counts,
+    vetting: (Vetting, Option<String>),
     first: u64,
     last: u64,
     generation: u64,
@@ -139,6 +163,7 @@ impl Seen {
             routes: Routes { source, mirrored, shadow, marked, refused },
             errors: tally.errors.load(Relaxed),
             counts: tally.latency.counts(),
+            vetting: tally.verdicts.sum(),
             first: tally.first,
             last: tally.last.load(Relaxed),
             generation: tally.generation.load(Relaxed),
@@ -164,10 +189,15 @@ impl Seen {
         read && matches!(self.kind.text, Text::Kept(..))
     }
 
+    /// Whether its reads are vetted, and each of them by this line.
+    fn is_vetted(&self) -> bool {
+        self.kind.verdict == Verdict::Read && matches!(self.kind.text, Text::Kept(..))
+    }
+
     fn line(&self) -> Line {
         let (class, why, way_out) = match &self.kind.verdict {
             Verdict::Write => (Class::Write, None, None),
-            Verdict::Read => (Class::Read, None, None),
+            Verdict::Read => (Class::Read, self.vetting.1.clone(), None),
             Verdict::UnfitRead(why) => (Class::UnfitRead, Some(why.to_string()), None),
             Verdict::Other => (Class::Other, None, None),
             Verdict::Ddl => (Class::Ddl, None, None),
@@ -185,6 +215,7 @@ impl Seen {
             class,
             understood: class != Class::Unclassified,
             why,
+            vetting: self.is_vetted().then_some(self.vetting.0),
             way_out,
             calls: self.routes.all(),
             routes: self.routes,
@@ -208,13 +239,15 @@ impl Observed {
         let mut lines: Vec<Line> =
             seen.iter().map(Seen::line).filter(|line| line.calls > 0).collect();
         lines.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.text.cmp(&b.text)));
-        let part = |of: &[Class]| {
-            let of = lines.iter().filter(|line| of.contains(&line.class));
+        let sum = |is_of: &dyn Fn(&Line) -> bool| {
+            let of = lines.iter().filter(|line| is_of(line));
             of.fold(Part::default(), |part, line| Part {
                 kinds: part.kinds + 1,
                 calls: part.calls + line.calls,
             })
         };
+        let part = |of: &[Class]| sum(&|line| of.contains(&line.class));
+        let stays = [Some(Vetting::Stays), Some(Vetting::Both)];
         let calls = lines.iter().map(|line| line.calls).sum();
         let not_understood = part(&[Class::Unclassified]);
         Report {
@@ -228,6 +261,8 @@ impl Observed {
             no_reads: self.no_reads.load().as_ref().map(|why| why.as_ref().clone()),
             writes: part(&[Class::Write]),
             reads: part(&[Class::Read]),
+            reads_fit: sum(&|line| line.vetting == Some(Vetting::Fit)),
+            reads_stay: sum(&|line| stays.contains(&line.vetting)),
             unfit_reads: part(&[Class::UnfitRead]),
             other: part(&[Class::Other]),
             ddl: part(&[Class::Ddl]),

@@ -412,3 +412,61 @@ async fn what_reads_the_table_through_a_view_counts_as_a_read_that_stays() {
     let line = line(&report, "select total from ov where id = ?");
     assert_eq!(line["why"], "it reads the table through a view");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_vetting_says_of_a_read_is_in_the_report_and_no_value_is() {
+    let db = orders().await;
+    let indexed = "CREATE INDEX ON orders (user_id); \
+        INSERT INTO orders SELECT i, i % 997, i FROM generate_series(101, 20000) AS i; ANALYZE";
+    db.client.batch_execute(&format!("{SHADOW}; {indexed}")).await.unwrap();
+    let proxy = Proxy::start(&db, &format!("{ORDERS_V2}[migration.routing]\nreads = 100\n")).await;
+    let app = through(&proxy).await;
+    let (fit, stays, wrong) = (
+        "select total from orders where id = ?",
+        "select total from orders where user_id = ?",
+        "select id from orders where id = ?",
+    );
+    let ask = async || {
+        answer(&app, &fit.replace('?', "4711")).await;
+        answer(&app, &stays.replace('?', "4711")).await;
+        answer(&app, &wrong.replace('?', "'geheim'")).await;
+    };
+    let status = ["migration", "status", "orders_v2", "--workload"];
+    said(&proxy.pgsegue(&["route", "orders_v2", "--reads", "0", "--dark", "0", "--why", "x"]));
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    ask().await;
+    let before = report_of_calls(&proxy, 3).await;
+    assert_eq!(line(&before, fit)["vetting"], "not_yet");
+    let none =
+        "  vetted      none yet: that begins when it is ready, and `reads` or `dark_reads` above 0";
+    let shown = said(&proxy.pgsegue(&status));
+    assert!(shown.contains(none), "{shown}");
+
+    said(&proxy.pgsegue(&["route", "orders_v2", "--reads", "100", "--why", "x"]));
+    let report = eventually("every read is vetted", async || {
+        ask().await;
+        let report = report(&proxy);
+        let vetted = [fit, stays, wrong].map(|text| line(&report, text)["vetting"].clone());
+        if vetted == ["fit", "stays", "stays"] { Ok(report) } else { Err(vetted) }
+    })
+    .await;
+    let kinds = ["reads", "reads_fit", "reads_stay"].map(|part| report[part]["kinds"].clone());
+    assert_eq!(kinds, [json!(3), json!(1), json!(2)]);
+    let why = line(&report, stays)["why"].as_str().unwrap();
+    assert!(why.starts_with("the shadow would be scanned where"), "{why}");
+    let refused = "the server refuses the query itself with SQLSTATE 22P02";
+    assert_eq!(line(&report, wrong)["why"], refused);
+    let shown = said(&proxy.pgsegue(&status));
+    for expected in [
+        "  vetted      1 kind fit, 2 kinds on the source, 0 not yet\n",
+        "reads that were vetted, and stay on the source:\n",
+        "; vetted: stays\n    select total from orders where user_id = ?\n      why      the shadow",
+        "; vetted: fit\n    select total from orders where id = ?\n",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    let log = proxy.log();
+    assert!(log.contains(refused) && !log.contains("geheim"), "{log}");
+    assert!(!shown.contains("geheim"), "{shown}");
+}

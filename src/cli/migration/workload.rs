@@ -2,7 +2,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::{admin, output};
-use crate::workload::{Class, Line, Part, Report};
+use crate::workload::{Class, Line, Part, Report, Vetting};
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -66,7 +66,8 @@ fn print_one(Seen { admin, report }: &Seen) {
     };
     item("understood", &coverage);
     part("writes", report.writes, "mirrored exactly");
-    part("reads", report.reads, "fit for the shadow, each once it is vetted");
+    part("reads", report.reads, "the shadow can answer them, each once it is vetted");
+    vetted(report);
     part("unfit reads", report.unfit_reads, "the source answers them");
     part("other", report.other, "nothing to mirror, nothing to move");
     part("ddl", report.ddl, "refused while the migration runs");
@@ -82,8 +83,12 @@ fn print_one(Seen { admin, report }: &Seen) {
         report.statements.iter().filter(|l| class.contains(&l.class)).cloned().collect::<Vec<_>>()
     };
     list("not understood", &with(&[Class::Unclassified]), usize::MAX);
+    let (stay, rest): (Vec<_>, Vec<_>) =
+        with(&[Class::Write, Class::Read, Class::Other, Class::Ddl])
+            .into_iter()
+            .partition(|line| matches!(line.vetting, Some(Vetting::Stays | Vetting::Both)));
+    list("reads that were vetted, and stay on the source", &stay, LINES_MAX);
     list("reads that only the source can answer", &with(&[Class::UnfitRead]), LINES_MAX);
-    let rest = with(&[Class::Write, Class::Read, Class::Other, Class::Ddl]);
     list("understood", &rest, LINES_MAX);
 }
 
@@ -93,11 +98,35 @@ fn item(what: &str, value: &str) {
 
 fn part(what: &str, part: Part, meaning: &str) {
     if part.calls > 0 {
-        let kinds = match part.kinds {
-            1 => "1 kind".to_owned(),
-            more => format!("{} kinds", many(u64::try_from(more).unwrap_or(u64::MAX))),
-        };
-        item(what, &format!("{} calls, {kinds}: {meaning}", many(part.calls)));
+        item(what, &format!("{} calls, {}: {meaning}", many(part.calls), kinds(part.kinds)));
+    }
+}
+
+/// What the vetting says of the reads that the shadow can answer.
+fn vetted(report: &Report) {
+    let (fit, stay) = (report.reads_fit, report.reads_stay);
+    match (report.reads.calls, fit.kinds + stay.kinds) {
+        (0, _) => {}
+        (_, 0) => item(
+            "vetted",
+            "none yet: that begins when it is ready, and `reads` or `dark_reads` above 0",
+        ),
+        (_, vetted) => {
+            let later = report.reads.kinds.saturating_sub(vetted);
+            let said = format!(
+                "{} fit, {} on the source, {later} not yet",
+                kinds(fit.kinds),
+                kinds(stay.kinds)
+            );
+            item("vetted", &said);
+        }
+    }
+}
+
+fn kinds(kinds: usize) -> String {
+    match kinds {
+        1 => "1 kind".to_owned(),
+        more => format!("{} kinds", many(u64::try_from(more).unwrap_or(u64::MAX))),
     }
 }
 
@@ -117,11 +146,14 @@ fn list(title: &str, lines: &[Line], lines_max: usize) {
             millis(line.p99_ms),
             routes(line)
         ));
-        for text in wrapped(&output::safe(&line.text), lines_max) {
+        for text in wrapped(&output::safe(&line.text), WIDTH - 4, lines_max) {
             output::line(&format!("    {text}"));
         }
         if let Some(why) = &line.why {
-            output::line(&format!("      why      {why}"));
+            let why = wrapped(&output::safe(why), WIDTH - 15, usize::MAX);
+            for (head, why) in std::iter::once("why").chain(std::iter::repeat("")).zip(why) {
+                output::line(&format!("      {head:9}{why}"));
+            }
         }
         if let Some(way_out) = &line.way_out {
             output::line(&format!("      way out  {way_out}"));
@@ -153,18 +185,25 @@ fn routes(line: &Line) -> String {
         0 => String::new(),
         errors => format!(", {} failed", many(errors)),
     };
-    format!("{class}{}{errors}", taken.join(", "))
+    let vetting = match line.vetting {
+        None => "",
+        Some(Vetting::NotYet) => "; not vetted yet",
+        Some(Vetting::Fit) => "; vetted: fit",
+        Some(Vetting::Stays) => "; vetted: stays",
+        Some(Vetting::Both) => "; vetted: stays for some roles, search paths or constants",
+    };
+    format!("{class}{}{errors}{vetting}", taken.join(", "))
 }
 
-/// A text in lines, cut after so many.
-fn wrapped(text: &str, lines_max: usize) -> Vec<String> {
+/// A text in lines of this width, cut after so many.
+fn wrapped(text: &str, width: usize, lines_max: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let is_full = lines.len() >= lines_max;
         let Some(last) = lines.last_mut() else { break };
         if last.is_empty() {
             last.push_str(word);
-        } else if last.chars().count() + 1 + word.chars().count() <= WIDTH - 4 {
+        } else if last.chars().count() + 1 + word.chars().count() <= width {
             last.push(' ');
             last.push_str(word);
         } else if is_full {
@@ -226,10 +265,10 @@ mod tests {
     #[test]
     fn long_texts_are_wrapped_and_cut() {
         let text = vec!["word"; 60].join(" ");
-        let lines = wrapped(&text, 2);
+        let lines = wrapped(&text, WIDTH - 4, 2);
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.chars().count() <= WIDTH - 2), "{lines:?}");
         assert!(lines[1].ends_with(" …"));
-        assert_eq!(wrapped(&text, usize::MAX).join(" "), text);
+        assert_eq!(wrapped(&text, WIDTH - 4, usize::MAX).join(" "), text);
     }
 }
