@@ -35,7 +35,8 @@ A migration from the first look to the last:
                                           what the apps send, and what of it is understood
   pgsegue migration start orders_v2       dual write, backfill, repair, verify
   pgsegue route orders_v2 --reads 10 --why 'canary'
-                                          the shadow serves 10 % of the reads
+                                          the shadow serves 10 % of the reads, if the
+                                          config file allows as many
   pgsegue migration rollback orders_v2 --why 'p99 went up'
                                           all reads on the source, within milliseconds
 

@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::{connect, output};
-use crate::engine::{Control, RouteChange, Status};
+use crate::engine::{BothLevers, Control, Lever, RouteChange, Status};
 use crate::manifest::{DualWrite, Percent};
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,15 +58,38 @@ pub(super) async fn apply(
     control.route(name, change, &connect::who(command), why).await?;
     let status = connect::status(control, name).await?;
     output::line(&describe(&status));
-    let asked = change.reads.map_or(0.0, Percent::as_f64);
-    if status.reads < asked {
+    let levers = control.levers(name).await?;
+    held_down(&change, &levers).iter().for_each(|hint| output::remark(hint));
+    let shares = [(status.reads, levers.reads), (status.dark_reads, levers.dark_reads)];
+    let raised = [change.reads, change.dark_reads].into_iter().flatten().any(|p| p > Percent::ZERO);
+    if raised && shares.iter().any(|(now, allowed)| *now < allowed.lower().as_f64()) {
+        let why = match &status.reads_blocked {
+            Some(why) => why.clone(),
+            None => format!("{name} is in phase {}", status.phase.name()),
+        };
         output::remark(&format!(
-            "hint: the shadow serves {} % and not {asked} %: the config file allows no more, or \
-             the migration is not ready; see `pgsegue migration status {name}`",
-            status.reads
+            "hint: the levers count once the migration is ready: {why}; see `pgsegue migration \
+             status {name}`"
         ));
     }
     Ok(())
+}
+
+/// What was asked for and the config file does not allow.
+fn held_down(change: &RouteChange, levers: &BothLevers) -> Vec<String> {
+    let share = |what: &str, asked: Option<Percent>, lever: Lever<Percent>| {
+        let asked = asked.filter(|asked| lever.file < *asked)?;
+        let file = lever.file;
+        Some(format!(
+            "hint: {what} is {asked} here and {file} in the config file: the lower counts; raise \
+             it there"
+        ))
+    };
+    let dual_write = (change.dual_write == Some(DualWrite::On) && !levers.dual_write.file)
+        .then(|| "hint: dual_write is off in the config file: turn it on there".to_owned());
+    let reads = share("reads", change.reads, levers.reads);
+    let dark_reads = share("dark_reads", change.dark_reads, levers.dark_reads);
+    [reads, dark_reads, dual_write].into_iter().flatten().collect()
 }
 
 fn describe(status: &Status) -> String {

@@ -29,6 +29,45 @@ pub struct RouteChange {
     pub dual_write: Option<DualWrite>,
 }
 
+/// What has become of an abort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Abort {
+    /// The running engine does it.
+    Asked,
+    /// It is in force, no engine runs.
+    Done {
+        /// The functions that are there yet, as DROP FUNCTION takes them.
+        left: Vec<String>,
+    },
+}
+
+/// One lever, which is in two places: the lower counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lever<T> {
+    /// In the control schema.
+    pub control: T,
+    /// In the config file, as the last process has read it.
+    pub file: T,
+}
+
+/// Every lever, in both places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BothLevers {
+    /// Share of reads.
+    pub reads: Lever<Percent>,
+    /// Share of dark reads.
+    pub dark_reads: Lever<Percent>,
+    /// Whether writes go to both.
+    pub dual_write: Lever<bool>,
+}
+
+impl<T: Copy + Ord> Lever<T> {
+    /// What they allow together.
+    pub fn lower(&self) -> T {
+        self.control.min(self.file)
+    }
+}
+
 impl Control {
     /// Connects.
     ///
@@ -113,22 +152,41 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such migration.
-    pub async fn abort(&self, name: &str, who: &str, why: &str) -> Result<(), Error> {
+    pub async fn abort(&self, name: &str, who: &str, why: &str) -> Result<Abort, Error> {
         let connection = self.connection.lock().await;
         let client = &connection.client;
         let phase = phase(client, name).await?;
-        if phase == Phase::Aborted {
-            return Ok(());
+        if phase != Phase::Aborted {
+            if is_engine_running(client).await? {
+                request(client, name, "abort", who, why).await?;
+                return Ok(Abort::Asked);
+            }
+            // Nobody routes by it: it can be ended here. A process that has lost its connection for
+            // a moment may mirror yet: its statements would fail without the functions.
+            journal::advance(client, name, (&phase, &Phase::Aborted), who, why).await?;
+            let sql = "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, \
+                       backfill_until = NULL, reads_blocked = NULL WHERE name = $1";
+            client.execute(sql, &[&name]).await?;
         }
-        if is_engine_running(client).await? {
-            return request(client, name, "abort", who, why).await;
-        }
-        // Nobody routes by it: it can be ended here. The functions stay until the next start.
-        journal::advance(client, name, (&phase, &Phase::Aborted), who, why).await?;
-        let sql = "UPDATE pgsegue.migrations SET gap = false, verified_at = NULL, \
-                   backfill_until = NULL, reads_blocked = NULL WHERE name = $1";
-        client.execute(sql, &[&name]).await?;
-        Ok(())
+        Ok(Abort::Done { left: install::installed(client, name).await? })
+    }
+
+    /// The levers of a migration, in both places.
+    ///
+    /// # Errors
+    /// When there is no such migration.
+    pub async fn levers(&self, name: &str) -> Result<BothLevers, Error> {
+        let connection = self.connection.lock().await;
+        let sql = "SELECT reads, file_reads, dark_reads, file_dark_reads, dual_write, \
+                   file_dual_write FROM pgsegue.migrations WHERE name = $1";
+        let row = connection.client.query_opt(sql, &[&name]).await?;
+        let row = row.ok_or_else(|| Error::Unknown { name: name.to_owned() })?;
+        let percent = |index: usize| row.try_get(index).map(journal::percent);
+        Ok(BothLevers {
+            reads: Lever { control: percent(0)?, file: percent(1)? },
+            dark_reads: Lever { control: percent(2)?, file: percent(3)? },
+            dual_write: Lever { control: row.try_get(4)?, file: row.try_get(5)? },
+        })
     }
 
     /// Asks for a full verify now. Progress: `Status::verify_passes` grows by one when it is done.
@@ -320,10 +378,10 @@ fn status(row: &Row) -> Result<Status, Error> {
     })
 }
 
-/// `schema.table` without the quotes that it does not need.
+/// `schema.table` with the quotes that it needs, and no others.
 fn plain(quoted: &str) -> String {
     crate::sql::ident::QualifiedName::parse(quoted)
-        .map_or_else(|_| quoted.to_owned(), |name| name.to_string())
+        .map_or_else(|_| quoted.to_owned(), |name| name.spelled())
 }
 
 fn event(row: &Row) -> Result<Event, Error> {

@@ -192,8 +192,11 @@ async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     Ok(tx.commit().await?)
 }
 
-/// Drops the functions of a migration, whatever their arguments.
-pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<(), Error> {
+/// The functions of a migration that are there, whatever their arguments.
+pub(crate) async fn installed(
+    client: &impl GenericClient,
+    name: &str,
+) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n \
@@ -204,9 +207,14 @@ pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<
             &[&name],
         )
         .await?;
-    for row in rows {
-        let signature: String = row.try_get(0)?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Drops the functions of a migration; says how many there were.
+pub(crate) async fn drop_all(client: &impl GenericClient, name: &str) -> Result<usize, Error> {
+    let all = installed(client, name).await?;
+    for signature in &all {
         client.batch_execute(&format!("DROP FUNCTION {signature}")).await?;
     }
-    Ok(())
+    Ok(all.len())
 }

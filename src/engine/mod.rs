@@ -35,7 +35,7 @@ pub mod verify;
 mod ways;
 mod worker;
 
-pub use control::{Control, RouteChange};
+pub use control::{Abort, BothLevers, Control, Lever, RouteChange};
 pub use error::Error;
 pub use observe::{Found, look};
 pub use runtime::{Declared, Engine};

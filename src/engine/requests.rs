@@ -140,20 +140,35 @@ async fn noted(worker: &mut Worker, request: &Request) -> Result<(), Error> {
 }
 
 /// After an abort: nobody calls the functions once every statement decided under the old routes
-/// has been answered. Killed before that, they stay; the next start replaces them.
+/// has been answered. Killed before that, or aborted with no process there, they are dropped by the
+/// one that finds them.
 async fn clean_up(worker: &mut Worker) -> Result<(), Error> {
-    let epoch = worker.engine.routes().load().epoch;
     let until = Instant::now() + IN_FLIGHT;
-    while !worker.engine.routes().all_reached(epoch) {
+    while !clean_up_now(worker).await? {
         if Instant::now() > until {
-            tracing::warn!(migration = worker.name, "statements in flight; the functions stay");
+            let migration = &worker.name;
+            tracing::warn!(migration, "statements in flight; the functions are dropped later");
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    Ok(())
+}
+
+/// Drops what is left of an aborted migration, unless statements are in flight that were decided
+/// before; whether it is gone.
+pub(super) async fn clean_up_now(worker: &mut Worker) -> Result<bool, Error> {
+    let routes = worker.engine.routes();
+    if !routes.all_reached(routes.load().epoch) {
+        return Ok(false);
+    }
     let name = worker.name.clone();
     let tx = worker.client().await?.transaction().await?;
-    install::drop_all(&tx, &name).await?;
+    let dropped = install::drop_all(&tx, &name).await?;
     tx.execute("DELETE FROM pgsegue.dirty_keys WHERE migration = $1", &[&name]).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    if dropped > 0 {
+        tracing::info!(migration = name, dropped, "the functions of an aborted migration are gone");
+    }
+    Ok(true)
 }

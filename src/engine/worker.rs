@@ -116,8 +116,13 @@ impl Worker {
             return self.bridge_gap(&phase, dual).await;
         }
         match phase {
-            Phase::Observe | Phase::Paused { .. } | Phase::Blocked { .. } | Phase::Aborted => {
+            Phase::Observe | Phase::Paused { .. } | Phase::Blocked { .. } => {
                 self.shape = None;
+                Ok(IDLE)
+            }
+            Phase::Aborted => {
+                self.shape = None;
+                requests::clean_up_now(self).await?;
                 Ok(IDLE)
             }
             Phase::Prepare => self.prepare(&phase).await,

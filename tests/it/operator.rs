@@ -89,8 +89,7 @@ async fn levers_are_changed_within_what_the_file_allows_and_every_change_is_on_r
     assert_eq!(said(&output), "orders_v2: reads 50 %, dark reads 5 %, dual write on\n");
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "hint: the shadow serves 50 % and not 80 %: the config file allows no more, or the \
-         migration is not ready; see `pgsegue migration status orders_v2`\n"
+        "hint: reads is 80 % here and 50 % in the config file: the lower counts; raise it there\n"
     );
     let rollback = ["migration", "rollback", "orders_v2", "--why", "p99"];
     let levers = "orders_v2: reads 0 %, dark reads 0 %, dual write on\n";
@@ -191,4 +190,89 @@ async fn a_database_that_is_down_is_waited_for() {
         other => Err(other),
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lever_that_the_file_holds_down_is_named_and_so_is_a_phase_that_does() {
+    let db = orders().await;
+    let file = format!("{ORDERS_V2}[migration.routing]\ndual_write = true\nreads = 100\n");
+    let proxy = Proxy::start(&db, &file).await;
+    let hints = |arguments: &[&str]| {
+        let output = proxy.pgsegue(&[&["route", "orders_v2", "--why", "x"], arguments].concat());
+        said(&output);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let early = "hint: the levers count once the migration is ready: orders_v2 is in phase observe; \
+                 see `pgsegue migration status orders_v2`\n";
+    assert_eq!(hints(&["--reads", "10"]), early);
+    let output = proxy.pgsegue(&["migration", "start", "orders_v2"]);
+    assert_eq!(said(&output), "orders_v2: ready; every row is verified\n");
+    let next = "next: dark_reads = 5 in [migration.routing] of the config file, then reads = 1, 10, \
+                50, 100\n";
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.ends_with(next) && !error.contains("are at 0"), "{error}");
+    let dark = "hint: dark_reads is 5 % here and 0 % in the config file: the lower counts; raise it \
+                there\n";
+    assert_eq!(hints(&["--dark", "5"]), dark);
+    assert_eq!(hints(&["--reads", "10"]), "");
+    assert_eq!(hints(&["--reads", "0", "--dark", "0"]), "");
+    proxy.rewrite_config(&file.replace("dual_write = true", "dual_write = false"));
+    eventually("the file is read", async || {
+        let (_, body) = proxy.get("/migrations/orders_v2/status");
+        if body.contains("\"dual_write\":false") { Ok(()) } else { Err(body) }
+    })
+    .await;
+    let off = "hint: dual_write is off in the config file: turn it on there\n";
+    assert_eq!(hints(&["--dual-write", "on"]), off);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_without_a_proxy_says_what_stays_and_the_next_proxy_drops_it() {
+    let db = orders().await;
+    let mut proxy = Proxy::start(&db, &migration()).await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    proxy.kill_9();
+    let functions = "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace \
+        WHERE nspname = 'pgsegue' AND proname LIKE '%orders_v2'";
+    let left = async || db.client.query_one(functions, &[]).await.unwrap().get::<_, i64>(0);
+    let abort = ["migration", "abort", "orders_v2", "--why", "over"];
+    let output = eventually("nobody leads any more", async || {
+        let output = proxy.pgsegue(&abort);
+        let shown = said(&output);
+        if shown.contains("will be") { Err(shown) } else { Ok(output) }
+    })
+    .await;
+    assert_eq!(said(&output), "orders_v2: aborted; the shadow table stays\n");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (hint, sql) = error.split_once('\n').unwrap();
+    assert!(hint.contains("the next one does whose config file declares orders_v2"), "{error}");
+    assert!(left().await > 0);
+    db.client.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
+    assert_eq!(left().await, 0, "{sql}");
+    db.client.batch_execute("ROLLBACK").await.unwrap();
+
+    proxy.start_again().await;
+    eventually("the functions are gone", async || match left().await {
+        0 => Ok(()),
+        more => Err(more),
+    })
+    .await;
+    let again = proxy.pgsegue(&abort);
+    assert_eq!(said(&again), "orders_v2: aborted; the shadow table stays\n");
+    assert_eq!(String::from_utf8_lossy(&again.stderr), "");
+    let started = said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    assert_eq!(started, "orders_v2: ready; every row is verified\n");
+    assert_mapped(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_shown_with_the_quotes_that_sql_needs() {
+    let db = orders().await;
+    db.client.batch_execute("ALTER TABLE orders RENAME TO \"Or.d\"\"ers\"").await.unwrap();
+    let source = "source = 'public.\"Or.d\"\"ers\"'";
+    let proxy = Proxy::start(&db, &ORDERS_V2.replace("source = \"public.orders\"", source)).await;
+    let listed = said(&proxy.pgsegue(&["migration", "list"]));
+    let shown = said(&proxy.pgsegue(&["migration", "status", "orders_v2"]));
+    assert!(listed.contains("public.\"Or.d\"\"ers\"  public.orders_v2"), "{listed}");
+    assert!(shown.contains("public.\"Or.d\"\"ers\" → public.orders_v2\n"), "{shown}");
 }

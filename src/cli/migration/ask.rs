@@ -2,6 +2,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::{connect, output};
+use crate::engine::Abort;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,9 +14,10 @@ pub(in crate::cli) struct Ask {
 
 /// End a migration for good: mirroring stops, its functions are dropped, the shadow table stays
 ///
-/// Reads go to the source at once. To only take the reads back, use `migration rollback`.
+/// Reads go to the source at once. Where no proxy runs, the functions are dropped by the next one
+/// that declares the migration. To only take the reads back, use `migration rollback`.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Abort {
+pub(in crate::cli) struct AbortFor {
     /// The migration
     name: String,
     /// Why, for the audit trail
@@ -58,12 +60,31 @@ impl Ask {
     }
 }
 
-impl Abort {
+impl AbortFor {
     pub(super) async fn run(self, config: &Path) -> Result<ExitCode, Failure> {
         let control = connect::control(config).await?;
         connect::status(&control, &self.name).await?;
-        control.abort(&self.name, &connect::who("migration abort"), &self.why).await?;
-        output::line(&format!("{}: will be aborted; the shadow table stays", self.name));
+        let name = &self.name;
+        match control.abort(name, &connect::who("migration abort"), &self.why).await? {
+            Abort::Asked => {
+                output::line(&format!("{name}: will be aborted; the shadow table stays"));
+            }
+            Abort::Done { left } => {
+                output::line(&format!("{name}: aborted; the shadow table stays"));
+                still_there(name, &left);
+            }
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn still_there(name: &str, functions: &[String]) {
+    if functions.is_empty() {
+        return;
+    }
+    output::remark(&format!(
+        "hint: no proxy has dropped its functions; the next one does whose config file declares \
+         {name}. By hand, when no proxy of this database is left:"
+    ));
+    output::remark(&format!("DROP FUNCTION {};", functions.join(", ")));
 }

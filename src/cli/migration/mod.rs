@@ -21,7 +21,7 @@ pub(super) enum Migration {
     Pause(ask::Ask),
     /// Go on after a pause or a block
     Resume(ask::Ask),
-    Abort(ask::Abort),
+    Abort(ask::AbortFor),
     /// Ask for a full verify now: every row of both tables is compared
     Verify(ask::Ask),
     /// Let repair try every dirty key again now, those it gave up on included

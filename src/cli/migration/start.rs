@@ -3,7 +3,8 @@
 use super::show;
 use crate::cli::failure::Failure;
 use crate::cli::{connect, output};
-use crate::engine::{Control, Phase, Status};
+use crate::engine::{Control, Lever, Phase, Status};
+use crate::manifest::Percent;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use std::path::Path;
 use std::process::ExitCode;
@@ -82,9 +83,7 @@ async fn follow(control: &Control, name: &str, before: Phase) -> Result<ExitCode
             Step::Ready => {
                 progress.clear();
                 output::line(&format!("{name}: ready; every row is verified"));
-                output::remark(&format!(
-                    "next: pgsegue route {name} --dark 5 --why '…', then --reads"
-                ));
+                next(control, name).await?;
                 return Ok(ExitCode::SUCCESS);
             }
             // A phase from before the request counts only when nobody takes the request up.
@@ -102,6 +101,22 @@ async fn follow(control: &Control, name: &str, before: Phase) -> Result<ExitCode
             );
         }
     }
+}
+
+/// What README's next step is, and what is in its way.
+async fn next(control: &Control, name: &str) -> Result<(), Failure> {
+    let levers = control.levers(name).await?;
+    let held = |lever: Lever<Percent>| lever.control == Percent::ZERO;
+    if held(levers.reads) || held(levers.dark_reads) {
+        output::remark(&format!(
+            "the levers of `pgsegue route` are at 0: pgsegue route {name} --reads 100 --dark 100 \
+             --why '…' leaves the rest to the config file"
+        ));
+    }
+    output::remark(
+        "next: dark_reads = 5 in [migration.routing] of the config file, then reads = 1, 10, 50, 100",
+    );
+    Ok(())
 }
 
 fn step(phase: &Phase) -> Step {
