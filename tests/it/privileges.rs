@@ -344,3 +344,49 @@ async fn reads_follow_what_is_granted_and_revoked_on_either_table() {
     change("GRANT SELECT ON orders_v2 TO app_regrant; ALTER ROLE app_regrant SUPERUSER").await;
     live.until_shadow_serves(&app, sql).await;
 }
+
+/// The form on the shadow fails where the source's does, and is not what the client sees of it: by whichever
+/// frame it comes, whatever the share.
+#[tokio::test]
+async fn a_read_that_policies_refuse_says_so_of_the_source() {
+    use crate::live::raw::{bind, describe, execute, parse, query, sync};
+    let secured = |table: &str, column: &str| {
+        format!(
+            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY mine ON {table} USING ({column} = 1)"
+        )
+    };
+    let ddl = [secured("orders", "user_id"), secured("orders_v2", "customer_id")].join("; ");
+    let toml = orders_toml(
+        "accepted = [\"policies public.orders_v2\"]",
+        "reads = 50\nsticky = \"statement\"",
+    );
+    let live = Live::ready(&format!("{ORDERS};{ORDERS_V2};{ddl}"), &toml, &["orders_v2"]).await;
+    drop(role(&live, "app_refused", &format!("{DML}; GRANT SELECT ON orders_v2 TO ROLE")).await);
+    let mut session = Raw::connect(live.proxy.port, "app_refused", &live.db.name).await;
+    let mut direct = Raw::connect(live.db.port, "app_refused", &live.db.name).await;
+    let sql = "SELECT total FROM orders WHERE id = 4";
+    let warm = connect(&format!("{} user=app_refused", live.proxy.conninfo())).await;
+    live.until_shadow_serves(&warm, sql).await;
+    for raw in [&mut session, &mut direct] {
+        raw.query("SET row_security = off").await;
+    }
+    let forms = [
+        query(sql),
+        [parse("", sql, &[]), sync()].concat(),
+        [
+            parse("", sql, &[]),
+            describe(b'S', ""),
+            bind("", "", 0, &[], 1),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    ];
+    for _ in 0..12 {
+        for form in &forms {
+            assert_eq!(session.exchange(form, 1).await, direct.exchange(form, 1).await);
+        }
+    }
+}

@@ -287,7 +287,7 @@ impl<'a> Pen<'a> {
                 let names = self.columns(prefix, &columns);
                 let one = self.column(prefix, columns[0]);
                 let outputs = format!(
-                    "{names}, (SELECT count(*) FROM plain) AS w, NULL, length({one}::text)"
+                    "{names}, (SELECT count(*) FROM plain) AS counted, NULL, length({one}::text)"
                 );
                 (outputs, columns.len() + 3)
             }

@@ -3,7 +3,7 @@
 use crate::case::{Begin, Case, Step};
 use crate::compare;
 use crate::frames::{Exchange, Until, simple};
-use crate::pen::Sql;
+use crate::pen::{Order, Sql};
 use crate::raw::{Message, Raw};
 use crate::sessions::TRANSACTION;
 use crate::stand::{PATIENCE, Spent, Stand, connect, pinned};
@@ -209,8 +209,13 @@ async fn send(
     let expected = expected.map_err(|e| (Kind::Hang, format!("plain: {e}")))?;
     let got = got.map_err(|e| (Kind::Hang, format!("live: {e}")))?;
     counts.errors += u64::from(expected.iter().any(|m| m.tag == b'E'));
-    let mut expected = compare::shown(plain, &expected, exchange.order);
-    let mut got = compare::shown(live, &got, exchange.order);
+    // Without an ORDER BY it is the heap's, which hangs on when the space of old versions is used again.
+    let order = match exchange.label.to_lowercase().contains("order by") {
+        true => exchange.order,
+        false => Order::Any,
+    };
+    let mut expected = compare::shown(plain, &expected, order);
+    let mut got = compare::shown(live, &got, order);
     if case.schema.tables.iter().any(|t| !t.is_printable()) {
         expected = expected.into_iter().map(compare::without_values).collect();
         got = got.into_iter().map(compare::without_values).collect();

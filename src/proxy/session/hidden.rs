@@ -19,6 +19,13 @@ fn only_explains(sql: &[u8]) -> bool {
     first_word(sql, &mut buffer) == Some("explain") && !runs(b"analy") && !has_second_statement(sql)
 }
 
+/// Whether a text that is not read may change what names stand for. Words of the grammar are spelled alike
+/// in every encoding.
+pub(super) fn may_prepare(sql: &[u8]) -> bool {
+    let says = |word: &[u8]| sql.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+    ["prepare", "deallocate", "discard", "execute"].iter().any(|word| says(word.as_bytes()))
+}
+
 fn says_execute(sql: &[u8]) -> bool {
     const WORD: &[u8] = b"execute";
     let is_part = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');

@@ -48,7 +48,7 @@ impl Session {
             meant = self.meant_now(&case);
             self.facts_used();
         }
-        self.note_for_retry(&known, frame);
+        self.note_for_retry(&known, own.0, frame);
         match &own.1 {
             None => out.to_server.extend_from_slice(frame),
             Some(form) => {

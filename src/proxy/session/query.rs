@@ -142,7 +142,10 @@ impl Session {
         if !routes.routes.is_empty() {
             // It may have done anything to the session.
             self.apply(Effect::State, routes);
-            self.names.may_have_changed();
+            // Of a long one only the beginning is known.
+            if frame.is_empty() || hidden::may_prepare(frame) {
+                self.names.may_have_changed();
+            }
         }
         // Of a text that is not read, the first statement stands for all.
         let rows = watch.map(|watch| Rows::Plain.watched(Some(watch)));

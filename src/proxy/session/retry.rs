@@ -3,7 +3,7 @@
 //! that comes: of what failed, it gets nothing.
 
 use super::expect::{Expect, Reply};
-use super::prepared::Portal;
+use super::prepared::{FormKey, Portal};
 use super::{Out, Session};
 use crate::proxy::context::Known;
 use crate::sql::statement::Class;
@@ -62,6 +62,11 @@ impl Retry {
             State::Armed { .. } => self.give_up(),
             State::Idle | State::Failed { .. } | State::Replaying | State::Replayed => {}
         }
+    }
+
+    /// Whether no Bind is among what is recorded.
+    fn only_parses(&self) -> bool {
+        self.frames.iter().all(|frame| frame.first() != Some(&b'B'))
     }
 
     /// The group has something in it that must not be sent twice.
@@ -171,12 +176,14 @@ impl Retry {
 }
 
 impl Session {
-    /// A Parse of a query on a migrated table may begin a group that can be sent again.
-    pub(super) fn note_for_retry(&mut self, known: &Known, frame: &[u8]) {
+    /// A Parse of a query on a migrated table may begin a group that can be sent again. In the shadow's
+    /// form it may be what fails, whatever a Bind then asks for.
+    pub(super) fn note_for_retry(&mut self, known: &Known, own: FormKey, frame: &[u8]) {
+        let parses_shadow = matches!(own, FormKey::Shadow(_));
         let begins = self.replies.is_empty() && self.retry.state == State::Idle;
         match is_read(known) {
             true if begins => {
-                self.retry.state = State::Recording { on_shadow: false };
+                self.retry.state = State::Recording { on_shadow: parses_shadow };
                 self.retry.record(frame);
             }
             true => self.retry.record(frame),
@@ -191,6 +198,7 @@ impl Session {
             Rows::Read(read) => matches!(read.served_by, ServedBy::Shadow(..)),
             _ => false,
         };
+        let reads = matches!(&portal.rows, Rows::Read(_));
         let in_block = !matches!(self.transaction.block, super::transaction::Block::None);
         match self.retry.state {
             State::Idle if on_shadow && !in_block && self.only_own_replies() => {
@@ -199,6 +207,11 @@ impl Session {
             }
             State::Recording { on_shadow: false } if on_shadow && !in_block => {
                 self.retry.state = State::Recording { on_shadow: true };
+                self.retry.record(frame);
+            }
+            State::Recording { on_shadow: true }
+                if reads && self.retry.only_parses() && !in_block =>
+            {
                 self.retry.record(frame);
             }
             _ => self.retry.give_up(),

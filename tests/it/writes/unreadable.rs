@@ -1,7 +1,7 @@
 //! Sessions whose texts the proxy cannot read, and marks where nothing can be written: the client
 //! sees what it would see without the proxy. Found with Postgres's own regression suite.
 
-use crate::live::raw::query;
+use crate::live::raw::{bind, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, orders_toml, text};
 
 #[tokio::test]
@@ -123,5 +123,44 @@ async fn a_function_body_that_names_no_migrated_table_hides_no_write() {
         pair.exchange(sql, &query(sql), 1).await;
     }
     assert_eq!(live.dirty().await, []);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// A text that cannot be read and gives no name to a statement leaves those that are prepared as they are.
+#[tokio::test]
+async fn prepared_writes_go_on_behind_a_text_that_cannot_be_read() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let texts = [
+        ("w", "UPDATE orders SET total = total + 1 WHERE id > $1"),
+        ("r", "DELETE FROM orders WHERE id = $1 RETURNING id, total"),
+        ("k", "UPDATE orders SET id = id + 100 WHERE id = $1"),
+    ];
+    for (name, sql) in texts {
+        pair.exchange(sql, &[parse(name, sql, &[23]), sync()].concat(), 1).await;
+    }
+    let bound = |name: &str, value: &'static str| {
+        [bind("", name, 0, &[Some(value.as_bytes())], 1), execute("", 1), execute("", 0), sync()]
+            .concat()
+    };
+    pair.simple("SET client_encoding = LATIN1").await;
+    for (n, sql) in [
+        &b"INSERT INTO orders (id, user_id, note) VALUES (70, 1, '\xe9')"[..],
+        b"UPDATE orders SET note = '\xe9\xe8' WHERE id = 2",
+        b"PREPARE p AS UPDATE orders SET note = '\xe9' WHERE id = 3",
+        b"EXECUTE p -- \xe9",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let unread = frame(b'Q', &[sql, b"\0"].concat());
+        pair.exchange(&format!("unread {n}"), &unread, 1).await;
+        let value = ["1", "2", "3", "4"][n];
+        if n < 2 {
+            for (name, sql) in texts {
+                pair.exchange(sql, &bound(name, value), 1).await;
+            }
+        }
+    }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
