@@ -102,13 +102,18 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgsegue FROM PUBLIC;
 "#;
 
+/// Whether every role has it.
+const GRANTED: &str = "SELECT has_schema_privilege('public', 'pgsegue', 'USAGE') \
+    AND has_table_privilege('public', 'pgsegue.sink', 'INSERT') \
+    AND has_function_privilege('public', 'pgsegue.tell(text, int4)', 'EXECUTE')";
+
 /// What every role needs beside the functions of a migration.
 const GRANTS: &str = "GRANT USAGE ON SCHEMA pgsegue TO PUBLIC; GRANT INSERT ON pgsegue.sink TO PUBLIC; \
      GRANT EXECUTE ON FUNCTION pgsegue.tell(text, int4) TO PUBLIC";
 
 /// The statements that bring schema `pgsegue` up to date.
-pub fn base_sql() -> &'static str {
-    BASE
+pub fn base_sql() -> String {
+    format!("{BASE}{GRANTS}")
 }
 
 /// Brings the base schema up to date, under a lock, in one transaction.
@@ -188,7 +193,10 @@ async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&truncated_sql(shape)).await?;
     tx.batch_execute(&counted_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
-    tx.batch_execute(GRANTS).await?;
+    // Granted again it would have the server look up the names in every prepared statement anew.
+    if !tx.query_one(GRANTED, &[]).await?.try_get::<_, bool>(0)? {
+        tx.batch_execute(GRANTS).await?;
+    }
     Ok(tx.commit().await?)
 }
 

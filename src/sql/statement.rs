@@ -89,8 +89,9 @@ pub enum Effect {
     State,
     /// As `State`, but what the names of migrated tables mean.
     KeepsNames,
-    /// As `State`, and defines another name for the tables of these targets.
-    Defines(Defined, Targets),
+    /// Defines another name for the tables of these targets; as `KeepsNames`, unless that is a migrated
+    /// table's.
+    Defines(Defined, Targets, Keeps),
     /// As `State`, but a name that means a migrated table means it still.
     Uncovers,
     /// As `State`, and drops prepared statements.
@@ -108,6 +109,15 @@ pub enum Defined {
     Part,
     /// A view, function, procedure, rule or trigger by which it may be written.
     Way,
+}
+
+/// Whether names of migrated tables mean what they meant before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// They do.
+    Names,
+    /// Not for certain.
+    Nothing,
 }
 
 /// Some of the targets, by index.

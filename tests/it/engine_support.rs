@@ -138,7 +138,7 @@ pub(crate) fn declared(migration: &Migration, reads: f64) -> Declared {
 /// Installs schema and functions without an engine.
 pub(crate) async fn install(db: &Db, migration: &Migration) -> Shape {
     let client = db.engine_client().await;
-    client.batch_execute(install::base_sql()).await.unwrap();
+    client.batch_execute(&install::base_sql()).await.unwrap();
     let shape = shape::read(&client, migration).await.unwrap().unwrap();
     client.batch_execute(&sync::sync_sql(&shape)).await.unwrap();
     client.batch_execute(&sync::follow_sql(&shape)).await.unwrap();

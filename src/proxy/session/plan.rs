@@ -14,7 +14,7 @@ use crate::proxy::context::Counted;
 use crate::routing::Route;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
-use crate::sql::statement::{Class, Effect, Statement};
+use crate::sql::statement::{Class, Effect, Keeps, Statement};
 use crate::wire::build::Report;
 use crate::workload::Taken;
 use std::collections::VecDeque;
@@ -134,9 +134,10 @@ impl Session {
     /// What names mean behind a statement of the same text.
     fn meanings_behind(&self, effect: Effect) -> Meanings {
         match effect {
-            Effect::State | Effect::Defines(..) | Effect::Discard | Effect::Anything => {
-                Meanings::Unknown
-            }
+            Effect::State
+            | Effect::Defines(_, _, Keeps::Nothing)
+            | Effect::Discard
+            | Effect::Anything => Meanings::Unknown,
             // What the transaction has changed may end with it.
             Effect::Begin(_) | Effect::End if self.transaction.is_stateful() => Meanings::Unknown,
             Effect::Uncovers => Meanings::Uncovered,
@@ -144,6 +145,7 @@ impl Session {
             | Effect::End
             | Effect::None
             | Effect::KeepsNames
+            | Effect::Defines(_, _, Keeps::Names)
             | Effect::SetTransaction(_)
             | Effect::PreparesWrite => Meanings::Facts,
         }

@@ -89,7 +89,7 @@ impl Transaction {
                 self.block = Block::None;
                 self.sight = Sight::Unknown;
             }
-            Effect::Defines(defined, targets) => {
+            Effect::Defines(defined, targets, _) => {
                 self.stateful = true;
                 self.sight = Sight::DefinesWays;
                 self.defines(defined, targets, routes);

@@ -5,7 +5,7 @@
 //! views and schemas there are. A relation that cannot be written is of no interest: if a migrated
 //! table's name comes to mean one, a write of it fails, mirrored or not.
 
-use super::{Defined, Effect, Isolation, Reader, Targets};
+use super::{Defined, Effect, Isolation, Keeps, Reader, Targets};
 use crate::sql::body::Spelled;
 use crate::sql::cursor::Cursor;
 use crate::sql::lex::{Token, identifier, is_keyword};
@@ -130,9 +130,17 @@ impl Reader<'_> {
     }
 
     fn create(&self) -> Effect {
-        if let Some((defined, targets)) = self.defined() {
-            return Effect::Defines(defined, targets);
+        let effect = self.creates();
+        match self.defined() {
+            Some((defined, targets)) if effect == Effect::KeepsNames => {
+                Effect::Defines(defined, targets, Keeps::Names)
+            }
+            Some((defined, targets)) => Effect::Defines(defined, targets, Keeps::Nothing),
+            None => effect,
         }
+    }
+
+    fn creates(&self) -> Effect {
         let mut c = self.behind_first();
         if c.eat("or") {
             c.eat("replace");

@@ -66,7 +66,7 @@ const NEVER: &[&str] = &[
     "SELECT id, generate_series(1, 2) FROM plain WHERE id = 1",
     // What is summed up or picked is worked out.
     "SELECT sum(sqrt(id)) FROM plain",
-    "SELECT t, avg(ln(p + 1)) FROM plain GROUP BY t",
+    "SELECT t, avg(ln(id + 1)) FROM plain GROUP BY t",
     "SELECT DISTINCT right(t, 1)::numeric FROM plain",
     "SELECT max(right(t, 1)::numeric) FROM plain",
     "SELECT DISTINCT id % 2 * interval '1 day' + (1 - id % 2) * interval '24 hours' FROM plain",
