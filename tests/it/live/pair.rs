@@ -9,6 +9,7 @@ pub struct Pair {
     pub live: Raw,
     pub plain: Raw,
     plain_db: TestDb,
+    live_name: String,
     differences: Vec<String>,
 }
 
@@ -18,7 +19,15 @@ impl Pair {
         let plain_db = database().await;
         plain_db.client.batch_execute(ddl).await.unwrap();
         let plain = Raw::connect(plain_db.port, "postgres", &plain_db.name).await;
-        Self { live: live.raw().await, plain, plain_db, differences: Vec::new() }
+        let live_name = live.db.name.clone();
+        Self { live: live.raw().await, plain, plain_db, live_name, differences: Vec::new() }
+    }
+
+    /// Goes on in two new sessions; the old ones, the live one first, stay open while they are held.
+    pub async fn another(&mut self, live: &Live) -> (Raw, Raw) {
+        let plain = Raw::connect(self.plain_db.port, "postgres", &self.plain_db.name).await;
+        let live = std::mem::replace(&mut self.live, live.raw().await);
+        (live, std::mem::replace(&mut self.plain, plain))
     }
 
     /// Sends the same frames to both and compares everything that comes back.
@@ -26,6 +35,17 @@ impl Pair {
         let expected = self.plain.exchange(frames, readies).await;
         let got = self.live.exchange(frames, readies).await;
         self.compare(what, &expected, &got);
+    }
+
+    /// One text as these frames; `<db>` in it is the name of each one's database.
+    pub async fn own(&mut self, sql: &str, frames: impl Fn(&str) -> Vec<u8>) {
+        let mut said = Vec::new();
+        let sides = [(&mut self.plain, &self.plain_db.name), (&mut self.live, &self.live_name)];
+        for (raw, name) in sides {
+            let lines = raw.exchange(&frames(&sql.replace("<db>", name)), 1).await;
+            said.push(lines.iter().map(|line| line.replace(name, "<db>")).collect::<Vec<_>>());
+        }
+        self.compare(sql, &said[0], &said[1]);
     }
 
     /// Without an ORDER BY the order of rows is that of the heap, where the space of old versions is used
@@ -110,10 +130,11 @@ impl Pair {
         self.simple(sql).await;
     }
 
-    /// Runs this in both databases, past the proxy, in a session that `finish` also uses.
+    /// Runs this in both databases, past the proxy, in a session that `finish` also uses; `<db>` is the name
+    /// of the database.
     pub async fn elsewhere(&self, live: &Live, sql: &str) {
-        for client in [&self.plain_db.client, &live.db.client] {
-            client.batch_execute(sql).await.unwrap();
+        for db in [&self.plain_db, &live.db] {
+            db.client.batch_execute(&sql.replace("<db>", &db.name)).await.unwrap();
         }
     }
 

@@ -21,6 +21,7 @@ mod stale;
 mod texts;
 mod through;
 mod truncate;
+mod two_phase;
 mod unclassified;
 mod unreadable;
 mod within;
