@@ -15,7 +15,7 @@ use super::expect::{Expect, Reply, Rows};
 use super::inject::{MARK, REFUSED_SQL, mark_alone};
 use super::server::Fate;
 use super::watch::Watch;
-use super::{Flow, Hold, Out, Protocol, Session};
+use super::{Flow, Hold, Out, Protocol, Said, Session};
 use crate::routing::{Mirror, Route};
 use crate::sql::copy::{CopyFrom, Dialect, Reader, Way};
 use crate::sql::reason::Reason;
@@ -363,6 +363,26 @@ impl Session {
             Protocol::Extended => self.skipping = true,
         }
         true
+    }
+
+    /// Whether this ReadyForQuery is that of a Sync that was sent with a COPY: the COPY has failed before the
+    /// server read any data, a Sync among them. It ends nothing of what was sent since; one that is taken for
+    /// another's is the same, and that one's comes then.
+    pub(super) fn answers_sync_of_copy(&mut self) -> bool {
+        let said = std::mem::take(&mut self.said);
+        match self.replies.front() {
+            Some(Expect::Startup | Expect::Sync(_) | Expect::Commit | Expect::Completion(_)) => {
+                false
+            }
+            Some(Expect::Query(_)) => said == Said::Nothing,
+            None if self.skipping => {
+                // The group that failed ends with it, and what comes next is executed.
+                self.skipping = false;
+                self.in_group = false;
+                false
+            }
+            None | Some(_) => true,
+        }
     }
 
     /// Keeps a completion for what waits for it, if anything does.

@@ -79,6 +79,7 @@ pub(super) struct Session {
     hold: Option<Hold>,
     /// An error was answered; the server ignores frames up to the next Sync.
     skipping: bool,
+    said: Said,
     retry: Retry,
     /// The simple query that a mark was written for.
     marked: Option<marked::MarkedQuery>,
@@ -120,6 +121,14 @@ enum Takes {
     Frames,
     /// The data of a COPY: a Sync among them is ignored.
     Data,
+}
+
+/// What the server has answered since it was ready last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Said {
+    #[default]
+    Nothing,
+    Something,
 }
 
 /// Which sub-protocol a statement came by.
@@ -168,6 +177,7 @@ impl Session {
             facts: None,
             hold: None,
             skipping: false,
+            said: Said::Nothing,
             retry: Retry::default(),
             marked: None,
             copying: None,

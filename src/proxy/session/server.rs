@@ -3,7 +3,7 @@
 use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::marked::Kept;
 use super::prepared::Undo;
-use super::{Hold, Out, Protocol, Session, Takes};
+use super::{Hold, Out, Protocol, Said, Session, Takes};
 use crate::proxy::context::Understander;
 use crate::sql::read::MOVED;
 use crate::sql::write::Layout;
@@ -49,6 +49,9 @@ impl Session {
                 continue;
             }
             let Some(header) = Header::read(rest)? else { break };
+            if !matches!(header.tag, b'Z' | b'N' | b'A' | b'S') {
+                self.said = Said::Something;
+            }
             if self.passes_to_client(header, out) {
                 let end = out.to_client.len();
                 self.retry.hold_or_give(header.tag, &mut out.to_client, end);
@@ -112,6 +115,10 @@ impl Session {
     fn reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
+        }
+        if tag == b'Z' && self.answers_sync_of_copy() {
+            self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Idle);
+            return Fate::Forward;
         }
         if matches!(self.before_marked(tag, body, out), Kept::Yes) {
             return Fate::Swallow;
@@ -244,7 +251,7 @@ impl Session {
     }
 
     /// A Sync that the client sent before the data of a COPY, or among them, is ignored by the
-    /// server.
+    /// server, if it comes to read it there ([`Session::answers_sync_of_copy`]).
     fn copy_begins(&mut self) {
         while matches!(self.replies.get(1), Some(Expect::Sync(_))) {
             self.replies.remove(1);

@@ -192,3 +192,52 @@ async fn next_tag(raw: &mut crate::live::Raw, wanted: u8) -> char {
         }
     }
 }
+
+/// A trigger before the statement that waits, then fails: the server has asked for the data, and read none.
+const FAILS_AT_ONCE: &str = "
+    CREATE FUNCTION fails_at_once() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(5); RAISE ''not today''; END';
+    CREATE TRIGGER fails_at_once BEFORE INSERT ON other EXECUTE FUNCTION fails_at_once();
+    CREATE TRIGGER fails_at_once BEFORE INSERT ON orders EXECUTE FUNCTION fails_at_once()";
+
+/// Only while it reads the data does the server ignore a Sync; libpq sends one right behind the Execute.
+#[tokio::test]
+async fn a_sync_behind_a_copy_that_fails_before_its_data_are_read_is_answered() {
+    let ddl = format!("{ORDERS};{FAILS_AT_ONCE}");
+    let live = Live::ready(
+        &format!("{ddl};{}", crate::live::ORDERS_V2),
+        &crate::live::orders_toml("", ""),
+        &["orders_v2"],
+    )
+    .await;
+    let mut pair = Pair::new(&live, &ddl).await;
+    let write = "UPDATE orders SET total = total + 1 WHERE id = 5";
+    let lines = data(b"60\t1\t1\ta\tb\n", 4);
+    let piped = [lines.clone(), sync(), query(write), query("SELECT 5")].concat();
+    for sql in [SQL, "COPY other FROM STDIN"] {
+        let asked = [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()].concat();
+        let then: [(&[u8], usize); 4] =
+            [(b"", 1), (&[lines.clone(), sync()].concat(), 2), (&piped, 4), (&sync(), 2)];
+        for (more, readies) in then {
+            for begin in ["SELECT 1", "BEGIN"] {
+                let what = format!("{begin}; {sql}, then {readies} of ReadyForQuery");
+                pair.simple(begin).await;
+                pair.elsewhere(&live, "SELECT pg_advisory_lock(5)").await;
+                for raw in [&mut pair.plain, &mut pair.live] {
+                    raw.send(&asked).await;
+                    assert_eq!(next_tag(raw, b'G').await, 'G');
+                    raw.send(more).await;
+                }
+                pair.elsewhere(&live, "SELECT pg_advisory_unlock(5)").await;
+                pair.exchange(&what, b"", readies).await;
+                pair.simple("ROLLBACK").await;
+                pair.simple(write).await;
+                pair.extended(write, &[], 0).await;
+                pair.simple("SELECT total FROM orders WHERE id = 5").await;
+                assert_eq!(live.dirty().await, [], "{what}");
+                pair.same();
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
