@@ -37,6 +37,13 @@ impl Pair {
         self.compare(what, &expected, &got);
     }
 
+    /// The same, where nobody knows how often the server will be ready ([`Raw::exchange_all`]).
+    pub async fn exchange_all(&mut self, what: &str, frames: &[u8]) {
+        let expected = self.plain.exchange_all(frames).await;
+        let got = self.live.exchange_all(frames).await;
+        self.compare(what, &expected, &got);
+    }
+
     /// One text as these frames; `<db>` in it is the name of each one's database.
     pub async fn own(&mut self, sql: &str, frames: impl Fn(&str) -> Vec<u8>) {
         let mut said = Vec::new();

@@ -184,6 +184,18 @@ impl Raw {
         self.shown(&messages)
     }
 
+    /// Sends frames where nobody knows how often the server will be ready: what comes up to the answer to an empty
+    /// query behind them.
+    pub async fn exchange_all(&mut self, frames: &[u8]) -> Vec<String> {
+        self.send(&[frames, &query("")].concat()).await;
+        let mut messages = Vec::new();
+        while messages.last().is_none_or(|m: &Message| m.tag != b'I') {
+            messages.push(self.next().await.expect("the server closed the connection"));
+        }
+        messages.extend(self.until_ready(1).await);
+        self.shown(&messages)
+    }
+
     /// A simple query's messages, one line each.
     pub async fn query(&mut self, sql: &str) -> Vec<String> {
         self.exchange(&query(sql), 1).await

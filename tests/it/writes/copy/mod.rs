@@ -5,6 +5,7 @@ mod counted;
 mod drivers;
 mod ends;
 mod keys;
+mod options;
 mod unsure;
 
 use crate::live::raw::{bind, describe, execute, frame, parse, query, sync};
@@ -48,7 +49,7 @@ const PARTS_TABLE: Table = Table {
 };
 
 /// The frames of a COPY's data, in pieces of that many bytes.
-fn data(bytes: &[u8], piece: usize) -> Vec<u8> {
+pub(super) fn data(bytes: &[u8], piece: usize) -> Vec<u8> {
     let pieces = bytes.chunks(piece.max(1)).map(|piece| frame(b'd', piece));
     [pieces.collect::<Vec<_>>().concat(), frame(b'c', b"")].concat()
 }
@@ -61,7 +62,8 @@ fn extended(sql: &str, data: &[u8]) -> Vec<u8> {
     [asked.concat(), data.to_vec(), sync()].concat()
 }
 
-/// The same COPY by every protocol, alone, in blocks, and undone; each time into no rows of these.
+/// The same COPY by every protocol, alone, in blocks, and undone; each time into no rows of these. A COPY that
+/// fails before its data are read has both Syncs answered, and else one of them.
 async fn every_way(pair: &mut Pair, sql: &str, bytes: &[u8], undo: &str) {
     for piece in [1, 7, 1000] {
         let data = data(bytes, piece);
@@ -69,20 +71,20 @@ async fn every_way(pair: &mut Pair, sql: &str, bytes: &[u8], undo: &str) {
         let extended = extended(sql, &data);
         for (frames, protocol) in [(&simple, "simple"), (&extended, "extended")] {
             let what = format!("{protocol}, {piece}: {sql}");
-            pair.exchange(&what, frames, 1).await;
+            pair.exchange_all(&what, frames).await;
             pair.simple(undo).await;
             for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM other"] {
                 pair.simple(begin).await;
                 pair.simple("SAVEPOINT a").await;
-                pair.exchange(&what, frames, 1).await;
+                pair.exchange_all(&what, frames).await;
                 pair.simple("SELECT count(*) FROM orders").await;
                 pair.simple("ROLLBACK TO a").await;
-                pair.exchange(&what, frames, 1).await;
+                pair.exchange_all(&what, frames).await;
                 pair.simple("COMMIT").await;
                 pair.simple(undo).await;
             }
             pair.simple("BEGIN").await;
-            pair.exchange(&what, frames, 1).await;
+            pair.exchange_all(&what, frames).await;
             pair.simple("ROLLBACK").await;
         }
     }
