@@ -161,3 +161,101 @@ async fn a_prepared_statement_follows_the_name_as_postgres_does() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// Statements of one text or group that name another schema for a while, and whether the server keeps it.
+const FOR_A_WHILE: &[&[&str]] = &[
+    &["SET search_path = elsewhere", "SELECT 1 / 0"],
+    &[
+        "SET search_path = elsewhere",
+        "UPDATE orders SET total = total + 1 WHERE id = 1",
+        "SELECT 1 / 0",
+    ],
+    &["SELECT set_config('search_path', 'elsewhere', false)", "SELECT 1 / 0"],
+    &["BEGIN", "SET search_path = elsewhere", "SELECT 1 / 0", "COMMIT"],
+    &["SET LOCAL search_path = elsewhere"],
+    &["SET LOCAL search_path = elsewhere", "UPDATE orders SET total = total + 1 WHERE id = 1"],
+    &["SET LOCAL search_path = elsewhere", "SELECT note, total FROM orders WHERE id = 1"],
+    &["SET LOCAL search_path = elsewhere", "SELECT 1 / 0"],
+    &[
+        "SET search_path = elsewhere",
+        "SET LOCAL search_path = public",
+        "DELETE FROM orders WHERE id = 2",
+    ],
+    &["RESET search_path"],
+    &["SET search_path = elsewhere", "RESET search_path", "SELECT 1 / 0"],
+];
+
+#[tokio::test]
+async fn a_search_path_that_is_undone_or_local_names_the_other_table_no_longer() {
+    use crate::live::raw::{bind, execute, parse, query, sync};
+    let more = "CREATE SCHEMA elsewhere; \
+                CREATE TABLE elsewhere.orders (id int PRIMARY KEY, total int, note text); \
+                INSERT INTO elsewhere.orders SELECT i, 1, 'elsewhere' FROM generate_series(1, 9) i";
+    let ddl = format!("{ORDERS};{more}");
+    let shadow = crate::live::ORDERS_V2;
+    let toml = crate::live::orders_toml("", "reads = 100");
+    let live = Live::ready(&format!("{ddl};{shadow}"), &toml, &["orders_v2"]).await;
+    let read = "SELECT note, total FROM orders WHERE id = 1";
+    live.until_shadow_serves(&live.client().await, read).await;
+    let mut pair = Pair::new(&live, &ddl).await;
+    let write = "UPDATE orders SET total = total + 1 WHERE id = 1 RETURNING note, total";
+    for statements in FOR_A_WHILE {
+        let one =
+            |sql: &&str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+        let group = [statements.iter().map(one).collect::<Vec<_>>().concat(), sync()].concat();
+        for (protocol, frames) in [("text", query(&statements.join("; "))), ("group", group)] {
+            pair.exchange(&format!("{protocol}: {statements:?}"), &frames, 1).await;
+            for sql in [write, read, "SELECT count(*), sum(total) FROM orders"] {
+                pair.simple(sql).await;
+                pair.extended(sql, &[], 0).await;
+            }
+            pair.simple("SHOW search_path").await;
+            pair.simple("ROLLBACK").await;
+            pair.extended(write, &[], 0).await;
+            pair.simple(read).await;
+            pair.simple("TABLE elsewhere.orders ORDER BY id").await;
+        }
+        pair.same();
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_table_by_the_name_of_its_database_is_followed() {
+    use crate::live::raw::{bind, execute, frame, parse, query, sync};
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let extended =
+        |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()].concat();
+    for sql in [
+        "UPDATE <db>.public.orders SET total = total + 1 WHERE id = 5",
+        "UPDATE \"<db>\" . public . \"orders\" SET total = total + 1",
+        "UPDATE <db>.public.orders AS o SET total = 8 WHERE o.id = 4 RETURNING o.id, total",
+        "UPDATE <db>.public.orders SET total = 9 WHERE <db>.public.orders.id = 4 RETURNING orders.total",
+        "INSERT INTO <db>.public.orders VALUES (60, 1), (61, 1) ON CONFLICT (id) DO NOTHING",
+        "SELECT note, total FROM <db>.public.orders WHERE id = 5",
+        "SELECT count(*), sum(total) FROM <db>.public.orders",
+        "TABLE <db>.public.orders ORDER BY id",
+        "DELETE FROM <db>.public.orders WHERE id = 60 RETURNING id",
+        "WITH d AS (DELETE FROM <db>.public.orders WHERE id = 61 RETURNING id) SELECT * FROM d",
+        "UPDATE nowhere.public.orders SET total = 0",
+        "SELECT * FROM nowhere.public.orders",
+        "UPDATE <db>.elsewhere.orders SET total = 0",
+    ] {
+        // A read comes to the shadow when it has been looked at.
+        for _ in 0..3 {
+            pair.own(sql, query).await;
+            pair.own(sql, extended).await;
+        }
+        live.orders_in_step().await;
+    }
+    let lines = [frame(b'd', b"70\t1\n"), frame(b'c', b"")].concat();
+    pair.own("COPY <db>.public.orders (id, user_id) FROM STDIN", |sql| {
+        [query(sql), lines.clone()].concat()
+    })
+    .await;
+    live.orders_in_step().await;
+    pair.own("TRUNCATE <db>.public.orders", query).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
