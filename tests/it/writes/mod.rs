@@ -6,6 +6,7 @@ mod copy;
 mod ddl;
 mod executed;
 mod fields;
+mod inherited;
 mod keys;
 mod marked;
 mod names;
