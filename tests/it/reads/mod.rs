@@ -300,6 +300,56 @@ async fn the_canarys_percentage_and_stickiness_decide_who_reads_the_shadow() {
 }
 
 #[tokio::test]
+async fn all_sessions_of_an_application_read_the_same_side_and_a_new_name_is_followed() {
+    let live = Live::orders("", "reads = 50\nsticky = \"application_name\"").await;
+    let read = "SELECT total FROM orders WHERE id = 5";
+    let mut clients = Vec::new();
+    for name in 0..12 {
+        for _ in 0..2 {
+            let conninfo = format!("{} application_name=app{name}", live.proxy.conninfo());
+            clients.push(crate::support::connect(&conninfo).await);
+        }
+    }
+    eventually("somebody reads the shadow", async || {
+        let shares = share(&live, &clients, 1).await;
+        if shares.iter().sum::<f64>() > 0.5 { Ok(()) } else { Err(shares) }
+    })
+    .await;
+    let shares = share(&live, &clients, 4).await;
+    let of_names: Vec<f64> = shares.chunks(2).map(|two| two[0]).collect();
+    assert!(shares.chunks(2).all(|two| (two[0] - two[1]).abs() < 0.5), "{shares:?}");
+    assert!(shares.iter().all(|s| *s < 0.5 || *s > 3.5), "{shares:?}");
+    assert!(of_names.iter().any(|s| *s < 0.5) && of_names.iter().any(|s| *s > 3.5), "{shares:?}");
+    let follows = async |client: &Client, name: usize, how: &str| {
+        let before = live.shadow_reads();
+        for _ in 0..4 {
+            assert_eq!(text(client, read).await, "50");
+        }
+        let share = live.shadow_reads() - before;
+        assert!((share - of_names[name]).abs() < 0.5, "{how}: {share} of app{name}");
+    };
+    // In mid-session, for a transaction, and back.
+    for (name, client) in (0..12).cycle().skip(5).zip(&clients) {
+        client.batch_execute(&format!("SET application_name = 'app{name}'")).await.unwrap();
+        follows(client, name, "SET").await;
+        let other = (name + 7) % 12;
+        let local = format!("BEGIN; SET LOCAL application_name = 'app{other}'");
+        client.batch_execute(&local).await.unwrap();
+        follows(client, other, "SET LOCAL").await;
+        client.batch_execute("ROLLBACK").await.unwrap();
+        follows(client, name, "ROLLBACK").await;
+        let config = format!("SELECT set_config('application_name', 'app{other}', false)");
+        text(client, &config).await;
+        follows(client, other, "set_config").await;
+    }
+    for (at, client) in clients.iter().enumerate() {
+        client.batch_execute("RESET application_name").await.unwrap();
+        follows(client, at / 2, "RESET").await;
+    }
+    live.orders_in_step().await;
+}
+
+#[tokio::test]
 async fn a_dark_read_finds_a_corrupted_row_names_it_and_has_it_repaired() {
     let live = Live::orders("", "reads = 100\ndark_reads = 100").await;
     let (client, direct) = (live.client().await, live.direct().await);
