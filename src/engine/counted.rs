@@ -73,7 +73,8 @@ pub(super) fn counted(shape: &Shape) -> Option<Counted> {
 }
 
 /// The table with whatever may be copied into in its place, as `tree (relid)`, and what fills the
-/// column there, as `filled (seq)`: a sequence, 0 for another default.
+/// column there, as `filled (seq)`: a sequence, 0 for another default. The server prints a default's constants
+/// without E'', whatever is in them.
 fn filled(table: &str, column: &str) -> String {
     format!(
         "WITH RECURSIVE tree (relid) AS (
@@ -91,7 +92,7 @@ fn filled(table: &str, column: &str) -> String {
                 WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum AND s.relkind = 'S'
                     AND d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
                     AND pg_get_expr(f.adbin, f.adrelid)
-                        = format('nextval(%L::regclass)', d.refobjid::regclass::text)
+                        = 'nextval(''' || replace(d.refobjid::regclass::text, '''', '''''') || '''::regclass)'
             ), 0) END
             FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.relid
             WHERE a.attname = {column} AND NOT a.attisdropped AND (a.attidentity <> '' OR a.atthasdef)

@@ -113,6 +113,24 @@ async fn a_copy_into_a_new_or_emptied_table_is_mirrored() {
 }
 
 #[tokio::test]
+async fn a_sequence_of_any_name_fills_the_key() {
+    for name in [r"back\slash\", "it's", r"\'", "100%s %L", "größe \"q\""] {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let literal = format!("'{}'", quoted.replace('\'', "''"));
+        let ddl = format!(
+            "CREATE SEQUENCE {quoted}; \
+             CREATE TABLE items (id int PRIMARY KEY DEFAULT nextval({literal}), note text)"
+        );
+        let live = items(&ddl).await;
+        let mut pair = Pair::new(&live, &ddl).await;
+        pair.exchange(name, &[query(SQL), data(b"a\nb\n", 3)].concat(), 1).await;
+        assert_eq!(live.dirty().await, [], "{name}");
+        assert!(live.statements("recorded", "write") < 0.5, "{name}");
+        pair.finish(&live, &[ITEMS]).await;
+    }
+}
+
+#[tokio::test]
 async fn triggers_that_leave_the_key_alone_do_not_matter() {
     let ddl = "
         CREATE TABLE items (id serial PRIMARY KEY, note text);
