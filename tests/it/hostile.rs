@@ -8,7 +8,7 @@ use pgsegue::sql::ident::Ident;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// One for each way to break out of a statement, a literal, a format, a pattern, a line, a file.
-const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 12] = [
     "with \"quotes\"",
     "it's",
     "a.b",
@@ -39,7 +39,7 @@ struct Life {
     database: String,
 }
 
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     Ident::new(name).quoted()
 }
 

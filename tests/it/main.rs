@@ -37,6 +37,7 @@ mod flips;
 mod gone;
 mod history;
 mod hostile;
+mod hostile_ways;
 mod limits;
 mod live;
 mod operator;
