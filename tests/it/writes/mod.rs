@@ -7,6 +7,7 @@ mod ddl;
 mod executed;
 mod fields;
 mod inherited;
+mod inside;
 mod keys;
 mod marked;
 mod names;
