@@ -350,6 +350,47 @@ async fn all_sessions_of_an_application_read_the_same_side_and_a_new_name_is_fol
 }
 
 #[tokio::test]
+async fn a_row_that_has_no_way_back_fails_its_transaction_as_the_server_does_and_is_repaired() {
+    let live = Live::orders("", "reads = 100").await;
+    let direct = live.direct().await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let read = "SELECT total FROM orders WHERE id = 5";
+    for protocol in ["simple", "extended"] {
+        let frames = if protocol == "simple" { query(read) } else { extended(read, 0) };
+        served(&live, &mut pair.live, &frames, read).await;
+        for begin in ["BEGIN", "BEGIN; SAVEPOINT a"] {
+            served(&live, &mut pair.live, &frames, read).await;
+            pair.live.run(begin).await;
+            // One that no int4 holds.
+            let spoil = "UPDATE orders_v2 SET total_minor = 9e15 WHERE id = 5";
+            direct.batch_execute(spoil).await.unwrap();
+            let said = pair.live.exchange(&frames, 1).await;
+            let error = said.iter().find(|line| line.starts_with('E')).expect("an error");
+            assert!(error.contains("C22003 / Minteger out of range"), "{error}");
+            assert_eq!(said.last().unwrap(), "Z E", "{said:?}");
+            let back = if begin == "BEGIN" { "ROLLBACK" } else { "ROLLBACK TO a; COMMIT" };
+            for sql in back.split("; ") {
+                pair.live.run(sql).await;
+            }
+            // Alone it is sent to the source again, until the row is repaired.
+            pair.exchange(read, &frames, 1).await;
+            pair.same();
+            eventually("the row is repaired", async || {
+                let row = "SELECT total_minor FROM orders_v2 WHERE id = 5";
+                let seen = text(&direct, row).await;
+                if seen == "5000" { Ok(()) } else { Err(seen) }
+            })
+            .await;
+            live.orders_in_step().await;
+            pair.simple(begin).await;
+            pair.exchange(read, &frames, 1).await;
+            pair.simple("COMMIT").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn a_dark_read_finds_a_corrupted_row_names_it_and_has_it_repaired() {
     let live = Live::orders("", "reads = 100\ndark_reads = 100").await;
     let (client, direct) = (live.client().await, live.direct().await);
