@@ -91,6 +91,14 @@ impl Engine {
             if clean && entry.may_open() && alone {
                 entry.gate.open_if(ticket);
             } else if entry.gate.is_open() {
+                tracing::debug!(
+                    migration = name,
+                    dirty,
+                    is_prepared,
+                    is_locked,
+                    alone,
+                    "gate closed"
+                );
                 entry.gate.close();
             }
             if dirty > 0 && entry.phase.serves_reads() {

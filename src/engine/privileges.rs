@@ -26,8 +26,9 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', $1::oid[]::text, \
         FROM pg_attribute WHERE attrelid = ANY ($1) AND attacl IS NOT NULL), \
     (SELECT concat_ws(' ', count(*), sum(hashtext(p.oid || ' ' || p.xmin::text)::int8)) \
         FROM pg_policy p WHERE polrelid = ANY ($1)), \
-    (SELECT md5(string_agg(concat_ws(' ', p.oid, p.proname, n.nspacl, p.proacl), ',' ORDER BY p.oid)) \
-        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgsegue'))";
+    (SELECT nspacl FROM pg_namespace WHERE nspname = 'pgsegue'), \
+    (SELECT md5(string_agg(concat_ws(' ', p.oid, p.proacl), ',' ORDER BY p.oid)) \
+        FROM unnest($2::text[]) AS f JOIN pg_proc p ON p.oid = to_regproc(f)))";
 
 /// Whether all functions of `$2` are there, and can be called by every role that may write a table of
 /// `$1`.
@@ -104,12 +105,11 @@ pub(super) async fn hiding(client: &impl GenericClient, tables: &[u32]) -> Resul
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-async fn fingerprint(
-    client: &impl GenericClient,
-    (tables, shadow): (&[u32], u32),
-) -> Result<String, Error> {
-    let tables = [tables, &[shadow]].concat();
-    Ok(client.query_one(FINGERPRINT, &[&tables]).await?.try_get(0)?)
+async fn fingerprint(client: &impl GenericClient, target: &Target) -> Result<String, Error> {
+    let mut tables = tables(target.source_oid, target.parts.values().flatten());
+    tables.push(target.shadow_oid);
+    let functions: Vec<&str> = target.functions().collect();
+    Ok(client.query_one(FINGERPRINT, &[&tables, &functions]).await?.try_get(0)?)
 }
 
 /// Reads it for a migration of which everything else is known.
@@ -119,7 +119,7 @@ pub(super) async fn read(
 ) -> Result<Privileges, Error> {
     let tables = tables(target.source_oid, target.parts.values().flatten());
     // Before the rest: a change in between is noticed by the next look.
-    let fingerprint = fingerprint(client, (&tables, target.shadow_oid)).await?;
+    let fingerprint = fingerprint(client, target).await?;
     let writers = writers(client, &tables, target.key.iter()).await?;
     let hiding = hiding(client, &tables).await?;
     let keyless = writers.iter().map(|writers| writers.table).collect();
@@ -145,8 +145,7 @@ impl Engine {
         for migration in self.mirrored() {
             let target = self.with_entry(&migration.name, |entry| entry.target.clone());
             let Some(target) = target.flatten() else { continue };
-            let tables = tables(target.source_oid, target.parts.values().flatten());
-            let now = fingerprint(&control.client, (&tables, target.shadow_oid)).await?;
+            let now = fingerprint(&control.client, &target).await?;
             let privileges = match now == target.privileges.fingerprint {
                 true => target.privileges.clone(),
                 false => read(&control.client, &target).await?,
