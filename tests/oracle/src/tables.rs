@@ -3,7 +3,7 @@
 
 use crate::ast::{TableName, items, kind, node, string};
 use pgsegue::sql::ident::{Ident, QualifiedName};
-use pgsegue::sql::target::{Privileges, Copyable, KeyType, OldColumn, Reverse, Target};
+use pgsegue::sql::target::{Copyable, KeyType, OldColumn, Privileges, Reverse, Target};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
