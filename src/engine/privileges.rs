@@ -100,7 +100,7 @@ pub(super) async fn writers(
 }
 
 /// The tables whose policies may hide from a role what it wrote.
-pub(super) async fn hiding(client: &impl GenericClient, tables: &[u32]) -> Result<Vec<u32>, Error> {
+async fn hiding(client: &impl GenericClient, tables: &[u32]) -> Result<Vec<u32>, Error> {
     let rows = client.query(HIDING, &[&tables]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

@@ -436,24 +436,17 @@ async fn incomparable(
 /// Why the rows of a query are not one right answer, as far as their types tell: what is summed up or
 /// picked may be no column of the tables, but worked out.
 fn unsure_outputs(source: &Statement, leans_on: &LeansOn, text: &str) -> Option<&'static str> {
-    const LOOSE: [Type; 7] = [
-        Type::FLOAT4,
-        Type::FLOAT8,
-        Type::INTERVAL,
-        Type::JSONB,
-        Type::TIMETZ,
-        Type::BPCHAR,
-        Type::NUMERIC,
-    ];
+    const LOOSE: [Type; 6] =
+        [Type::FLOAT4, Type::FLOAT8, Type::INTERVAL, Type::JSONB, Type::TIMETZ, Type::BPCHAR];
     let of = |types: &[Type]| source.columns().iter().any(|c| types.contains(c.type_()));
     let says = |word: &str| text.to_ascii_lowercase().contains(word);
     match () {
         () if leans_on.sums && of(&[Type::FLOAT4, Type::FLOAT8]) => {
             Some("a sum of floating-point numbers, perhaps")
         }
+        () if leans_on.picks && of(&LOOSE) => PICKED,
         // Numbers of columns that bound their digits are as good as integers, unless they are cast.
-        () if leans_on.picks && of(LOOSE.get(..6).unwrap_or_default()) => PICKED,
-        () if leans_on.picks && of(&LOOSE) && (says("::") || says("cast")) => PICKED,
+        () if leans_on.picks && of(&[Type::NUMERIC]) && (says("::") || says("cast")) => PICKED,
         () if leans_on.picks && says("collate") => PICKED,
         () => None,
     }
