@@ -52,6 +52,8 @@ pub struct Levers {
     pub dark_reads: Percent,
     /// What keeps one reader on one side of the canary.
     pub sticky: Sticky,
+    /// Which table answers a read that would scan the shadow.
+    pub scans: Scans,
 }
 
 /// The dual-write lever.
@@ -74,6 +76,15 @@ pub enum Sticky {
     ApplicationName,
     /// All sessions of the same user.
     User,
+}
+
+/// Which table answers a read whose plan would scan the shadow where the source's rows are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scans {
+    /// The source, whatever the share of reads is.
+    Source,
+    /// The shadow, as any other read.
+    Shadow,
 }
 
 /// 0 to 100 %, in hundredths of a percent.
@@ -122,6 +133,7 @@ impl Levers {
             reads: self.reads.min(reads),
             dark_reads: self.dark_reads.min(dark_reads),
             sticky: self.sticky,
+            scans: self.scans,
         }
     }
 }

@@ -107,6 +107,7 @@ pub(super) struct Routing {
     pub(super) reads: Option<Spanned<f64>>,
     pub(super) dark_reads: Option<Spanned<f64>>,
     pub(super) sticky: Option<Spanned<String>>,
+    pub(super) scans: Option<Spanned<String>>,
 }
 
 /// `column = "SQL"`, in the file's order.

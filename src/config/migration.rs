@@ -3,7 +3,7 @@
 use super::file::{self, Expressions};
 use super::settings::Check;
 use crate::engine::Declared;
-use crate::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
+use crate::manifest::{DualWrite, Levers, Migration, Percent, Scans, Sticky, Unclassified};
 use crate::sql::ident::{Ident, QualifiedName};
 use std::time::Duration;
 use toml::Spanned;
@@ -21,6 +21,7 @@ const STICKY: [(&str, Sticky); 4] = [
     ("application_name", Sticky::ApplicationName),
     ("user", Sticky::User),
 ];
+const SCANS: [(&str, Scans); 2] = [("source", Scans::Source), ("shadow", Scans::Shadow)];
 const UNCLASSIFIED: [(&str, Unclassified); 2] =
     [("record", Unclassified::Record), ("refuse", Unclassified::Refuse)];
 
@@ -183,8 +184,10 @@ fn levers(check: &mut Check<'_>, raw: &file::Routing) -> Option<Levers> {
     let reads = percent(check, raw.reads.as_ref());
     let dark_reads = percent(check, raw.dark_reads.as_ref());
     let sticky = check.word(raw.sticky.as_ref(), &STICKY, Sticky::Session);
+    let scans = check.word(raw.scans.as_ref(), &SCANS, Scans::Source);
     let dual_write = if raw.dual_write.unwrap_or(true) { DualWrite::On } else { DualWrite::Off };
-    Some(Levers { dual_write, reads: reads?, dark_reads: dark_reads?, sticky: sticky? })
+    let (reads, dark_reads, sticky, scans) = (reads?, dark_reads?, sticky?, scans?);
+    Some(Levers { dual_write, reads, dark_reads, sticky, scans })
 }
 
 fn percent(check: &mut Check<'_>, raw: Option<&Spanned<f64>>) -> Option<Percent> {

@@ -2,7 +2,7 @@
 
 use super::error::Source;
 use super::*;
-use crate::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
+use crate::manifest::{DualWrite, Levers, Migration, Percent, Scans, Sticky, Unclassified};
 use crate::sql::ident::{Ident, QualifiedName};
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ p.toml:14:9: invalid type: string "ten", expected a number
         "reads = 10",
         "reeds = 10",
         r#"
-p.toml:14:1: unknown field `reeds`, expected one of `dual_write`, `reads`, `dark_reads`, `sticky`
+p.toml:14:1: unknown field `reeds`, expected one of `dual_write`, `reads`, `dark_reads`, `sticky`, `scans`
    |
 14 | reeds = 10
    | ^^^^^"#,
@@ -439,6 +439,7 @@ fn a_valid_file_says_everything_in_its_order_with_defaults() {
         reads: Percent::new(10.0).unwrap(),
         dark_reads: Percent::ZERO,
         sticky: Sticky::Session,
+        scans: Scans::Source,
     };
     assert_eq!(settings.migrations, [crate::engine::Declared { migration, levers }]);
     let process = settings.process;
@@ -537,5 +538,5 @@ fn the_documented_file_is_valid_and_names_every_key() {
         assert!(documented, "{key} is not in config/pgsegue.toml");
         known += 1;
     }
-    assert_eq!(known, 53, "keys that were looked for");
+    assert_eq!(known, 54, "keys that were looked for");
 }

@@ -146,6 +146,7 @@ impl Entry {
             reads,
             dark_reads,
             sticky: levers.sticky,
+            scans: levers.scans,
             unclassified: self.declared.migration.unclassified,
             gate: Arc::clone(&self.gate),
         }))

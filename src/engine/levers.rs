@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::journal::{self, NewEvent};
-use crate::manifest::{DualWrite, Levers};
+use crate::manifest::{DualWrite, Levers, Scans};
 
 /// A lever that the file changed.
 pub(super) struct LeverChange {
@@ -20,10 +20,15 @@ impl LeverChange {
             DualWrite::On => "on".to_owned(),
             DualWrite::Off => "off".to_owned(),
         };
+        let scans = |levers: &Levers| match levers.scans {
+            Scans::Source => "source".to_owned(),
+            Scans::Shadow => "shadow".to_owned(),
+        };
         [
             ("reads", from.reads.to_string(), to.reads.to_string()),
             ("dark_reads", from.dark_reads.to_string(), to.dark_reads.to_string()),
             ("dual_write", on(from), on(to)),
+            ("scans", scans(from), scans(to)),
         ]
         .into_iter()
         .filter(|(_, from, to)| from != to)

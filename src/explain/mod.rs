@@ -117,7 +117,7 @@ async fn know(
             }
         };
         let status = control.status(&migration.name).await?;
-        found.push((target, Setting::of(migration, status, reads)));
+        found.push((target, Setting::of(one, status, reads)));
     }
     // As the routes are: a query goes by the first of its table.
     found.sort_by(|(a, _), (b, _)| a.migration.cmp(&b.migration));

@@ -3,7 +3,7 @@
 use super::known::Known;
 use super::said::{Said, Vetting};
 use super::setting::{Filled, Setting};
-use crate::manifest::Percent;
+use crate::manifest::{Percent, Scans};
 use crate::proxy::{self, Unfit};
 use crate::sql::layout::pretty;
 use crate::sql::lex::{Kind, identifier, tokens};
@@ -78,12 +78,13 @@ impl Known {
         let targets = fit.targets().filter_map(|t| self.targets.get(t)).cloned().collect();
         let settings: Vec<&Setting> = fit.targets().filter_map(|t| self.settings.get(t)).collect();
         let is_filled = settings.iter().all(|setting| setting.filled == Filled::Yes);
+        let may_scan = fit.targets().filter_map(|t| self.may_scan(t)).collect();
         let sql = text.get(at).unwrap_or_default();
         let vetted = match self.calls_unknown(sql) {
             Some(function) => Vetting::NotAsked(function),
-            None => match proxy::vet_once(client, sql, form.text(), targets).await {
-                Ok(()) | Err(Unfit::Dearer(_)) if !is_filled => Vetting::NotFilled,
-                Ok(()) => Vetting::Fit,
+            None => match proxy::vet_once(client, sql, form.text(), targets, may_scan).await {
+                Ok(_) | Err(Unfit::Dearer(_)) if !is_filled => Vetting::NotFilled,
+                Ok(plan) => Vetting::Fit(plan),
                 Err(why @ Unfit::Refused(..)) => Vetting::Refused(why.to_string()),
                 Err(why) => Vetting::Unfit(why.to_string()),
             },
@@ -105,6 +106,12 @@ impl Known {
             said.note(format!("never a dark read: {why}"));
         }
         said.sql(pretty(form.text()));
+    }
+
+    /// The shadow, if a query may scan it.
+    fn may_scan(&self, target: usize) -> Option<u32> {
+        let setting = self.settings.get(target).filter(|s| s.scans == Scans::Shadow);
+        setting.and_then(|_| Some(self.targets.get(target)?.shadow_oid))
     }
 
     /// A function that a query calls and that may look at data: the planner works out what hangs on

@@ -1,5 +1,6 @@
 //! What is said of one statement, as text and as JSON.
 
+use crate::proxy::Plan;
 use crate::sql::ident::Ident;
 use crate::sql::reason::Reason;
 use serde::{Deserialize, Serialize};
@@ -37,8 +38,8 @@ pub struct Explained {
 
 /// What is known of the shadow's form of a query.
 pub(super) enum Vetting {
-    /// It is as good.
-    Fit,
+    /// It is as good, and this is its plan.
+    Fit(Plan),
     /// As good but for its plan, which will be another once the shadow is filled.
     NotFilled,
     /// It is not.
@@ -83,7 +84,12 @@ impl Said {
 
     pub(super) fn vetted(&mut self, vetted: Vetting) {
         self.0.vetting = Some(match vetted {
-            Vetting::Fit => {
+            Vetting::Fit(Plan::Scans) => {
+                "same parameters, columns and types; the shadow is scanned \
+                                          where the source's rows are looked up, as `scans` says"
+                    .to_owned()
+            }
+            Vetting::Fit(Plan::AsCheap) => {
                 "same parameters, columns and types; no scan that the source spares".to_owned()
             }
             Vetting::NotFilled => "same parameters, columns and types; how the shadow is reached \

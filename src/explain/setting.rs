@@ -1,7 +1,7 @@
 //! Where a migration is, as far as it decides what becomes of a statement.
 
-use crate::engine::{Phase, Status};
-use crate::manifest::{Migration, Percent, Unclassified};
+use crate::engine::{Declared, Phase, Status};
+use crate::manifest::{Percent, Scans, Unclassified};
 
 /// Where a migration is.
 pub(super) struct Setting {
@@ -12,6 +12,7 @@ pub(super) struct Setting {
     pub(super) filled: Filled,
     pub(super) reads: Percent,
     pub(super) dark_reads: Percent,
+    pub(super) scans: Scans,
     pub(super) unclassified: Unclassified,
 }
 
@@ -38,7 +39,7 @@ impl Filled {
 
 impl Setting {
     pub(super) fn of(
-        migration: &Migration,
+        Declared { migration, levers }: &Declared,
         status: Option<Status>,
         as_if: Option<Percent>,
     ) -> Self {
@@ -52,7 +53,8 @@ impl Setting {
             None => (phase.to_owned(), status.is_some_and(|s| s.dual_write), reads),
         };
         let (name, unclassified) = (migration.name.clone(), migration.unclassified);
-        Self { name, phase, dual_write, filled, reads, dark_reads, unclassified }
+        let scans = levers.scans;
+        Self { name, phase, dual_write, filled, reads, dark_reads, scans, unclassified }
     }
 
     /// The migration, and where it is.

@@ -23,7 +23,7 @@ pub use dial::{Address, Server};
 pub use limits::{Keepalive, Limits, SharedLimits};
 pub use listen::{Listener, ReusePort};
 pub use local::{Local, LocalListener};
-pub use vet::{Unfit, vet_once};
+pub use vet::{Plan, Unfit, vet_once};
 
 use crate::pg::Database;
 use crate::routing::{self, Routes};

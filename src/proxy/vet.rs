@@ -1,7 +1,13 @@
 //! Is a query's shadow form as good as the query? Asked once per text (constants aside), role and search_path, on a
 //! control connection, before the shadow may answer: both forms are prepared and planned there.
 //! Parameters, names and types have to agree, and the shadow must not be scanned where the source's rows
-//! are looked up. Until the answer is there, the source serves.
+//! are looked up, unless the file asks for that. Until the answer is there, the source serves.
+
+mod advice;
+mod answers;
+mod unfit;
+
+pub use unfit::Unfit;
 
 use super::Options;
 use super::reach::{Relations, is_dearer};
@@ -17,8 +23,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement, Transaction};
 
 /// Queries that may wait to be vetted; further ones ask again at their next run.
@@ -27,8 +31,6 @@ const QUEUE: usize = 256;
 const CACHED: usize = 10_000;
 /// A verdict older than this is looked at anew; the old one is good until then.
 const FIT_FOR: Duration = Duration::from_secs(60);
-/// Columns whose index is named where a read is unfit for want of one.
-const INDEXES_NAMED_MAX: usize = 3;
 /// Indexes and statistics may have come since.
 const UNFIT_FOR: Duration = Duration::from_secs(5);
 
@@ -44,6 +46,8 @@ pub(super) struct Query<'a> {
     /// Declared parameter types, as in a Parse.
     pub(super) types: &'a [u8],
     pub(super) leans_on: &'a LeansOn,
+    /// The shadows that it may scan, by object id.
+    pub(super) may_scan: Box<[u32]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,10 +57,11 @@ struct Key {
     search_path: Box<str>,
     fingerprint: Box<str>,
     types: Box<[u8]>,
+    may_scan: Box<[u32]>,
 }
 
 impl Key {
-    /// What is asked, whatever the tables are like at present.
+    /// What is asked, whatever the tables and the levers are like at present.
     fn question(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         (&self.user, &self.search_path, &self.fingerprint, &self.types).hash(&mut hash);
@@ -81,6 +86,7 @@ pub(super) struct Native {
     columns: Vec<NativeColumn>,
     /// The shadows that it reads, by object id.
     shadows: Vec<u32>,
+    plan: Plan,
     /// Why its rows are no right answer, if so: then a dark read would be no test.
     pub(super) incomparable: Option<&'static str>,
     /// Resolved parameter types.
@@ -164,7 +170,7 @@ impl Vetting {
     /// What is known of a query; asks for it where nothing is.
     pub(super) fn look(
         &self,
-        query: &Query<'_>,
+        query: Query<'_>,
         shadow: impl FnOnce() -> Option<String>,
         targets: impl FnOnce() -> Vec<Arc<Target>>,
     ) -> Vetted {
@@ -177,6 +183,7 @@ impl Vetting {
             search_path: query.search_path.into(),
             fingerprint: query.fingerprint.into(),
             types: declared(query.types).into(),
+            may_scan: query.may_scan,
         };
         let known = self.verdicts.get(&key);
         if let Some(verdict) = &known {
@@ -236,79 +243,26 @@ async fn work(
     }
 }
 
-/// Why a query stays on the source.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// What the server says of it.
-    #[error("the shadow form fails: {0}")]
-    Fails(String),
-    /// The same where it may quote a constant of the query.
-    #[error("the shadow form fails: {0}")]
-    Quotes(String, SqlState),
-    /// What the server says of the query itself.
-    #[error("the server refuses the query itself: {0}")]
-    Refused(String, SqlState),
-    /// What differs.
-    #[error("parameters or columns differ: {0}")]
-    Differs(String),
-    /// The way out, if there is one.
-    #[error("the shadow would be scanned where the source's rows are looked up{0}")]
-    Dearer(String),
+/// How the shadow's form of a fit query reaches its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// As cheaply as the query.
+    AsCheap,
+    /// It scans where the source's rows are looked up, as it may.
+    Scans,
 }
 
-impl From<tokio_postgres::Error> for Unfit {
-    fn from(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            None => Self::Fails(error.to_string()),
-            Some(said) if says_no_value(said) => Self::Fails(said.message().to_owned()),
-            Some(said) => Self::Quotes(said.message().to_owned(), said.code().clone()),
-        }
-    }
-}
-
-/// Whether a message about the shadow's form has no constant of the query in it. Of the form itself it
-/// names types, functions and columns: those that the query's constants name, the source has taken.
-fn says_no_value(said: &DbError) -> bool {
-    match said.code().code().get(..2) {
-        Some("42") => ![SqlState::SYNTAX_ERROR, SqlState::INVALID_NAME].contains(said.code()),
-        // The server's own words about data; what it cites is in quotes.
-        Some("22") => !said.message().contains('"'),
-        _ => false,
-    }
-}
-
-impl Unfit {
-    fn of_the_query(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(said) => Self::Refused(said.message().to_owned(), said.code().clone()),
-            None => error.into(),
-        }
-    }
-
-    /// The same for logs and reports: no constant of the query is in it.
-    fn without_values(&self) -> String {
-        match self {
-            Self::Fails(_) | Self::Differs(_) | Self::Dearer(_) => self.to_string(),
-            Self::Quotes(_, code) => {
-                format!("the shadow form fails with SQLSTATE {}", code.code())
-            }
-            Self::Refused(_, code) => {
-                format!("the server refuses the query itself with SQLSTATE {}", code.code())
-            }
-        }
-    }
-}
-
-/// Vets a query once, for who is connected: why the shadow's form is not as good.
+/// Vets a query once, for who is connected. It may scan these shadows.
 ///
 /// # Errors
-/// Says why not.
+/// Says why the shadow's form is not as good.
 pub async fn vet_once(
     client: &mut Client,
     source: &str,
     shadow: &str,
     targets: Vec<Arc<Target>>,
-) -> Result<(), Unfit> {
+    may_scan: Box<[u32]>,
+) -> Result<Plan, Unfit> {
     let sql = "SELECT current_user::text, pg_catalog.current_setting('search_path')";
     let session = client.query_one(sql, &[]).await?;
     let text = |index| session.try_get::<_, &str>(index).unwrap_or_default().into();
@@ -318,10 +272,11 @@ pub async fn vet_once(
         search_path: text(1),
         fingerprint: Box::default(),
         types: Box::default(),
+        may_scan,
     };
     let leans_on = LeansOn::default();
     let job = Job { key, source: source.to_owned(), shadow: shadow.to_owned(), targets, leans_on };
-    vet(client, &job).await.map(drop)
+    vet(client, &job).await.map(|native| native.plan)
 }
 
 async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
@@ -346,12 +301,16 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     for target in &job.targets {
         let source = relations(&transaction, target.source_oid).await?;
         let shadow = relations(&transaction, target.shadow_oid).await?;
-        if is_dearer((&on_shadow, &shadow), (&on_source, &source)) {
-            return Err(Unfit::Dearer(way_out(target)));
+        if !is_dearer((&on_shadow, &shadow), (&on_source, &source)) {
+            continue;
         }
+        if !job.key.may_scan.contains(&target.shadow_oid) {
+            return Err(Unfit::Dearer(advice::indexes(&transaction, &on_source, target).await?));
+        }
+        native.plan = Plan::Scans;
     }
-    native.incomparable = match unsure_outputs(&source, &job.leans_on, &job.source) {
-        None => incomparable(&transaction, &job.leans_on).await?,
+    native.incomparable = match answers::unsure_outputs(&source, &job.leans_on, &job.source) {
+        None => answers::incomparable(&transaction, &job.leans_on).await?,
         unsure => unsure,
     };
     transaction.rollback().await?;
@@ -395,83 +354,6 @@ async fn proves_names(transaction: &Transaction<'_>, targets: &[Arc<Target>]) ->
     }
 }
 
-/// Why the rows of a query are not one right answer, as far as the catalog tells: a view may hide
-/// what its text does not say, a policy may read settings of the client's session, floating-point
-/// sums hang on their order, and of equal values that look different any may be taken. A name that
-/// means nothing is that of a WITH query.
-async fn incomparable(
-    transaction: &Transaction<'_>,
-    leans_on: &LeansOn,
-) -> Result<Option<&'static str>, Unfit> {
-    let row = transaction
-        .query_one(
-            "WITH c AS (SELECT oid, relkind, relrowsecurity FROM pg_catalog.pg_class WHERE oid IN \
-                 (SELECT pg_catalog.to_regclass(n) FROM pg_catalog.unnest($1::text[]) AS n)), \
-             t AS (SELECT coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), t.oid) AS oid, \
-                 t.typtype, a.atttypmod, NOT coalesce(l.collisdeterministic, true) AS loose \
-                 FROM c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 \
-                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-                 LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation) \
-             SELECT coalesce(bool_or(relkind NOT IN ('r', 'p', 'm')), false), \
-                 coalesce(bool_or(relrowsecurity), false), \
-                 EXISTS (SELECT FROM t WHERE oid IN ('float4'::regtype, 'float8'::regtype)), \
-                 EXISTS (SELECT FROM t WHERE loose OR typtype IN ('c', 'r', 'm') \
-                     OR oid = 'numeric'::regtype AND atttypmod = -1 \
-                     OR oid::regtype::text IN ('real', 'double precision', 'interval', 'jsonb', \
-                         'time with time zone', 'character') \
-                     OR oid::regtype::text LIKE '%citext') FROM c",
-            &[&leans_on.tables],
-        )
-        .await?;
-    let found = |i: usize| row.try_get::<_, bool>(i);
-    Ok(match () {
-        () if found(0)? => Some("a view or a foreign table"),
-        () if found(1)? => Some("row security"),
-        () if found(2)? && leans_on.sums => Some("a sum of floating-point numbers, perhaps"),
-        () if found(3)? && leans_on.picks => PICKED,
-        () => None,
-    })
-}
-
-/// Why the rows of a query are not one right answer, as far as their types tell: what is summed up or
-/// picked may be no column of the tables, but worked out.
-fn unsure_outputs(source: &Statement, leans_on: &LeansOn, text: &str) -> Option<&'static str> {
-    const LOOSE: [Type; 6] =
-        [Type::FLOAT4, Type::FLOAT8, Type::INTERVAL, Type::JSONB, Type::TIMETZ, Type::BPCHAR];
-    let of = |types: &[Type]| source.columns().iter().any(|c| types.contains(c.type_()));
-    let says = |word: &str| text.to_ascii_lowercase().contains(word);
-    match () {
-        () if leans_on.sums && of(&[Type::FLOAT4, Type::FLOAT8]) => {
-            Some("a sum of floating-point numbers, perhaps")
-        }
-        () if leans_on.picks && of(&LOOSE) => PICKED,
-        // Numbers of columns that bound their digits are as good as integers, unless they are cast.
-        () if leans_on.picks && of(&[Type::NUMERIC]) && (says("::") || says("cast")) => PICKED,
-        () if leans_on.picks && says("collate") => PICKED,
-        () => None,
-    }
-}
-
-const PICKED: Option<&str> = Some("one of several values that are equal, perhaps");
-
-/// Indexes that would serve conditions, order and groups of columns that come back by an expression.
-fn way_out(target: &Target) -> String {
-    let Ok(columns) = &target.old_shape else { return String::new() };
-    let indexes = columns.iter().filter_map(|c| match &c.reverse {
-        Reverse::Expression(sql) => Some(format!(
-            "CREATE INDEX ON {} ((CAST(({sql}) AS {})))",
-            target.shadow.quoted(),
-            c.type_sql
-        )),
-        Reverse::Bare(_) => None,
-    });
-    let indexes = indexes.take(INDEXES_NAMED_MAX).collect::<Vec<_>>();
-    match indexes.as_slice() {
-        [] => String::new(),
-        all => format!("; if it is for one of these columns, an index helps: {}", all.join("; ")),
-    }
-}
-
 /// A table and its partitions.
 async fn relations(transaction: &Transaction<'_>, oid: u32) -> Result<Relations, Unfit> {
     let rows = transaction
@@ -512,7 +394,7 @@ fn compare(
     }
     let parameters = source.params().iter().map(tokio_postgres::types::Type::oid).collect();
     let shadows = targets.iter().map(|t| t.shadow_oid).collect();
-    Ok(Native { columns, shadows, incomparable: None, parameters })
+    Ok(Native { columns, shadows, plan: Plan::AsCheap, incomparable: None, parameters })
 }
 
 /// The generic plan: what a prepared statement gets, whatever its parameters are.

@@ -1,7 +1,7 @@
 //! The immutable routing snapshot.
 
 use super::gate::Gate;
-use crate::manifest::{Percent, Sticky, Unclassified};
+use crate::manifest::{Percent, Scans, Sticky, Unclassified};
 use crate::sql::target::{Functions, SyncMode, Target};
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub struct Route {
     pub dark_reads: Percent,
     /// What keeps a reader on its side.
     pub sticky: Sticky,
+    /// Which table answers a read that would scan the shadow.
+    pub scans: Scans,
     /// What happens to statements that are not understood.
     pub unclassified: Unclassified,
     /// Closed while keys of this migration are dirty: then the source serves everybody.

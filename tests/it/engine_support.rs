@@ -4,7 +4,7 @@
 use super::support::{self, TestDb, connect};
 use pgsegue::engine::shape::{self, Shape};
 use pgsegue::engine::{Control, Declared, Engine, Status, install, sync, truncate};
-use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Sticky, Unclassified};
+use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Scans, Sticky, Unclassified};
 use pgsegue::pg;
 use pgsegue::routing::{Handle, Mirror, Routes};
 use pgsegue::sql::ident::{Ident, QualifiedName};
@@ -131,6 +131,7 @@ pub(crate) fn declared(migration: &Migration, reads: f64) -> Declared {
             reads: percent(reads),
             dark_reads: percent(0.0),
             sticky: Sticky::Session,
+            scans: Scans::Source,
         },
     }
 }

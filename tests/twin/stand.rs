@@ -6,7 +6,7 @@ use crate::raw::Raw;
 use crate::sessions::TRANSACTION;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use pgsegue::engine::{Control, Declared, Engine, Phase};
-use pgsegue::manifest::{DualWrite, Levers, Percent, Sticky};
+use pgsegue::manifest::{DualWrite, Levers, Percent, Scans, Sticky};
 use pgsegue::pg;
 use pgsegue::proxy::{self, Address, Keepalive, Limits, Listener, ReusePort, Server};
 use pgsegue::routing::{Handle, Mirror, Routes};
@@ -289,6 +289,7 @@ impl Stand {
 }
 
 fn declared(case: &Case, reads: f64) -> Vec<Declared> {
+    let scans = if case.seed.is_multiple_of(2) { Scans::Source } else { Scans::Shadow };
     case.plan
         .migrations
         .iter()
@@ -299,6 +300,7 @@ fn declared(case: &Case, reads: f64) -> Vec<Declared> {
                 reads: Percent::new(reads).unwrap(),
                 dark_reads: Percent::ZERO,
                 sticky: Sticky::Statement,
+                scans,
             },
         })
         .collect()

@@ -6,7 +6,7 @@ use super::expect::Mirrors;
 use super::prepared::{FormKey, Marks};
 use super::steps::Steps;
 use super::transaction::Block;
-use crate::manifest::{Sticky, Unclassified};
+use crate::manifest::{Scans, Sticky, Unclassified};
 use crate::proxy::context::Understander;
 use crate::proxy::vet::{Native, Vetted};
 use crate::routing::{Mirror, Route, Routes};
@@ -129,6 +129,12 @@ impl Case<'_> {
             }
         }
     }
+}
+
+/// The shadows that a query may scan.
+fn may_scan(case: &Case<'_>, fit: &Fit) -> Box<[u32]> {
+    let routes = fit.targets().filter_map(|target| case.route(target));
+    routes.filter(|r| r.scans == Scans::Shadow).map(|r| r.target.shadow_oid).collect()
 }
 
 fn may_leave_source(route: &Route) -> bool {
@@ -386,11 +392,12 @@ impl Session {
             fingerprint: &read.fingerprint,
             types: case.types,
             leans_on: &fit.leans_on,
+            may_scan: may_scan(case, fit),
         };
         let targets = || fit.targets().filter_map(|t| case.route(t)).map(|r| Arc::clone(&r.target));
         let shadow =
             || case.form(FormKey::Shadow(case.routes.generation)).map(|s| s.text().to_owned());
-        match self.context.vetting.look(&query, shadow, || targets().collect()) {
+        match self.context.vetting.look(query, shadow, || targets().collect()) {
             Vetted::Fit(native) => Some(native),
             Vetted::Unfit | Vetted::Unknown => None,
         }

@@ -4,7 +4,7 @@
 use super::super::limits::{Keepalive, Limits};
 use super::super::{Address, Options, Server};
 use super::*;
-use crate::manifest::{Percent, Sticky, Unclassified};
+use crate::manifest::{Percent, Scans, Sticky, Unclassified};
 use crate::routing::{Gate, Handle, Mirror, Route};
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::target::{Functions, Privileges, SyncMode, Target};
@@ -41,6 +41,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         reads: Percent::ZERO,
         dark_reads: Percent::ZERO,
         sticky: Sticky::Session,
+        scans: Scans::Source,
         unclassified,
         gate: Arc::new(Gate::default()),
     };

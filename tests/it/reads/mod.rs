@@ -8,6 +8,7 @@ mod names;
 mod orm;
 mod proof;
 mod rental;
+mod scans;
 mod shared;
 mod texts;
 mod transactions;
