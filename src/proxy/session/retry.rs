@@ -11,6 +11,10 @@ use crate::sql::statement::Class;
 /// Groups larger than this are not kept for a second attempt.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
 
+/// Of more than this the client gets what there is, and the group is not sent again: a function may raise
+/// notices without end.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 
 /// The group of frames that could be sent again.
@@ -85,16 +89,32 @@ impl Retry {
     /// again.
     fn holds(&self, tag: u8) -> bool {
         matches!(self.state, State::Armed { .. })
-            && matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n')
+            && matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n' | b'N')
+            && self.held.len() <= HELD_BYTES_MAX
     }
 
     /// Holds back what was written for the client from here on, the reply to a frame; or gives it what was
-    /// held, before that.
+    /// held, before that. Whatever it gets, whichever table it is from, would come twice if the group
+    /// were sent again.
     pub(super) fn hold_or_give(&mut self, tag: u8, to_client: &mut Vec<u8>, from: usize) {
         if self.holds(tag) {
             self.held.extend(to_client.drain(from..));
-        } else if !self.held.is_empty() && !self.has_failed() {
-            to_client.splice(from..from, self.held.drain(..));
+        } else if to_client.len() > from {
+            self.give(tag, to_client, from);
+        }
+    }
+
+    /// The client gets a frame of this kind, behind what is written for it up to here.
+    pub(super) fn give(&mut self, tag: u8, to_client: &mut Vec<u8>, at: usize) {
+        // These come at any time, between any two replies.
+        if matches!(tag, b'A' | b'S') || self.has_failed() {
+            return;
+        }
+        if matches!(self.state, State::Armed { .. }) {
+            self.give_up();
+        }
+        if !self.held.is_empty() {
+            to_client.splice(at..at, self.held.drain(..));
         }
     }
 

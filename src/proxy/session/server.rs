@@ -54,7 +54,7 @@ impl Session {
             }
             if self.passes_to_client(header, out) {
                 let end = out.to_client.len();
-                self.retry.hold_or_give(header.tag, &mut out.to_client, end);
+                self.retry.give(header.tag, &mut out.to_client, end);
                 self.server_pass = header.frame_bytes;
                 continue;
             }
@@ -96,12 +96,7 @@ impl Session {
                     Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
                     _ => return false,
                 };
-                if rows.is_some_and(Rows::is_on_shadow) {
-                    // The client has begun to get the answer.
-                    self.retry.give_up();
-                    return true;
-                }
-                rows.is_none_or(Rows::rows_pass)
+                rows.is_none_or(|rows| rows.is_on_shadow() || rows.rows_pass())
             }
             // Of a function call.
             b'V' => matches!(self.replies.front(), Some(Expect::Query(rows)) if rows.is_empty()),
@@ -331,10 +326,7 @@ impl Session {
                 let written = native.push_description(&mut out.to_client, body);
                 written.map_or(Fate::Forward, |()| Fate::Written)
             }
-            (b'D', ServedBy::Shadow(..)) => {
-                self.retry.give_up();
-                Fate::Forward
-            }
+            (b'D', ServedBy::Shadow(..)) => Fate::Forward,
             (b'C' | b's', served_by) => {
                 let route = match served_by {
                     ServedBy::Source => {

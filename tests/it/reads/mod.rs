@@ -1,5 +1,6 @@
 //! Reads that the shadow serves, and those that stay on the source: the client cannot tell.
 
+mod again;
 mod collations;
 mod dark;
 mod meaning;
