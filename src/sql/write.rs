@@ -301,14 +301,20 @@ impl Write {
         Some((self.feeds().count() - last.shape.feeds.len(), last))
     }
 
-    /// The verb of the statement itself, where it is a write on a source.
-    pub fn verb(&self) -> Option<Verb> {
-        self.main().map(|(_, main)| main.shape.verb)
+    /// The write that the server calls the statement by: itself, or what COPY sends.
+    fn called(&self) -> Option<&Shape> {
+        let last = self.parts.last().filter(|p| !matches!(p.place, Place::Item { .. }))?;
+        Some(&last.shape)
     }
 
-    /// The verb of the statement itself, where its mirrored form locks the rows before it.
+    /// The verb that the server calls it by, where that is a write on a source.
+    pub fn verb(&self) -> Option<Verb> {
+        self.called().map(|shape| shape.verb)
+    }
+
+    /// The same, where its mirrored form locks the rows before it.
     pub fn locked_for(&self) -> Option<Verb> {
-        self.main().and_then(|(_, main)| main.shape.locked_for)
+        self.called().and_then(|shape| shape.locked_for)
     }
 
     /// The targets that are fed, each with how its outcome comes; those in the rows in the order of

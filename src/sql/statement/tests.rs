@@ -113,7 +113,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("copy orders_v2 from stdin", "unclassified"),
     ("copy public.orders (a, b) to stdout", "pass"),
     ("copy (select * from orders) to stdout", "pass"),
-    ("copy (update orders set a = 1 returning a) to stdout", "within"),
+    ("copy (update orders set a = 1 returning a) to stdout", "update"),
     ("copy (update orders set a = 1) to stdout", "pass"),
     ("copy (with x as (delete from orders) insert into b select 1) to stdout", "pass"),
     ("copy (update orders set a = (delete from orders returning a)) to stdout", "pass"),

@@ -195,7 +195,10 @@ async fn a_row_that_cannot_be_had_is_refused_in_the_clients_words() {
         "UPDATE shift SET v = 'x' WHERE id = 3",
         "UPDATE shift SET id = id + 100 WHERE id = 3",
         "UPDATE shift SET v = 'y' WHERE id = 3 RETURNING id, v",
-        "DELETE FROM shift WHERE id = 3 RETURNING v",
+        "COPY (UPDATE shift SET v = 'z' WHERE id = 3 RETURNING v) TO STDOUT",
+        "COPY (DELETE FROM shift WHERE id = 3 RETURNING v, id) TO STDOUT",
+        "COPY (WITH d AS (DELETE FROM shift WHERE id = 4 RETURNING v) SELECT * FROM d) TO STDOUT",
+        "DELETE FROM shift WHERE id = 5 RETURNING v",
         "DELETE FROM shift WHERE id = 3",
     ];
     for sql in writes {
@@ -204,7 +207,7 @@ async fn a_row_that_cannot_be_had_is_refused_in_the_clients_words() {
         pair.simple("ROLLBACK").await;
     }
     pair.simple("SET lock_timeout = '10ms'").await;
-    pair.elsewhere(&live, "BEGIN; SELECT FROM shift WHERE id = 3 FOR UPDATE").await;
+    pair.elsewhere(&live, "BEGIN; SELECT FROM shift WHERE id BETWEEN 3 AND 5 FOR UPDATE").await;
     for sql in writes {
         pair.simple(sql).await;
         pair.extended(sql, &[], 1).await;
