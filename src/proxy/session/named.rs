@@ -355,7 +355,12 @@ impl Session {
             return (Self::decide_unsure(case, Reason::NamesChanged), FormKey::Original);
         };
         let before = self.names.in_sql.meant.get(&id);
-        if before.is_some_and(|before| before.elsewhere || before.path != now.path) {
+        // The server looks the names up anew, and finds nothing: the client's own fails as it does.
+        let looked_up = before.is_some_and(|before| before.elsewhere || before.path != now.path);
+        if looked_up && self.names_mean_nothing(case) {
+            return (Decision::Original(None), FormKey::Original);
+        }
+        if looked_up {
             self.names.in_sql.meant.insert(id, now);
             return (Decision::Original(None), FormKey::Elsewhere(case.routes.generation));
         }

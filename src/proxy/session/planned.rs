@@ -49,6 +49,13 @@ impl Session {
         }
     }
 
+    /// Whether the names of all tables that it may write mean nothing at all, by facts asked for it.
+    pub(super) fn names_mean_nothing(&self, case: &Case<'_>) -> bool {
+        let Some(facts) = self.facts.as_ref().filter(|facts| facts.is_fresh) else { return false };
+        let mut names = case.statement.names.iter();
+        names.all(|n| facts.mean_nothing(*n))
+    }
+
     /// The form of a statement that is parsed as the client wrote it.
     pub(super) fn form_as_written(&self, case: &Case<'_>) -> FormKey {
         match self.writes_elsewhere(case) {

@@ -338,6 +338,12 @@ impl Facts {
         }
     }
 
+    /// Whether a name means nothing at all in this session.
+    pub(super) fn mean_nothing(&self, name: Name) -> bool {
+        let is_bare = name.spelling == Spelling::Unqualified && name.table == Table::Source;
+        is_bare && self.targets.get(name.target).is_some_and(|f| f.visible.0.is_none())
+    }
+
     /// Why this role may not have the key returned of what it writes to a table.
     pub(super) fn is_blind(&self, written: Written) -> Option<Reason> {
         let facts = self.targets.get(written.name.target)?;

@@ -208,6 +208,24 @@ async fn errors_say_the_names_that_the_client_gave() {
 }
 
 #[tokio::test]
+async fn a_table_that_has_left_the_path_is_missing_where_the_client_named_it() {
+    let (live, mut pair) = pair().await;
+    pair.simple("SELECT 'é'; PREPARE p (int) AS UPDATE orders SET total = $1 WHERE id = 1").await;
+    pair.simple("PREPARE q AS DELETE FROM orders WHERE id = 2 RETURNING *").await;
+    for execute in ["EXECUTE p (7)", "EXECUTE q", "SELECT 1; EXECUTE p (8); SELECT 2"] {
+        for path in ["''", "pg_catalog", "public", "''", "elsewhere, public"] {
+            pair.simple(&format!("SET search_path = {path}")).await;
+            pair.simple(execute).await;
+            pair.extended(execute, &[], 1).await;
+            pair.simple("BEGIN").await;
+            pair.extended(execute, &[], 0).await;
+            pair.simple("ROLLBACK").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
 async fn what_is_not_prepared_is_the_servers_to_say() {
     let live = Live::orders("unclassified = \"refuse\"", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
