@@ -8,7 +8,7 @@ use crate::raw::{Message, Raw};
 use crate::sessions::TRANSACTION;
 use crate::stand::{PATIENCE, Spent, Stand, connect, pinned};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What went wrong.
@@ -264,6 +264,9 @@ async fn cancel(
                 request.extend(raw.key.1.to_be_bytes());
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(wait)?;
                 stream.write_all(&request).await.map_err(wait)?;
+                // The server closes when it has sent its signals, of which there are two: the second one
+                // may come when the first has ended the statement, and hit the next.
+                let _closed = stream.read(&mut [0]).await;
                 break;
             }
             if began.elapsed() > Duration::from_millis(500) {
