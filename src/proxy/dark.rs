@@ -1,23 +1,32 @@
 //! Dark reads: a sample of the clients' queries is run on both tables in one snapshot and
-//! compared, on side connections. Never delays a client: the queue is bounded and drops.
+//! compared, on a side connection; and so is a read that has failed on the shadow, for the source may answer
+//! it: then a row there has no way back, and fails whoever reads it. Never delays a client: the queue is
+//! bounded and drops.
 
 use super::Options;
 use super::side;
 use super::vet::Native;
 use crate::pg::Database;
-use crate::routing::{Gate, GateTicket, Route};
+use crate::routing::{GateTicket, Route};
 use crate::sql::ident::literal;
 use crate::telemetry::Metrics;
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, pin_mut};
+use quick_cache::sync::Cache;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 /// A result with more rows than this is not compared.
 const ROWS_MAX: usize = 10_000;
+/// A read that has failed is looked into again after this time at the earliest.
+const FAILED_EVERY: Duration = Duration::from_secs(10);
+/// Texts of such reads that are told apart.
+const FAILED_KEPT: usize = 100;
 /// Differing rows that are shown in the log.
 const ROWS_SHOWN: usize = 3;
 
@@ -29,12 +38,21 @@ pub(super) struct OutputSettings {
     pub(super) interval_style: String,
 }
 
+/// What a comparison is to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether both answers are the same.
+    Same,
+    /// Whether the shadow's form fails where the query itself does not.
+    Fails,
+}
+
 /// One comparison to be made.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) route: Arc<Route>,
-    /// Those of all that it reads; what closing them makes void.
-    pub(super) gates: Vec<(Arc<Gate>, GateTicket)>,
+    pub(super) question: Question,
+    /// Those of all that it reads, the first of which it counts for; closing a gate makes it void.
+    pub(super) routes: Vec<(Arc<Route>, GateTicket)>,
     pub(super) user: Arc<str>,
     pub(super) search_path: Arc<str>,
     pub(super) output: OutputSettings,
@@ -45,11 +63,24 @@ pub(super) struct Job {
     pub(super) values: Vec<(i16, Option<Vec<u8>>)>,
 }
 
+impl Job {
+    fn migration(&self) -> &str {
+        self.routes.first().map_or("", |(route, _)| &route.target.migration)
+    }
+
+    /// A key that is on record since: whoever committed it has closed the gate before.
+    fn is_void(&self) -> bool {
+        self.routes.iter().any(|(r, ticket)| !r.gate.is_open() || r.gate.ticket() != *ticket)
+    }
+}
+
 /// The way to offer a comparison.
 #[derive(Debug)]
 pub(super) struct DarkReads {
     jobs: Option<mpsc::Sender<Arc<Job>>>,
     metrics: Metrics,
+    /// When a read that has failed was looked into, by the hash of its text.
+    failed: Cache<u64, Instant>,
 }
 
 impl DarkReads {
@@ -61,15 +92,29 @@ impl DarkReads {
             tokio::spawn(work(control, metrics.clone(), receive));
             send
         });
-        Self { jobs, metrics }
+        Self { jobs, metrics, failed: Cache::new(FAILED_KEPT) }
     }
 
     /// Offers a comparison; it is dropped and counted when too many wait.
     pub(super) fn offer(&self, job: Arc<Job>) {
-        let migration = job.route.target.migration.clone();
-        let taken = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
-        if !taken {
-            self.metrics.dark_reads.with_label_values(&[migration.as_str(), "dropped"]).inc();
+        let sent = self.jobs.as_ref().map(|jobs| jobs.try_send(Arc::clone(&job)));
+        if !matches!(sent, Some(Ok(()))) {
+            self.metrics.dark_reads.with_label_values(&[job.migration(), "dropped"]).inc();
+        }
+    }
+
+    /// The same for a read that has failed. An app may have queries that fail whenever they are sent, on
+    /// either table: each text is looked into now and then.
+    pub(super) fn offer_failed(&self, text: &str, job: impl FnOnce() -> Option<Job>) {
+        let Some(jobs) = &self.jobs else { return };
+        let mut hash = DefaultHasher::new();
+        text.hash(&mut hash);
+        let last = self.failed.get(&hash.finish());
+        if last.is_none_or(|last| last.elapsed() >= FAILED_EVERY)
+            && let Some(job) = job()
+            && jobs.try_send(Arc::new(job)).is_ok()
+        {
+            self.failed.insert(hash.finish(), Instant::now());
         }
     }
 }
@@ -81,7 +126,7 @@ async fn work(control: Database, metrics: Metrics, mut jobs: mpsc::Receiver<Arc<
         if client.as_ref().is_none_or(Client::is_closed) {
             client = control.client("pgsegue dark reads").await.ok();
         }
-        let migration = job.route.target.migration.as_str();
+        let migration = job.migration();
         let outcome = match &mut client {
             None => None,
             Some(client) => match compare(client, &job, source_first).await {
@@ -96,39 +141,47 @@ async fn work(control: Database, metrics: Metrics, mut jobs: mpsc::Receiver<Arc<
         let count = |outcome: &str| {
             metrics.dark_reads.with_label_values(&[migration, outcome]).inc();
         };
-        let Some(compared) = outcome else {
-            count("dropped");
-            continue;
-        };
-        count("compared");
-        for (route, time) in [("source", compared.source), ("shadow", compared.shadow)] {
-            let histogram = metrics.dark_read_seconds.with_label_values(&[migration, route]);
-            histogram.observe(time.as_secs_f64());
-        }
-        if let Some(difference) = compared.difference {
-            // A key that is on record since: whoever committed it has closed the gate before.
-            if job.gates.iter().any(|(gate, ticket)| !gate.is_open() || gate.ticket() != *ticket) {
-                continue;
+        match (job.question, &outcome) {
+            (Question::Same, None) => count("dropped"),
+            (Question::Same, Some(compared)) => {
+                count("compared");
+                for (route, time) in compared.times() {
+                    let histogram =
+                        metrics.dark_read_seconds.with_label_values(&[migration, route]);
+                    histogram.observe(time.as_secs_f64());
+                }
             }
+            (Question::Fails, _) => {}
+        }
+        if let Some(difference) = outcome.and_then(|compared| compared.difference(job.question))
+            && !job.is_void()
+        {
             count("mismatched");
             mismatched(&mut client, &job, &difference).await;
         }
     }
 }
 
-/// The answers differ in one snapshot: the shadow is wrong. Its reads stop at once, and the mark
-/// has a full verify find and repair the keys.
+/// The answers differ in one snapshot: a shadow is wrong, of several any. Its reads stop at once, and the
+/// mark has a full verify find and repair the keys.
 async fn mismatched(client: &mut Option<Client>, job: &Job, difference: &str) {
-    job.route.gate.close();
-    tracing::warn!(
-        migration = job.route.target.migration,
-        query = job.source_sql,
-        difference,
-        "a dark read gave different answers"
-    );
-    if let Some(client) = client {
-        let mark = &job.route.target.mark_function;
-        let reason = literal("dark read mismatch");
+    job.routes.iter().for_each(|(route, _)| route.gate.close());
+    let (migration, query) = (job.migration(), &job.source_sql);
+    match job.question {
+        Question::Same => {
+            tracing::warn!(migration, query, difference, "a dark read gave different answers");
+        }
+        Question::Fails => {
+            tracing::warn!(migration, query, difference, "a read fails on the shadow alone");
+        }
+    }
+    let Some(client) = client else { return };
+    for (route, _) in &job.routes {
+        let mark = &route.target.mark_function;
+        let reason = literal(match job.question {
+            Question::Same => "dark read mismatch",
+            Question::Fails => "a read that fails on the shadow alone",
+        });
         if let Err(error) = client.batch_execute(&format!("SELECT {mark}({reason})")).await {
             tracing::error!(%error, "a dark-read mismatch could not be recorded");
         }
@@ -136,9 +189,24 @@ async fn mismatched(client: &mut Option<Client>, job: &Job, difference: &str) {
 }
 
 struct Compared {
-    source: Duration,
-    shadow: Duration,
-    difference: Option<String>,
+    source: Ran,
+    shadow: Result<Ran, String>,
+}
+
+impl Compared {
+    fn times(&self) -> Vec<(&'static str, Duration)> {
+        let shadow = self.shadow.as_ref().ok().map(|ran| ("shadow", ran.took));
+        std::iter::once(("source", self.source.took)).chain(shadow).collect()
+    }
+
+    /// What is wrong about the shadow's answer.
+    fn difference(&self, question: Question) -> Option<String> {
+        match (&self.shadow, question) {
+            (Err(said), _) => Some(format!("the shadow's form fails: {said}")),
+            (Ok(shadow), Question::Same) => difference(&self.source.rows, &shadow.rows),
+            (Ok(_), Question::Fails) => None,
+        }
+    }
 }
 
 /// Both forms in one snapshot. `None`: too many rows.
@@ -147,7 +215,7 @@ async fn compare(
     job: &Job,
     source_first: bool,
 ) -> Result<Option<Compared>, tokio_postgres::Error> {
-    let transaction = client
+    let mut transaction = client
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
         .read_only(true)
@@ -157,22 +225,39 @@ async fn compare(
     let mut source = None;
     let mut shadow = None;
     for on_source in [source_first, !source_first] {
-        let (sql, slot) = match on_source {
-            true => (&job.source_sql, &mut source),
-            false => (&job.shadow_sql, &mut shadow),
-        };
-        match run(&transaction, sql, job).await? {
-            Some(ran) => *slot = Some(ran),
-            None => return Ok(None),
+        if on_source {
+            source = run(&transaction, &job.source_sql, job).await?;
+        } else {
+            let within = transaction.savepoint("pgsegue_dark").await?;
+            shadow = match run(&within, &job.shadow_sql, job).await {
+                Ok(ran) => ran.map(Ok),
+                Err(error) => Some(Err(of_its_rows(error)?)),
+            };
+            within.rollback().await?;
         }
     }
     transaction.rollback().await?;
-    let (Some(source), Some(shadow)) = (source, shadow) else { return Ok(None) };
-    Ok(Some(Compared {
-        difference: difference(&source.rows, &shadow.rows),
-        source: source.took,
-        shadow: shadow.took,
-    }))
+    Ok(source.zip(shadow).map(|(source, shadow)| Compared { source, shadow }))
+}
+
+/// What the server says of the shadow's form, if that is about what it has read: not that it was
+/// cancelled, found no room, or was in somebody's way.
+fn of_its_rows(error: tokio_postgres::Error) -> Result<String, tokio_postgres::Error> {
+    match error.as_db_error() {
+        Some(said)
+            if is_of_rows(said.code().code().as_bytes())
+                && said.code() != &SqlState::INSUFFICIENT_PRIVILEGE =>
+        {
+            Ok(format!("{} (SQLSTATE {})", said.message(), said.code().code()))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Whether an error of this SQLSTATE may be about the rows or the definition of what was read.
+pub(super) fn is_of_rows(sqlstate: &[u8]) -> bool {
+    const OTHER: [&[u8]; 7] = [b"08", b"25", b"40", b"53", b"55", b"57", b"58"];
+    sqlstate.get(..2).is_some_and(|class| !OTHER.contains(&class))
 }
 
 fn settings(job: &Job) -> String {

@@ -85,7 +85,7 @@ pub(super) enum Vetted {
 pub(super) struct Native {
     columns: Vec<NativeColumn>,
     /// The shadows that it reads, by object id.
-    shadows: Vec<u32>,
+    pub(super) shadows: Vec<u32>,
     plan: Plan,
     /// Why its rows are no right answer, if so: then a dark read would be no test.
     pub(super) incomparable: Option<&'static str>,

@@ -211,7 +211,8 @@ impl Session {
                 let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
                     return self.pass_bind(frame, bind.portal, portal, out);
                 };
-                portal.rows = Self::read_rows(route, ServedBy::Shadow(form, native));
+                let rows = Self::read_rows(route, ServedBy::Shadow(form, native));
+                portal.rows = rows.bound_by(frame.get(5..).unwrap_or_default());
                 key
             }
         };
@@ -345,9 +346,9 @@ impl Session {
         if self.retry.forces_source() {
             return None;
         }
-        let (route, native) = self.dark_read_of(case)?;
+        let native = self.dark_read_of(case)?;
         let values = bind.values()?;
         let values = values.values.iter().map(|(f, v)| (*f, v.map(<[u8]>::to_vec))).collect();
-        self.job(case, &route, &native, values).map(Arc::new)
+        self.job(case, &native, values).map(Arc::new)
     }
 }

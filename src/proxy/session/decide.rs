@@ -404,11 +404,11 @@ impl Session {
     }
 
     /// Whether a comparison of this query is to be made, by the share of dark reads.
-    pub(super) fn dark_read_of(&mut self, case: &Case<'_>) -> Option<(Arc<Route>, Arc<Native>)> {
+    pub(super) fn dark_read_of(&mut self, case: &Case<'_>) -> Option<Arc<Native>> {
         let Class::Read(read) = &case.statement.class else { return None };
         let fit = read.fit.as_ref().ok().filter(|f| f.comparable.is_ok())?;
         let target = fit.targets().next()?;
-        let route = Arc::clone(case.route(target)?);
+        let share = case.route(target)?.dark_reads;
         self.draws = self.draws.wrapping_add(1);
         let drawn = Self::draw((self.flight.session_id(), self.draws, "dark"));
         let alone =
@@ -416,11 +416,10 @@ impl Session {
         let known = self.facts.is_some() && self.all_names_mean_it(case, target);
         // While a key is dirty, a difference is no news.
         let open = fit.targets().all(|t| case.route(t).is_some_and(|r| r.gate.is_open()));
-        if !route.dark_reads.covers(drawn) || !alone || !known || !open {
+        if !share.covers(drawn) || !alone || !known || !open {
             return None;
         }
-        let native = self.vetted(case, fit).filter(|n| n.incomparable.is_none())?;
-        Some((route, native))
+        self.vetted(case, fit).filter(|n| n.incomparable.is_none())
     }
 }
 

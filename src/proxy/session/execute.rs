@@ -1,10 +1,10 @@
 //! Execute, and offering dark reads.
 
 use super::decide::Case;
-use super::expect::{Expect, Reply, Rows, ServedBy};
+use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::prepared::{FormKey, Portal};
 use super::{Flow, Out, Protocol, Session};
-use crate::proxy::dark::Job;
+use crate::proxy::dark::{Job, Question, is_of_rows};
 use crate::proxy::vet::Native;
 use crate::routing::Route;
 use crate::sql::statement::{Class, Effect};
@@ -101,8 +101,8 @@ impl Session {
 
     /// Offers the dark read of a simple query.
     pub(super) fn offer_dark_read(&mut self, case: &Case<'_>) {
-        if let Some((route, native)) = self.dark_read_of(case)
-            && let Some(job) = self.job(case, &route, &native, Vec::new())
+        if let Some(native) = self.dark_read_of(case)
+            && let Some(job) = self.job(case, &native, Vec::new())
         {
             self.context.dark_reads.offer(Arc::new(job));
         }
@@ -111,7 +111,6 @@ impl Session {
     pub(super) fn job(
         &self,
         case: &Case<'_>,
-        route: &Arc<Route>,
         native: &Arc<Native>,
         values: Vec<(i16, Option<Vec<u8>>)>,
     ) -> Option<Job> {
@@ -119,8 +118,8 @@ impl Session {
         let Class::Read(read) = &case.statement.class else { return None };
         let routes = read.fit.as_ref().ok()?.targets().filter_map(|target| case.route(target));
         Some(Job {
-            route: Arc::clone(route),
-            gates: routes.map(|r| (Arc::clone(&r.gate), r.gate.ticket())).collect(),
+            question: Question::Same,
+            routes: routes.map(|r| (Arc::clone(r), r.gate.ticket())).collect(),
             user: Arc::clone(&facts.user),
             search_path: Arc::clone(&facts.search_path),
             output: self.parameters.output.clone(),
@@ -128,6 +127,42 @@ impl Session {
             shadow_sql: case.form(FormKey::Shadow(case.routes.generation))?.text().to_owned(),
             native: Arc::clone(native),
             values,
+        })
+    }
+
+    /// A read has failed: whether on the shadow alone is looked into. Within a transaction nobody else
+    /// finds out, and outside the source answers it, each time anew.
+    pub(super) fn look_into_failed(&self, rows: &Rows, sqlstate: &[u8]) {
+        let Rows::Read(read) = rows.bare() else { return };
+        let ServedBy::Shadow(form, _) = &read.served_by else { return };
+        if is_of_rows(sqlstate) && read.route.gate.is_open() {
+            self.context.dark_reads.offer_failed(&form.original, || self.job_of_failed(read));
+        }
+    }
+
+    fn job_of_failed(&self, read: &ReadRows) -> Option<Job> {
+        let ServedBy::Shadow(form, native) = &read.served_by else { return None };
+        let facts = self.facts.as_ref()?;
+        let routes = self.context.routes.load();
+        let of = |r: &&Arc<Route>| native.shadows.contains(&r.target.shadow_oid);
+        let bound = frontend::bind(read.bound.as_deref()?);
+        let values = bound.and_then(|bind| bind.values()).map(|values| values.values);
+        let values = values.unwrap_or_default();
+        Some(Job {
+            question: Question::Fails,
+            routes: routes
+                .routes
+                .iter()
+                .filter(of)
+                .map(|r| (Arc::clone(r), r.gate.ticket()))
+                .collect(),
+            user: Arc::clone(&facts.user),
+            search_path: Arc::clone(&facts.search_path),
+            output: self.parameters.output.clone(),
+            source_sql: form.original.to_string(),
+            shadow_sql: form.spliced.text().to_owned(),
+            native: Arc::clone(native),
+            values: values.iter().map(|(f, v)| (*f, v.map(<[u8]>::to_vec))).collect(),
         })
     }
 }

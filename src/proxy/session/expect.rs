@@ -116,11 +116,16 @@ pub(super) struct Mirrors {
     pub(super) by_notice: Vec<Arc<Route>>,
 }
 
+/// A longer Bind is not kept: what fails by it is not looked into.
+const BOUND_BYTES_MAX: usize = 16 * 1024;
+
 /// A query on a migrated table in flight.
 #[derive(Debug, Clone)]
 pub(super) struct ReadRows {
     pub(super) route: Arc<Route>,
     pub(super) began: Instant,
+    /// The Bind by which the shadow reads; empty for a simple query, none where it is long.
+    pub(super) bound: Option<Box<[u8]>>,
     pub(super) served_by: ServedBy,
 }
 
@@ -243,6 +248,14 @@ impl Rows {
             Self::Names(change, _) => Some(change),
             _ => None,
         }
+    }
+
+    /// Those of a read by the Bind with this body.
+    pub(super) fn bound_by(mut self, bind: &[u8]) -> Self {
+        if let Self::Read(read) = self.bare_mut() {
+            read.bound = (bind.len() <= BOUND_BYTES_MAX).then(|| bind.into());
+        }
+        self
     }
 
     /// Whether the shadow answers.

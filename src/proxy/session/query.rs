@@ -278,7 +278,8 @@ impl Session {
     }
 
     pub(super) fn read_rows(route: Arc<crate::routing::Route>, served_by: ServedBy) -> Rows {
-        Rows::Read(Box::new(ReadRows { route, began: Instant::now(), served_by }))
+        let bound = Some(Box::default());
+        Rows::Read(Box::new(ReadRows { route, began: Instant::now(), bound, served_by }))
     }
 
     /// The replies of a form of a statement that is mirrored.

@@ -366,6 +366,14 @@ impl Session {
     fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
         let sqlstate = backend::sqlstate(body).unwrap_or_default();
         let moved = self.has_moved(body);
+        let failed = match self.replies.front() {
+            Some(Expect::Query(rows)) => rows.front(),
+            Some(Expect::Execute(_, rows)) => Some(rows),
+            _ => None,
+        };
+        if let (Some(rows), None) = (failed, &moved) {
+            self.look_into_failed(rows, sqlstate);
+        }
         if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
             self.skip_to_sync(out, Given::No);
             return Fate::Swallow;

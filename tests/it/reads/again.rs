@@ -1,7 +1,7 @@
 //! A group that fails on the shadow is sent again, to the source: the client gets one answer, whole.
 
 use super::{extended, served, text};
-use crate::live::raw::{bind, describe, execute, parse, sync};
+use crate::live::raw::{bind, describe, execute, parse, query, sync};
 use crate::live::{Live, ORDERS, Pair};
 use crate::support::eventually;
 
@@ -59,4 +59,54 @@ async fn notices_of_an_attempt_that_fails_are_not_seen() {
         if live.shadow_reads() > before { Ok(()) } else { Err(before) }
     })
     .await;
+}
+
+/// Within a transaction nothing is sent again. The client has its error, and what it read is looked into.
+#[tokio::test]
+async fn a_read_that_fails_within_a_transaction_on_the_shadow_alone_is_found_out() {
+    let live = Live::orders("", "reads = 100").await;
+    let direct = live.direct().await;
+    let mut raw = live.raw().await;
+    let of = "SELECT total FROM orders WHERE id = $1";
+    let bound = |sql: &str| {
+        let values: &[Option<&[u8]>] = &[Some(b"5")];
+        [parse("", sql, &[]), bind("", "", 0, values, 0), execute("", 0), sync()].concat()
+    };
+    // It fails on both tables.
+    let own = "SELECT 1 / (id - id) FROM orders WHERE id = $1";
+    for sql in [of, own] {
+        served(&live, &mut raw, &bound(sql), sql).await;
+    }
+    for (n, frames) in
+        [query("SELECT total FROM orders WHERE id = 5"), bound(of)].iter().enumerate()
+    {
+        served(&live, &mut raw, frames, of).await;
+        eventually("it is found out", async || {
+            // Again and again, for the continuous verify repairs it within a second.
+            let spoil = "UPDATE orders_v2 SET total_minor = 9e15 WHERE id = 5";
+            direct.batch_execute(spoil).await.unwrap();
+            for (sql, frames) in [(own, &bound(own)), (of, frames)] {
+                raw.run("BEGIN").await;
+                let said = raw.exchange(frames, 1).await;
+                raw.run("ROLLBACK").await;
+                let own_error = said.iter().any(|line| line.contains("C22012"));
+                assert_eq!(own_error, sql == own, "{said:?}");
+            }
+            let log = live.proxy.log();
+            let found = log.matches("a read fails on the shadow alone").count();
+            if found > n { Ok(()) } else { Err(log) }
+        })
+        .await;
+        eventually("the row is repaired", async || {
+            let row = "SELECT total_minor FROM orders_v2 WHERE id = 5";
+            let seen = text(&direct, row).await;
+            if seen == "5000" { Ok(()) } else { Err(seen) }
+        })
+        .await;
+        live.verified("orders_v2").await;
+    }
+    let log = live.proxy.log();
+    let of_own = |line: &&str| line.contains("on the shadow alone") && line.contains("1 / (id");
+    assert_eq!(log.lines().filter(of_own).count(), 0, "{log}");
+    live.orders_in_step().await;
 }
