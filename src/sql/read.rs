@@ -344,31 +344,45 @@ fn kept_on_source(text: &str, tokens: &[Token]) -> Option<&'static str> {
     tokens.windows(4).any(|w| is_row_value(text, w)).then_some("a whole-row reference")
 }
 
+const XML: [&str; 10] = [
+    "xmlattributes",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "xmltable",
+];
+const JSON: [&str; 10] = [
+    "json_array",
+    "json_arrayagg",
+    "json_exists",
+    "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_table",
+    "json_value",
+];
+const XML_SYNTAX: &str = "an XML function with a syntax of its own";
+const JSON_SYNTAX: &str = "an SQL/JSON function with a syntax of its own";
+
+/// What is spelled as a function and is in no catalog: the grammar has it.
+pub(super) fn own_syntax(name: &str) -> Option<&'static str> {
+    let listed = |names: &[&str]| names.contains(&name);
+    match (listed(&XML), listed(&JSON)) {
+        (true, _) => Some(XML_SYNTAX),
+        (_, true) => Some(JSON_SYNTAX),
+        _ => None,
+    }
+}
+
 /// Why the parser refused a query: by what it is known not to read, or in its own words.
 fn refused(text: &str, tokens: &[Token], error: &ParserError) -> String {
-    const XML: [&str; 9] = [
-        "xmlattributes",
-        "xmlelement",
-        "xmlexists",
-        "xmlforest",
-        "xmlparse",
-        "xmlpi",
-        "xmlroot",
-        "xmlserialize",
-        "xmltable",
-    ];
-    const JSON: [&str; 10] = [
-        "json_array",
-        "json_arrayagg",
-        "json_exists",
-        "json_object",
-        "json_objectagg",
-        "json_query",
-        "json_scalar",
-        "json_serialize",
-        "json_table",
-        "json_value",
-    ];
     let calls = |names: &[&str]| {
         tokens.windows(2).any(|pair| match pair {
             [name, open] => {
@@ -396,9 +410,9 @@ fn refused(text: &str, tokens: &[Token], error: &ParserError) -> String {
     if matches!(error, ParserError::RecursionLimitExceeded) {
         "it is nested too deeply".to_owned()
     } else if calls(&XML) {
-        "an XML function with a syntax of its own".to_owned()
+        XML_SYNTAX.to_owned()
     } else if calls(&JSON) {
-        "an SQL/JSON function with a syntax of its own".to_owned()
+        JSON_SYNTAX.to_owned()
     } else if star {
         "a table with * behind its name".to_owned()
     } else if sets {

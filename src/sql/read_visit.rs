@@ -2,7 +2,7 @@
 //! answer, and predicates that have an exact twin on the shadow.
 
 use super::ident::Ident;
-use super::read::LeansOn;
+use super::read::{LeansOn, own_syntax};
 use super::read_hidden::{Edit, Hidden};
 use super::target::{Functions, Target};
 use super::twin::{Twin, twins};
@@ -22,7 +22,8 @@ const TWIN_TABLES_MAX: usize = 64;
 
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 /// Spelled like functions, in no catalog; none is volatile.
-const SYNTAX: [&str; 18] = [
+const SYNTAX: [&str; 19] = [
+    "values",
     "coalesce",
     "nullif",
     "greatest",
@@ -69,7 +70,8 @@ pub(super) struct Found<'a> {
     pub(super) factors: Vec<Factor>,
     /// Where something is given the name of a migrated source, as line and column.
     pub(super) given: Vec<(u64, u64)>,
-    aliases: HashSet<String>,
+    /// Where ROLLUP and CUBE within GROUPING SETS are, which the tree shows as functions.
+    groupings: HashSet<(u64, u64)>,
     /// Where the parts of a column's name are that the tree shows as names of their own.
     parts: HashSet<(u64, u64)>,
     hidden: Hidden,
@@ -82,6 +84,15 @@ type Unfit = ControlFlow<String>;
 
 fn unfit(why: &str) -> Unfit {
     ControlFlow::Break(why.to_owned())
+}
+
+fn may_be_volatile(name: &str) -> Unfit {
+    ControlFlow::Break(format!("it calls {name}(), which may be volatile"))
+}
+
+/// Line and column.
+fn place(ident: &AstIdent) -> (u64, u64) {
+    (ident.span.start.line, ident.span.start.column)
 }
 
 pub(super) fn folded(ident: &AstIdent) -> String {
@@ -103,7 +114,7 @@ impl<'a> Found<'a> {
             functions,
             factors: Vec::new(),
             given: Vec::new(),
-            aliases: HashSet::new(),
+            groupings: HashSet::new(),
             parts: HashSet::new(),
             hidden: Hidden::default(),
             selects: 0,
@@ -149,7 +160,7 @@ impl<'a> Found<'a> {
 
     fn given(&mut self, name: &AstIdent) {
         if self.targets.iter().any(|t| t.source.name.as_str() == folded(name)) {
-            self.given.push((name.span.start.line, name.span.start.column));
+            self.given.push(place(name));
         }
     }
 
@@ -183,14 +194,12 @@ impl<'a> Found<'a> {
             }
             _ => Vec::new(),
         };
-        self.aliases.extend(alias.clone());
-        let position = |i: &AstIdent| (i.span.start.line, i.span.start.column);
         self.factors.push(Factor {
             target,
             qualified,
             alias,
-            start: position(first),
-            last_part: position(last),
+            start: place(first),
+            last_part: place(last),
             twins,
             refname,
             hidden: Vec::new(),
@@ -202,10 +211,17 @@ impl<'a> Found<'a> {
         let Some(ident) = function.name.0.last().and_then(|p| p.as_ident()) else {
             return unfit("a function without a name");
         };
+        if self.groupings.contains(&place(ident)) {
+            return ControlFlow::Continue(());
+        }
         let name = folded(ident);
-        let syntax = ident.quote_style.is_none() && SYNTAX.contains(&name.as_str());
+        let bare = ident.quote_style.is_none();
+        let syntax = bare && SYNTAX.contains(&name.as_str());
         if !self.functions.non_volatile.contains(&name) && !syntax {
-            return ControlFlow::Break(format!("it calls {name}(), which may be volatile"));
+            return match own_syntax(&name).filter(|_| bare && function.name.0.len() == 1) {
+                Some(why) => unfit(why),
+                None => may_be_volatile(&name),
+            };
         }
         if has_row_argument(function) {
             return unfit("a whole-row reference");
@@ -250,17 +266,33 @@ impl<'a> Found<'a> {
     }
 
     /// A whole-row reference has another type on the derived table; system columns are not there.
-    fn identifier(&self, ident: &AstIdent) -> Unfit {
-        if self.parts.contains(&(ident.span.start.line, ident.span.start.column)) {
+    /// Postgres takes a bare name for a column if there is one, and for a row else.
+    fn identifier(&mut self, ident: &AstIdent) -> Unfit {
+        if self.parts.contains(&place(ident)) {
             return ControlFlow::Continue(());
         }
         let name = folded(ident);
         if SYSTEM_COLUMNS.contains(&name.as_str()) {
             return unfit("a system column");
         }
-        let whole_row = self.aliases.contains(&name)
-            || self.targets.iter().any(|t| t.source.name.as_str() == name);
-        if whole_row { unfit("a whole-row reference") } else { ControlFlow::Continue(()) }
+        let is_column = |f: &Factor| {
+            let columns = self.targets.get(f.target).map(|t| t.columns.as_slice());
+            columns.unwrap_or_default().iter().any(|c| c.as_str() == name)
+        };
+        if self.factors.iter().any(|f| f.refname == name && !is_column(f)) {
+            return unfit("a whole-row reference");
+        }
+        self.given(ident);
+        ControlFlow::Continue(())
+    }
+
+    fn function_in_from(&mut self, name: &str, bare: bool) -> Unfit {
+        let syntax = bare && SYNTAX.contains(&name);
+        if !self.functions.non_volatile.contains(name) && !syntax {
+            return may_be_volatile(name);
+        }
+        self.incomparable = Some("a function in FROM");
+        ControlFlow::Continue(())
     }
 }
 
@@ -356,13 +388,11 @@ impl Visitor for Found<'_> {
         }
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
-                let last = name.0.last().and_then(|p| p.as_ident()).map(folded).unwrap_or_default();
-                if !self.functions.non_volatile.contains(&last) {
-                    return ControlFlow::Break(format!("it calls {last}(), which may be volatile"));
-                }
-                self.incomparable = Some("a function in FROM");
-                ControlFlow::Continue(())
+                let last = name.0.last().and_then(|p| p.as_ident());
+                let bare = name.0.len() == 1 && last.is_some_and(|i| i.quote_style.is_none());
+                self.function_in_from(&last.map(folded).unwrap_or_default(), bare)
             }
+            TableFactor::UNNEST { with_offset: false, .. } => self.function_in_from("unnest", true),
             TableFactor::NestedJoin { alias: Some(_), .. } => unfit("a join with a name"),
             TableFactor::Table { .. }
             | TableFactor::Derived { .. }
@@ -387,12 +417,17 @@ impl Visitor for Found<'_> {
                 self.incomparable = Some("a floating-point number");
                 ControlFlow::Continue(())
             }
+            Expr::GroupingSets(sets) => {
+                let names = sets.iter().flatten().filter_map(grouping);
+                self.groupings.extend(names.map(place));
+                ControlFlow::Continue(())
+            }
             Expr::QualifiedWildcard(..) => unfit("a whole-row reference"),
             Expr::Identifier(ident) => self.identifier(ident),
             Expr::CompoundIdentifier(parts) => self.column(&parts.iter().collect::<Vec<_>>()),
             Expr::CompoundFieldAccess { root, access_chain } => {
                 let parts = element_of(root, access_chain);
-                self.parts.extend(parts.iter().map(|p| (p.span.start.line, p.span.start.column)));
+                self.parts.extend(parts.iter().map(|p| place(p)));
                 self.column(&parts)
             }
             _ => ControlFlow::Continue(()),
@@ -423,6 +458,14 @@ fn element_of<'e>(root: &'e Expr, chain: &'e [AccessExpr]) -> Vec<&'e AstIdent> 
         }
     }
     Vec::new()
+}
+
+/// The name of `ROLLUP (…)` or `CUBE (…)`.
+fn grouping(set: &Expr) -> Option<&AstIdent> {
+    let Expr::Function(function) = set else { return None };
+    let [name] = function.name.0.as_slice() else { return None };
+    let ident = name.as_ident().filter(|i| i.quote_style.is_none())?;
+    ["rollup", "cube"].contains(&folded(ident).as_str()).then_some(ident)
 }
 
 /// `f(…, t.*, …)`

@@ -44,7 +44,7 @@ fn targets() -> Vec<Arc<Target>> {
 fn functions() -> Functions {
     let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     Functions {
-        non_volatile: names(&["count", "lower", "now", "max"]),
+        non_volatile: names(&["count", "lower", "now", "max", "unnest"]),
         deterministic: names(&["count", "lower", "max"]),
         ..Functions::default()
     }
@@ -404,6 +404,64 @@ fn refuses_reads_that_only_the_source_answers_right() {
         "SELECT 1 FROM orders WHERE id IN (SELECT id FROM orders_v2)",
     ] {
         assert!(fit_of(sql).is_err(), "{sql}");
+    }
+}
+
+#[test]
+fn a_bare_name_is_a_column_before_it_is_a_row() {
+    let named = || {
+        let mut target = targets().remove(0);
+        let orders = Arc::make_mut(&mut target);
+        orders.columns = vec![Ident::new("id"), Ident::new("orders"), Ident::new("o")];
+        orders.old_shape = Ok(["orders", "o"]
+            .map(|name| column(name, "text", Reverse::Bare(Ident::new(name)), None))
+            .into());
+        vec![target]
+    };
+    let fit_of = |sql: &str| {
+        let mut statements = understand(sql, &named(), &functions()).statements;
+        let Class::Read(read) = statements.remove(0).class else { panic!("{sql}") };
+        read.fit.map(|fit| fit.on_shadow(sql, 0..sql.len(), &named(), |_| 0).unwrap())
+    };
+    for sql in [
+        "SELECT orders FROM orders",
+        "SELECT lower(orders) FROM orders WHERE orders > 'a' ORDER BY orders",
+        "SELECT o FROM orders o",
+        "SELECT (orders).* FROM orders",
+        "SELECT x.id FROM orders x, y WHERE y.id = lower(orders)",
+    ] {
+        let form = fit_of(sql).unwrap();
+        let (before, after) = sql.split_once("FROM orders").unwrap();
+        assert!(form.text().starts_with(before) && form.text().ends_with(after), "{sql}");
+    }
+    for sql in [
+        "SELECT x FROM orders x",
+        "SELECT orders FROM x",
+        "SELECT row_to_json(orders.*) FROM orders",
+    ] {
+        assert!(fit_of(sql).is_err(), "{sql}");
+    }
+}
+
+#[test]
+fn a_read_is_kept_for_what_it_has() {
+    for (sql, why) in [
+        ("SELECT status FROM orders, status AS orders(status)", None),
+        ("SELECT id FROM x WHERE orders = 1", Some("a name of the table that is not understood")),
+        ("SELECT 1 FROM orders GROUP BY GROUPING SETS (rollup (id, user_id), cube (id))", None),
+        ("SELECT rollup(id) FROM orders", Some("it calls rollup(), which may be volatile")),
+        ("SELECT 1 FROM orders, unnest(ARRAY[1]) WITH ORDINALITY AS u (x, n)", None),
+        ("SELECT 1 FROM orders, coalesce(1) AS c", None),
+        ("SELECT (VALUES (1)) FROM orders", None),
+        ("SELECT xmlforest(id) FROM orders", Some(XML_SYNTAX)),
+        ("SELECT xmlconcat(user_id) FROM orders", Some(XML_SYNTAX)),
+        ("SELECT json_scalar(id) FROM orders", Some(JSON_SYNTAX)),
+        (
+            "SELECT x.json_scalar(id) FROM orders",
+            Some("it calls json_scalar(), which may be volatile"),
+        ),
+    ] {
+        assert_eq!(fit_of(sql).err().as_deref(), why, "{sql}");
     }
 }
 
