@@ -9,14 +9,19 @@ pub type TableName = (String, String);
 
 /// The tree of a text that is one statement: `{"SelectStmt": {…}}`.
 pub fn statement(sql: &str) -> Result<Value, String> {
+    let mut tree = placed(sql)?;
+    without_places(&mut tree);
+    Ok(tree)
+}
+
+/// The same, with the places in the text.
+pub fn placed(sql: &str) -> Result<Value, String> {
     let parsed = pg_query::parse(sql, 0).map_err(|e| e.to_string())?;
     let [only] = parsed.protobuf.stmts.as_slice() else {
         return Err(format!("{} statements", parsed.protobuf.stmts.len()));
     };
     let node = only.stmt.as_ref().and_then(|s| s.node.as_ref()).ok_or("no statement")?;
-    let mut tree = serde_json::to_value(node).map_err(|e| e.to_string())?;
-    without_places(&mut tree);
-    Ok(tree)
+    serde_json::to_value(node).map_err(|e| e.to_string())
 }
 
 const PLACES: [&str; 9] = [

@@ -3,6 +3,7 @@
 use crate::ast::{self, Facts, TableName, items, kind, node, table_name};
 use crate::corpus::File;
 use crate::hidden;
+use crate::kept::{self, Borne, VOLATILE};
 use crate::read;
 use crate::report::{Report, Verdict};
 use crate::tables::{Catalog, PUBLIC};
@@ -17,11 +18,6 @@ use pgsegue::sql::write::{Modes, Write};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-
-/// Functions of the suite's statements that are volatile; the others count as stable here, so that
-/// what calls them has a shadow form to judge.
-const VOLATILE: [&str; 6] =
-    ["random", "nextval", "setval", "pg_sleep", "clock_timestamp", "lo_create"];
 
 /// Trees are as deep as the suite's deepest statement.
 const STACK_BYTES: usize = 512 << 20;
@@ -218,11 +214,11 @@ fn judge_read(
 ) -> Verdict {
     let fit = match &read.fit {
         Err(why) if is_unread(why) => return Verdict::NotUnderstood(unread(why)),
-        Err(why) => return Verdict::Understood(format!("stays on the source: {why}")),
+        Err(why) => return judge_kept(why, sql, tree, targets),
         Ok(fit) => fit,
     };
-    if let Some(why) = read::unfit(tree, targets, &VOLATILE) {
-        return Verdict::Wrong(format!("fit, but has {why}"));
+    if let Some(why) = kept::all(tree, targets).keys().next() {
+        return Verdict::Wrong(format!("fit, but: {why}"));
     }
     let Some(form) = fit.on_shadow(sql, statement.at.clone(), targets, |_| 0) else {
         return Verdict::Wrong("fit, but has no form".to_owned());
@@ -240,6 +236,18 @@ fn judge_read(
         Ok(0) => Verdict::Understood("fit".to_owned()),
         Ok(_) => Verdict::Understood("fit, with conditions repeated".to_owned()),
         Err(why) => Verdict::Wrong(why),
+    }
+}
+
+/// A read for which only the source is asked: for a reason that it has.
+fn judge_kept(why: &str, sql: &str, tree: &Value, targets: &[Arc<Target>]) -> Verdict {
+    match kept::borne(why, sql, tree, targets) {
+        Borne::Out => Verdict::Understood(format!("stays on the source: {why}")),
+        Borne::OfAnother => {
+            Verdict::Understood(format!("stays on the source, perhaps of no need: {why}"))
+        }
+        Borne::Unknown => Verdict::Understood(format!("stays on the source, unchecked: {why}")),
+        Borne::No => Verdict::Wrong(format!("stays on the source for {why}, which it has not")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A read on the shadow: the tree that it must have, made from the client's.
 
-use crate::ast::{Scope, each_node, each_reference, items, node, statement, string, table_name};
+use crate::ast::{Scope, each_reference, items, node, statement, string, table_name};
 use crate::tables::{PUBLIC, SHADOWS, shadow_name};
 use pgsegue::sql::ident::Ident;
 use pgsegue::sql::mention::Spelling;
@@ -8,81 +8,6 @@ use pgsegue::sql::read::proof;
 use pgsegue::sql::target::Target;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// What a read must not have that the shadow is to answer.
-pub fn unfit(tree: &Value, targets: &[Arc<Target>], volatile: &[&str]) -> Option<String> {
-    const SYSTEM: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
-    let mut found = None;
-    let mut whole_rows = Vec::new();
-    let mut references = Vec::new();
-    each_reference(&mut tree.clone(), &Scope::default(), &mut |reference| {
-        let range_var = &reference["node"]["RangeVar"];
-        if target_of(range_var, targets).is_none() {
-            return;
-        }
-        if range_var["inh"].as_bool() != Some(true) {
-            found = Some("ONLY".to_owned());
-        }
-        references.push(refname(range_var));
-    });
-    each_node(tree, &mut |kind, fields| match kind {
-        "LockingClause" => found = Some("a locking clause".to_owned()),
-        "IntoClause" => found = Some("INTO".to_owned()),
-        "FuncCall" => {
-            let name = items(&fields["funcname"]).last().and_then(|n| node(n, "String"));
-            let name = name.map(|n| string(n, "sval")).unwrap_or_default();
-            if volatile.contains(&name) {
-                found = Some(format!("{name}()"));
-            }
-        }
-        "ColumnRef" => {
-            let parts = items(&fields["fields"]);
-            let name =
-                |i: usize| parts.get(i).and_then(|p| node(p, "String")).map(|s| string(s, "sval"));
-            if let Some(column) = parts.len().checked_sub(1).and_then(name)
-                && SYSTEM.contains(&column)
-            {
-                found = Some(format!("the system column {column}"));
-            }
-            if let (1, Some(column)) = (parts.len(), name(0)) {
-                whole_rows.push(column.to_owned());
-            }
-        }
-        _ => {}
-    });
-    if fields_of(tree, "into_clause") {
-        found = Some("INTO".to_owned());
-    }
-    each_sampled(tree, &mut |sampled| {
-        found = Some(format!("TABLESAMPLE of {sampled}"));
-    });
-    whole_rows.retain(|w| references.contains(w));
-    found.or_else(|| whole_rows.pop().map(|w| format!("perhaps the whole row of {w}")))
-}
-
-/// A sample of a query of a WITH list is refused by the server, in either form.
-fn each_sampled(tree: &Value, see: &mut dyn FnMut(&str)) {
-    let mut tables = Vec::new();
-    each_reference(&mut tree.clone(), &Scope::default(), &mut |reference| {
-        tables.push(reference["node"]["RangeVar"].clone());
-    });
-    each_node(tree, &mut |kind, fields| {
-        if kind == "RangeTableSample"
-            && let Some(table) = node(&fields["relation"], "RangeVar")
-            && tables.contains(table)
-        {
-            see(string(table, "relname"));
-        }
-    });
-}
-
-fn fields_of(tree: &Value, name: &str) -> bool {
-    let mut found = false;
-    each_node(tree, &mut |_, fields| {
-        found |= fields.get(name).is_some_and(|f| !f.is_null());
-    });
-    found
-}
 
 fn refname(range_var: &Value) -> String {
     match range_var["alias"].as_object() {
