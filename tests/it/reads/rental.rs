@@ -204,7 +204,7 @@ const REPORTS: &[Report] = &[
         "SELECT id FROM film WHERE id = 1 UNION ALL SELECT id FROM rental WHERE id = 2 UNION ALL SELECT id::int FROM payment WHERE id = 3 ORDER BY 1",
         Shadow,
     ),
-    ("SELECT (VALUES (1)), id FROM film WHERE id = 3", Source("values()")),
+    ("SELECT (VALUES (1)), id FROM film WHERE id = 3", Lookup(FILM)),
     (
         "SELECT \"public\".\"film\".\"id\" FROM \"public\".\"film\" WHERE \"public\".\"film\".\"id\" = 3",
         Lookup(FILM),
