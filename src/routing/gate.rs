@@ -22,7 +22,7 @@ const RECORD_ONLY_MS: u64 = 1_000;
 pub struct Gate {
     open: AtomicBool,
     generation: AtomicU64,
-    open_dirty: AtomicU64,
+    kept_closed: AtomicU64,
     /// [`Unlooked`], as a number.
     unlooked: AtomicU8,
     record_only_until_ms: AtomicU64,
@@ -32,9 +32,10 @@ pub struct Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateTicket(u64);
 
-/// A transaction that has recorded dirty keys and has not ended yet; dropping it says it has.
+/// A transaction that has recorded dirty keys, or defined something, and has not ended yet; dropping it says
+/// it has.
 #[derive(Debug)]
-pub struct OpenDirty {
+pub struct KeptClosed {
     gate: Arc<Gate>,
     leaves: Unlooked,
 }
@@ -72,7 +73,7 @@ impl Gate {
     /// the gate was closed since, or a transaction with dirty keys is open.
     pub fn open_if(&self, ticket: GateTicket) {
         let may_not = || {
-            self.open_dirty.load(SeqCst) > 0
+            self.kept_closed.load(SeqCst) > 0
                 || self.unlooked.load(SeqCst) > 0
                 || self.ticket() != ticket
         };
@@ -88,15 +89,15 @@ impl Gate {
 
     /// A session has seen its write record dirty keys; the guard is dropped when its transaction
     /// has ended.
-    pub fn dirty_in_transaction(self: &Arc<Self>) -> OpenDirty {
+    pub fn dirty_in_transaction(self: &Arc<Self>) -> KeptClosed {
         self.defined_in_transaction(Unlooked::Nothing)
     }
 
     /// A session has defined this; the guard is dropped when its transaction has ended.
-    pub fn defined_in_transaction(self: &Arc<Self>, leaves: Unlooked) -> OpenDirty {
-        self.open_dirty.fetch_add(1, SeqCst);
+    pub fn defined_in_transaction(self: &Arc<Self>, leaves: Unlooked) -> KeptClosed {
+        self.kept_closed.fetch_add(1, SeqCst);
         self.close();
-        OpenDirty { gate: Arc::clone(self), leaves }
+        KeptClosed { gate: Arc::clone(self), leaves }
     }
 
     /// Whether the engine has to look at the catalog before the gate may open.
@@ -130,19 +131,19 @@ impl Gate {
     }
 }
 
-impl OpenDirty {
+impl KeptClosed {
     /// Whether it keeps this gate closed, and leaves as much to look at.
     pub fn covers(&self, gate: &Arc<Gate>, leaves: Unlooked) -> bool {
         Arc::ptr_eq(&self.gate, gate) && self.leaves >= leaves
     }
 }
 
-impl Drop for OpenDirty {
+impl Drop for KeptClosed {
     fn drop(&mut self) {
         self.gate.is_still_unlooked(self.leaves);
         // Closing again voids tickets taken while the transaction was open.
         self.gate.close();
-        self.gate.open_dirty.fetch_sub(1, SeqCst);
+        self.gate.kept_closed.fetch_sub(1, SeqCst);
     }
 }
 

@@ -5,6 +5,6 @@ mod gate;
 mod handle;
 mod routes;
 
-pub use gate::{Gate, GateTicket, OpenDirty, Unlooked};
+pub use gate::{Gate, GateTicket, KeptClosed, Unlooked};
 pub use handle::{Handle, InFlight};
 pub use routes::{Mirror, Route, Routes};

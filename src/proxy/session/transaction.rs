@@ -1,7 +1,7 @@
 //! The open transaction and the session's facts, as far as routing has to know.
 
 use crate::proxy::context::Understander;
-use crate::routing::{GateTicket, Mirror, OpenDirty, Routes, Unlooked};
+use crate::routing::{GateTicket, KeptClosed, Mirror, Routes, Unlooked};
 use crate::sql::ident::literal;
 use crate::sql::mention::{Spelling, Table};
 use crate::sql::reason::Reason;
@@ -26,9 +26,9 @@ pub(super) struct Transaction {
     /// It ran a statement that may change what names mean; a rollback changes it back.
     stateful: bool,
     /// It has recorded dirty keys, not committed yet.
-    dirty: Vec<OpenDirty>,
+    dirty: Vec<KeptClosed>,
     /// It has defined other names for the tables of these gates: at most two of each.
-    defined: Vec<OpenDirty>,
+    defined: Vec<KeptClosed>,
     sight: Sight,
 }
 
@@ -198,7 +198,7 @@ impl Transaction {
         self.budget_spent = true;
     }
 
-    pub(super) fn has_recorded(&mut self, dirty: OpenDirty) {
+    pub(super) fn has_recorded(&mut self, dirty: KeptClosed) {
         // One is enough to hold the gate; keep the queue short in long transactions.
         if self.dirty.len() < 16 {
             self.dirty.push(dirty);
