@@ -36,7 +36,7 @@ const RULES: &str = "SELECT c.oid, n.nspname::text, c.relname::text, array_agg(D
 
 /// What can be called; triggers and what is written in C are not looked into.
 const ROUTINES: &str = "SELECT p.proname::text, l.lanname::text, p.provolatile = 'v', p.prokind = 'p', \
-    coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) \
+    coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), p.oid \
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace \
     WHERE p.oid >= 16384 AND p.prokind IN ('f', 'p') \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') \
@@ -44,6 +44,7 @@ const ROUTINES: &str = "SELECT p.proname::text, l.lanname::text, p.provolatile =
 
 /// A function or procedure.
 struct Routine {
+    oid: u32,
     name: String,
     spelled: Spelled,
     /// It may write by itself: it is volatile, and has a verb for it, or cannot be read.
@@ -95,7 +96,7 @@ pub(super) async fn load(
             ways.procedures.insert(name.clone());
         }
         if let Some(text) = text.filter(|_| !matches!(language.as_str(), "c" | "internal")) {
-            routines.push(Routine::read(name, &language, &text, volatile));
+            routines.push(Routine::read((row.try_get(5)?, name), &language, &text, volatile));
         }
     }
     let callers = callers(&routines);
@@ -119,6 +120,8 @@ pub(super) async fn load(
         add(&mut ways.relations, relations, &target.migration);
         add(&mut ways.functions, functions, &target.migration);
     }
+    let called = routines.iter().filter(|routine| ways.functions.contains_key(&routine.name));
+    ways.called = called.map(|routine| (routine.oid, routine.name.clone())).collect();
     Ok(ways)
 }
 
@@ -129,9 +132,10 @@ fn add(named: &mut Named, names: BTreeSet<String>, migration: &str) {
 }
 
 impl Routine {
-    fn read(name: String, language: &str, text: &str, volatile: bool) -> Self {
+    fn read((oid, name): (u32, String), language: &str, text: &str, volatile: bool) -> Self {
         let readable = matches!(language, "sql" | "plpgsql");
         Self {
+            oid,
             name,
             spelled: Spelled::by(language, text),
             // The server refuses writes in the others; what they call may write all the same.
@@ -231,7 +235,7 @@ mod tests {
     use super::*;
 
     fn routine(name: &str, text: &str) -> Routine {
-        Routine::read(name.to_owned(), "plpgsql", text, true)
+        Routine::read((0, name.to_owned()), "plpgsql", text, true)
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Ways {
     pub views: BTreeSet<String>,
     /// Functions and procedures that may write the tables, themselves or by what they call.
     pub functions: Named,
+    /// The same by object id, as the protocol's FunctionCall has them.
+    pub called: BTreeMap<u32, String>,
     /// Functions and procedures that run statements that cannot be read in them, or call one that
     /// does: they may write any table.
     pub building: BTreeSet<String>,

@@ -1,36 +1,26 @@
 //! The parts of the protocol that few clients use, through the proxy as without it.
 
-use crate::live::raw::{bind, close, describe, execute, flush, frame, parse, query, sync};
+use crate::live::raw::{bind, call, close, describe, execute, flush, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::connect;
 use std::process::Command;
 
 /// A FunctionCall of this function with one text argument, result as text.
-fn call(oid: u32, argument: &str) -> Vec<u8> {
-    let mut body = oid.to_be_bytes().to_vec();
-    body.extend(0u16.to_be_bytes());
-    body.extend(1u16.to_be_bytes());
-    body.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
-    body.extend_from_slice(argument.as_bytes());
-    body.extend(0u16.to_be_bytes());
-    frame(b'F', &body)
-}
-
 #[tokio::test]
 async fn function_calls_and_stray_messages_are_answered_as_without_the_proxy() {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
     let upper = text(&live.db.client, "SELECT 'upper(text)'::regprocedure::oid").await;
     let upper: u32 = upper.parse().unwrap();
-    pair.exchange("call", &call(upper, "abc"), 1).await;
+    pair.exchange("call", &call(upper, &["abc"]), 1).await;
     pair.exchange(
         "calls and a query",
-        &[call(upper, "a"), query("SELECT 1"), call(upper, "b")].concat(),
+        &[call(upper, &["a"]), query("SELECT 1"), call(upper, &["b"])].concat(),
         3,
     )
     .await;
-    pair.exchange("no such function", &call(1, "a"), 1).await;
-    let skipped = [parse("", "SELECT nowhere", &[]), call(upper, "skipped"), sync()].concat();
+    pair.exchange("no such function", &call(1, &["a"]), 1).await;
+    let skipped = [parse("", "SELECT nowhere", &[]), call(upper, &["skipped"]), sync()].concat();
     pair.exchange("a call behind an error", &skipped, 1).await;
     let stray =
         [frame(b'd', b"x"), frame(b'c', b""), frame(b'f', b"x\0"), query("SELECT 1")].concat();

@@ -1,5 +1,6 @@
 //! Frames from the client.
 
+use super::call::Call;
 use super::expect::{Expect, Reply, Rows};
 use super::marked::Copying;
 use super::stream::Streamed;
@@ -54,6 +55,12 @@ impl Session {
                 self.hold = Some(Hold::Startup);
                 return Ok(at);
             }
+            if header.tag == b'F' && !self.skipping {
+                match self.on_call(header, rest, out) {
+                    Call::Waits => return Ok(at),
+                    Call::Passes | Call::Answered => continue,
+                }
+            }
             if self.passes(header, rest) {
                 continue;
             }
@@ -80,13 +87,6 @@ impl Session {
             b'S' => self.takes == Takes::Data,
             b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' if self.skipping => true,
             b'Q' | b'P' | b'D' | b'E' | b'C' => false,
-            // FunctionCall: answered by V and Z, like a query.
-            b'F' => {
-                let _epoch = self.routes();
-                self.replies.push_back(Expect::Query(VecDeque::new()));
-                self.in_group = false;
-                true
-            }
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
                 self.marked_copy(Copying::Ends);

@@ -6,6 +6,7 @@
 //! Sync, and so does the queue.
 
 mod bind;
+mod call;
 mod client;
 mod copy;
 mod decide;

@@ -301,7 +301,7 @@ impl Session {
         Rows::Mirrored(Box::new(Mirrored { mirrors, verb, locked_for, layout, form, rows: 0 }))
     }
 
-    fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {
+    pub(super) fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {
         self.count("refused", "other");
         let mut frame = Vec::new();
         build::query(&mut frame, super::inject::REFUSED_SQL);

@@ -55,6 +55,28 @@ impl Pair {
         self.compare(sql, &said[0], &said[1]);
     }
 
+    /// The object id that each one's database has for it, the plain one first.
+    pub async fn oids(&mut self, of: &str) -> [u32; 2] {
+        let mut oids = [0; 2];
+        for (raw, oid) in [&mut self.plain, &mut self.live].into_iter().zip(&mut oids) {
+            let said = raw.rows(&format!("SELECT {of}::oid")).await.concat().remove(0);
+            *oid = said.unwrap().parse().unwrap();
+        }
+        oids
+    }
+
+    /// Sends to each the frames for its object id.
+    pub async fn with_oids(
+        &mut self,
+        oids: [u32; 2],
+        frames: impl Fn(u32) -> Vec<u8>,
+        readies: usize,
+    ) {
+        let expected = self.plain.exchange(&frames(oids[0]), readies).await;
+        let got = self.live.exchange(&frames(oids[1]), readies).await;
+        self.compare(&format!("{oids:?}"), &expected, &got);
+    }
+
     /// Without an ORDER BY the order of rows is that of the heap, where the space of old versions is used
     /// again as soon as no snapshot needs them: on the live side the engine has some, too.
     fn compare(&mut self, what: &str, expected: &[String], got: &[String]) {

@@ -75,6 +75,19 @@ pub fn flush() -> Vec<u8> {
     frame(b'H', b"")
 }
 
+/// A FunctionCall with its arguments as text.
+pub fn call(function: u32, arguments: &[&str]) -> Vec<u8> {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend(0u16.to_be_bytes());
+    body.extend(u16::try_from(arguments.len()).unwrap().to_be_bytes());
+    for argument in arguments {
+        body.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(argument.as_bytes());
+    }
+    body.extend(0u16.to_be_bytes());
+    frame(b'F', &body)
+}
+
 pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     out.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());

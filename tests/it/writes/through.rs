@@ -1,6 +1,7 @@
 //! Writes that name no migrated table: by way of views, functions, procedures and code. They run, and
 //! mark the migrations behind them; what is known to be harmless marks nothing.
 
+use crate::live::raw::{call, query};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Table, orders_toml, outcome, text};
 use crate::support::eventually;
 
@@ -140,6 +141,45 @@ async fn a_write_through_something_else_marks_the_migrations_behind_it() {
     pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
 }
 
+/// Functions, their arguments, and the migrations that a FunctionCall of them marks.
+const CALLS: &[(&str, &[&str], &str)] = &[
+    ("add_total(int)", &["3"], ORDERS_ONLY),
+    ("calls_it(int)", &["2"], ORDERS_ONLY),
+    ("atomic_one()", &[], ORDERS_ONLY),
+    ("add_total(int)", &["three"], ORDERS_ONLY),
+    ("add_total(int)", &[], ORDERS_ONLY),
+    ("reads_it()", &[], ""),
+    ("upper(text)", &["abc"], ""),
+];
+
+#[tokio::test]
+async fn a_function_that_the_protocol_calls_marks_as_one_in_a_query() {
+    let (live, mut pair) = pair("").await;
+    until_known(&live).await;
+    for (function, arguments, marked) in CALLS {
+        let oids = pair.oids(&format!("'{function}'::regprocedure")).await;
+        let alone = |oid| call(oid, arguments);
+        live.until_clean("orders_v2").await;
+        pair.simple("BEGIN; SAVEPOINT a").await;
+        pair.with_oids(oids, alone, 1).await;
+        let failed = pair.live.query("SELECT 1").await.iter().any(|line| line.starts_with('E'));
+        if !failed {
+            let seen = pair.live.rows(SEEN).await.concat();
+            assert_eq!(seen, [Some((*marked).to_owned())], "{function}");
+        }
+        pair.with_oids(oids, alone, 1).await;
+        pair.simple("ROLLBACK TO a; COMMIT").await;
+        pair.with_oids(oids, alone, 1).await;
+        let several = |oid| {
+            let select = query("SELECT total FROM orders WHERE id < 3 ORDER BY id");
+            [select.clone(), alone(oid), select.clone(), alone(oid), alone(oid), select].concat()
+        };
+        pair.with_oids(oids, several, 6).await;
+        pair.simple("SELECT id, total FROM orders ORDER BY id").await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
+}
+
 #[tokio::test]
 async fn what_is_written_through_a_function_before_it_is_known_is_found() {
     let (live, mut pair) = pair("").await;
@@ -176,6 +216,12 @@ async fn writes_through_something_else_are_refused_where_they_are_not_to_be_reco
             false => assert!(said.is_ok(), "{sql}: {said:?}"),
         }
     }
+    let mut raw = live.raw().await;
+    let oid = text(&client, "SELECT 'add_total(int)'::regprocedure::oid").await.parse().unwrap();
+    let said = raw.exchange(&[call(oid, &["1"]), query("SELECT 1")].concat(), 2).await;
+    assert!(said[0].starts_with("E C0A000 / "), "{said:?}");
+    assert_eq!(said[1], "Z I");
+    assert_eq!(said.last().unwrap(), "Z I");
     live.orders_in_step().await;
 }
 
