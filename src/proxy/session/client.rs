@@ -58,10 +58,14 @@ impl Session {
             if header.tag == b'F' && !self.skipping {
                 match self.on_call(header, rest, out) {
                     Call::Waits => return Ok(at),
-                    Call::Passes | Call::Answered => continue,
+                    Call::Passes | Call::Answered => {
+                        self.frame_is_over(header.tag);
+                        continue;
+                    }
                 }
             }
             if self.passes(header, rest) {
+                self.frame_is_over(header.tag);
                 continue;
             }
             match self.stream(header, rest, out)? {
@@ -69,14 +73,25 @@ impl Session {
                 Streamed::Wait => return Ok(at),
                 Streamed::Head(done) => {
                     at += done;
+                    self.frame_is_over(header.tag);
                     continue;
                 }
             }
             let Some(frame) = rest.get(..header.frame_bytes) else { return Ok(at) };
             match self.frame(header.tag, frame, out) {
-                Flow::Done => at += header.frame_bytes,
+                Flow::Done => {
+                    at += header.frame_bytes;
+                    self.frame_is_over(header.tag);
+                }
                 Flow::Hold => return Ok(at),
             }
+        }
+    }
+
+    /// A frame is on its way, or as good as. A Flush does nothing.
+    fn frame_is_over(&mut self, tag: u8) {
+        if tag != b'H' {
+            self.retry.frame_is_over(self.in_group);
         }
     }
 
@@ -161,7 +176,7 @@ impl Session {
 
     fn on_close(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let _epoch = self.routes();
-        self.retry.give_up();
+        self.note_close_for_retry(frame);
         out.to_server.extend_from_slice(frame);
         let mut closed = None;
         match frontend::named(body) {

@@ -222,7 +222,6 @@ impl Session {
             return self.flight.another();
         }
         self.in_group = true;
-        self.retry.next_group();
         let routes =
             if self.epochs.is_empty() { self.flight.begin() } else { self.flight.another() };
         self.epochs.push_back(routes.epoch);

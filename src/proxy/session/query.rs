@@ -158,7 +158,12 @@ impl Session {
             return Flow::Hold;
         }
         if self.wants_facts(query, u) {
-            self.inject_facts(query.understander, Protocol::Simple, out);
+            // Behind frames without a Sync the text is part of their transaction.
+            let protocol = match self.retry.is_mid_group() {
+                true => Protocol::Extended,
+                false => Protocol::Simple,
+            };
+            self.inject_facts(query.understander, protocol, out);
             return Flow::Hold;
         }
         let mut plan = Plan::default();
@@ -182,7 +187,8 @@ impl Session {
         match plan.form {
             None => self.forward_query(query.frame, plan.rows, out),
             Some(form) => {
-                if plan.on_shadow && matches!(self.transaction.block, Block::None) {
+                let in_block = !matches!(self.transaction.block, Block::None);
+                if plan.on_shadow && !in_block && self.begins_retry(0) {
                     self.retry.of_query(query.frame);
                 }
                 let mut sql = Vec::new();

@@ -1,12 +1,17 @@
 //! A shadow read outside a transaction that fails is answered by the source: the client's frames
 //! are sent again in their own form. What the client would get before the first row is held back until
 //! that comes: of what failed, it gets nothing.
+//!
+//! The error undoes all that the server has run since it was ready last. So a group is sent again only if
+//! it is known from its first frame on, has nothing in it but what reads, and was sent when nothing else was
+//! unanswered; and until the client has its answer, or the beginning of it, nothing further is sent.
 
 use super::expect::{Expect, Reply};
 use super::prepared::{FormKey, Portal};
 use super::{Out, Session};
 use crate::proxy::context::Known;
 use crate::sql::statement::Class;
+use crate::wire::backend::TransactionStatus;
 
 /// Groups larger than this are not kept for a second attempt.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
@@ -16,6 +21,7 @@ const FRAMES_BYTES_MAX: usize = 64 * 1024;
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 
 /// The group of frames that could be sent again.
 #[derive(Debug, Default)]
@@ -23,6 +29,10 @@ pub(super) struct Retry {
     frames: Vec<Vec<u8>>,
     bytes: usize,
     state: State,
+    /// The frame at hand is among them.
+    noted: bool,
+    /// Some frame of the group has been sent.
+    mid_group: bool,
     /// Replies that wait for the first row, or the end.
     held: Vec<u8>,
 }
@@ -57,6 +67,7 @@ impl Retry {
     pub(super) fn record(&mut self, frame: &[u8]) {
         match self.state {
             State::Recording { .. } => {
+                self.noted = true;
                 self.bytes += frame.len();
                 self.frames.push(frame.to_vec());
                 if self.bytes > FRAMES_BYTES_MAX {
@@ -73,6 +84,20 @@ impl Retry {
         self.frames.iter().all(|frame| frame.first() != Some(&b'B'))
     }
 
+    /// Whether frames of the group at hand have been sent before.
+    pub(super) fn is_mid_group(&self) -> bool {
+        self.mid_group
+    }
+
+    /// A frame has been dealt with: one that is not among those recorded cannot be repeated.
+    pub(super) fn frame_is_over(&mut self, in_group: bool) {
+        self.mid_group = in_group;
+        let noted = std::mem::take(&mut self.noted);
+        if matches!(self.state, State::Recording { .. }) && !noted {
+            self.give_up();
+        }
+    }
+
     /// The group has something in it that must not be sent twice.
     pub(super) fn give_up(&mut self) {
         if !matches!(self.state, State::Replaying | State::Replayed | State::Failed { .. }) {
@@ -82,7 +107,8 @@ impl Retry {
 
     /// What is held is still owed to the client.
     fn forget(&mut self) {
-        *self = Self { held: std::mem::take(&mut self.held), ..Self::default() };
+        let held = std::mem::take(&mut self.held);
+        *self = Self { held, mid_group: self.mid_group, ..Self::default() };
     }
 
     /// Whether the client gets a reply of this kind only when it is certain that the group is not sent
@@ -135,16 +161,10 @@ impl Retry {
         matches!(self.state, State::Replaying)
     }
 
-    /// Whether the client's frames have to wait.
+    /// Whether the client's frames have to wait: what is sent behind a group that fails would be answered
+    /// before that is sent again.
     pub(super) fn is_pending(&self) -> bool {
-        matches!(self.state, State::Failed { .. } | State::Replaying)
-    }
-
-    /// A new group begins before the last one was answered: it is too late to repeat that one.
-    pub(super) fn next_group(&mut self) {
-        if matches!(self.state, State::Armed { .. }) {
-            self.give_up();
-        }
+        !matches!(self.state, State::Idle | State::Recording { .. })
     }
 
     /// A frame of the client's was answered.
@@ -200,15 +220,34 @@ impl Session {
     /// form it may be what fails, whatever a Bind then asks for.
     pub(super) fn note_for_retry(&mut self, known: &Known, own: FormKey, frame: &[u8]) {
         let parses_shadow = matches!(own, FormKey::Shadow(_));
-        let begins = self.replies.is_empty() && self.retry.state == State::Idle;
         match is_read(known) {
-            true if begins => {
-                self.retry.state = State::Recording { on_shadow: parses_shadow };
-                self.retry.record(frame);
-            }
+            true if self.begins_retry(0) => self.record_from(parses_shadow, frame),
             true => self.retry.record(frame),
             false => self.retry.give_up(),
         }
+    }
+
+    /// A Close is as good the second time. Drivers drop what they need no more in the group of the next.
+    pub(super) fn note_close_for_retry(&mut self, frame: &[u8]) {
+        match self.begins_retry(0) {
+            true => self.record_from(false, frame),
+            false => self.retry.record(frame),
+        }
+    }
+
+    fn record_from(&mut self, on_shadow: bool, frame: &[u8]) {
+        self.retry.state = State::Recording { on_shadow };
+        self.retry.record(frame);
+    }
+
+    /// Whether the frame at hand is the first of its group, and nothing is unanswered but so many frames of
+    /// ours for it.
+    pub(super) fn begins_retry(&self, ours: usize) -> bool {
+        self.retry.state == State::Idle
+            && !self.retry.is_mid_group()
+            && self.replies.len() == ours
+            && self.only_own_replies()
+            && self.status == TransactionStatus::Idle
     }
 
     /// So may a Bind; a second one in a group ends the recording.
@@ -221,9 +260,8 @@ impl Session {
         let reads = matches!(&portal.rows, Rows::Read(_));
         let in_block = !matches!(self.transaction.block, super::transaction::Block::None);
         match self.retry.state {
-            State::Idle if on_shadow && !in_block && self.only_own_replies() => {
-                self.retry.state = State::Recording { on_shadow: true };
-                self.retry.record(frame);
+            State::Idle if on_shadow && !in_block && self.begins_retry(self.replies.len()) => {
+                self.record_from(true, frame);
             }
             State::Recording { on_shadow: false } if on_shadow && !in_block => {
                 self.retry.state = State::Recording { on_shadow: true };
@@ -252,12 +290,14 @@ impl Session {
         let frames = std::mem::take(&mut self.retry.frames);
         for (index, frame) in frames.iter().enumerate() {
             let tag = frame.first().copied().unwrap_or_default();
-            if index < answered && tag == b'P' {
-                // The server has the statement.
-                out.to_client.extend_from_slice(PARSE_COMPLETE);
-                continue;
+            // The server has done what outlives the error: the statement is there, or not.
+            match tag {
+                b'P' if index < answered => out.to_client.extend_from_slice(PARSE_COMPLETE),
+                b'C' if index < answered => out.to_client.extend_from_slice(CLOSE_COMPLETE),
+                _ => {
+                    let _flow = self.frame(tag, frame, out);
+                }
             }
-            let _flow = self.frame(tag, frame, out);
         }
         self.retry.state = State::Replayed;
     }

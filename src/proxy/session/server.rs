@@ -487,6 +487,8 @@ impl Session {
             match self.replies.pop_front() {
                 Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
                 Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
+                // Behind frames without a Sync: the server skips it, and is ready once for both.
+                Some(Expect::Query(_)) => _ = self.epochs.remove(1),
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! A group that fails on the shadow is sent again, to the source: the client gets one answer, whole.
 
 use super::{extended, served, text};
-use crate::live::raw::{bind, describe, execute, parse, query, sync};
+use crate::live::raw::{bind, close, describe, execute, flush, parse, query, sync};
 use crate::live::{Live, ORDERS, Pair};
 use crate::support::eventually;
 
@@ -108,5 +108,131 @@ async fn a_read_that_fails_within_a_transaction_on_the_shadow_alone_is_found_out
     let log = live.proxy.log();
     let of_own = |line: &&str| line.contains("on the shadow alone") && line.contains("1 / (id");
     assert_eq!(log.lines().filter(of_own).count(), 0, "{log}");
+    live.orders_in_step().await;
+}
+
+const R: &str = "SELECT total FROM orders WHERE id = 5";
+const OTHER: &str = "SELECT total FROM orders WHERE id = 6";
+
+fn group(name: &str, sql: &str) -> Vec<u8> {
+    [parse(name, sql, &[]), bind("", name, 0, &[], 0), execute("", 0)].concat()
+}
+
+/// Groups and pipelines around a read that fails on the shadow, the number of ReadyForQuery, and whether it
+/// is sent again.
+fn around() -> Vec<(&'static str, Vec<Vec<u8>>, usize, bool)> {
+    let insert = "INSERT INTO other VALUES (100, 1, 'x')";
+    let fails = "INSERT INTO other VALUES (1, 1, NULL)";
+    let one = |frames: Vec<Vec<u8>>| vec![frames.concat()];
+    vec![
+        ("behind a write", one(vec![group("", insert), group("", R), sync()]), 1, false),
+        (
+            "behind a write and a Flush",
+            vec![[group("", insert), flush()].concat(), [group("", R), sync()].concat()],
+            1,
+            false,
+        ),
+        (
+            "a query behind a write and a Flush",
+            vec![[group("", insert), flush()].concat(), query(R), sync()],
+            2,
+            false,
+        ),
+        ("two queries", one(vec![query(R), query(OTHER)]), 2, true),
+        ("three queries", one(vec![query(R), query(OTHER), query(R)]), 3, true),
+        ("a query that fails before", one(vec![query(fails), query(OTHER)]), 2, false),
+        ("a query that fails, and this", one(vec![query(fails), query(R)]), 2, false),
+        ("a query behind another that works", one(vec![query("SELECT 1"), query(R)]), 2, false),
+        ("a group that fails before", one(vec![group("", fails), query(OTHER), sync()]), 1, false),
+        (
+            "a Parse that fails before",
+            vec![[parse("", "SELECT nope", &[]), query(OTHER)].concat(), sync()],
+            1,
+            false,
+        ),
+        ("a Close before", one(vec![close(b'S', "zz"), query(R), sync()]), 2, false),
+        (
+            "a portal of another before",
+            one(vec![
+                parse("a", "SELECT 1", &[]),
+                bind("p", "a", 0, &[], 0),
+                describe(b'P', "p"),
+                query(R),
+                sync(),
+            ]),
+            2,
+            false,
+        ),
+        ("two Syncs", one(vec![group("", R), sync(), sync()]), 2, true),
+        ("dropping the last one", one(vec![close(b'S', "s"), group("s", R), sync()]), 1, true),
+        ("dropping it behind", one(vec![group("s", R), close(b'S', "s"), sync()]), 1, true),
+        (
+            "described and dropped",
+            one(vec![
+                parse("s", R, &[]),
+                describe(b'S', "s"),
+                bind("", "s", 0, &[], 0),
+                describe(b'P', ""),
+                execute("", 0),
+                close(b'S', "s"),
+                sync(),
+            ]),
+            1,
+            true,
+        ),
+        ("two groups", one(vec![group("", R), sync(), group("", OTHER), sync()]), 2, true),
+        ("a group and a query", one(vec![group("", R), sync(), query(R), query(OTHER)]), 3, true),
+    ]
+}
+
+/// The error undoes all that ran since the server was ready last: only what is known whole is sent again.
+#[tokio::test]
+async fn a_read_that_fails_on_the_shadow_among_other_frames_undoes_none_and_answers_each_once() {
+    let live = Live::orders("", "reads = 100").await;
+    let direct = live.direct().await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let spoil = "UPDATE orders_v2 SET total_minor = 9e15 WHERE id = 5";
+    let mend = "UPDATE orders_v2 SET total_minor = 5000 WHERE id = 5";
+    for (what, parts, readies, again) in around() {
+        for fresh in [false, true] {
+            live.until_clean("orders_v2").await;
+            for sql in [R, OTHER] {
+                served(&live, &mut pair.live, &query(sql), sql).await;
+                served(&live, &mut pair.live, &extended(sql, 0), sql).await;
+            }
+            if fresh {
+                // The session's facts have to be asked for anew.
+                pair.simple("SET work_mem = '5MB'").await;
+            }
+            let before = retries(&live);
+            direct.batch_execute(spoil).await.unwrap();
+            let mut said = Vec::new();
+            for raw in [&mut pair.plain, &mut pair.live] {
+                for part in &parts {
+                    raw.send(part).await;
+                }
+                let messages = raw.until_ready(readies).await;
+                said.push(raw.shown(&messages));
+            }
+            direct.batch_execute(mend).await.unwrap();
+            match again {
+                true => assert_eq!(said[0], said[1], "{what}, fresh {fresh}"),
+                // It may be the server's error: then all of its group is undone, and the client knows.
+                false if said[0] == said[1] => {}
+                false => {
+                    let errors = said[1].iter().filter(|line| line.starts_with("E C22003")).count();
+                    assert_eq!(errors, 1, "{what}, fresh {fresh}: {said:?}");
+                }
+            }
+            if again && !fresh {
+                assert!(retries(&live) > before, "{what}: not sent again");
+            }
+            let failed = said[1].iter().any(|line| line.starts_with("E C22003"));
+            let rows = "SELECT count(*) FROM other WHERE id = 100";
+            let seen = (pair.plain.rows(rows).await, pair.live.rows(rows).await);
+            assert!(failed || seen.0 == seen.1, "{what}, fresh {fresh}: {seen:?}");
+            pair.simple("DELETE FROM other WHERE id = 100; DEALLOCATE ALL").await;
+        }
+    }
     live.orders_in_step().await;
 }
