@@ -2,7 +2,7 @@
 //! from it the [`Target`] that statements are rewritten by.
 
 use super::mapping::{Form, form};
-use super::triggers::{KeyChanges, key_changes};
+use super::triggers::{BeforeUpdate, KeyChanges, key_changes};
 use super::{Error, counted, partitions, privileges, sync, truncate};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
@@ -381,6 +381,7 @@ impl Shape {
             server_version: self.server_version,
             copy: self.copyable(),
             update_changes_key: self.key_changes.on_update,
+            runs_before_update: self.key_changes.before_update == BeforeUpdate::Triggers,
             counted: counted::counted(self),
             privileges: self.privileges.clone(),
         }

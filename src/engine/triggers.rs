@@ -15,6 +15,18 @@ pub struct KeyChanges {
     pub on_insert: bool,
     /// At an UPDATE.
     pub on_update: bool,
+    /// What runs before each updated row.
+    pub before_update: BeforeUpdate,
+}
+
+/// What runs before each updated row, whatever it does to the key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BeforeUpdate {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A trigger.
+    Triggers,
 }
 
 /// Triggers of the server's own and of its `spi` module that set a column which is named by an
@@ -46,8 +58,11 @@ pub(super) async fn key_changes(
         .await?;
     let names: Vec<_> = key.iter().map(|column| &column.name).collect();
     let generated = key.iter().any(|column| column.filled == Filled::Generated);
-    let mut changes = KeyChanges { on_insert: false, on_update: generated };
+    let mut changes = KeyChanges { on_update: generated, ..KeyChanges::default() };
     for row in rows {
+        if row.try_get(1)? {
+            changes.before_update = BeforeUpdate::Triggers;
+        }
         if may_change(&row, &names)? {
             changes.on_insert |= row.try_get::<_, bool>(0)?;
             changes.on_update |= row.try_get::<_, bool>(1)?;

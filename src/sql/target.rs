@@ -46,6 +46,8 @@ pub struct Target {
     /// Whether an UPDATE may change the key without naming it: by a trigger before each row, or
     /// because the key is generated from other columns.
     pub update_changes_key: bool,
+    /// A trigger runs before each updated row, whatever it does.
+    pub runs_before_update: bool,
     /// An integer column of the key by which the rows of a COPY can be found.
     pub counted: Option<Counted>,
     /// Who may do what, as far as statements are decided by it.

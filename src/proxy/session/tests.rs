@@ -32,6 +32,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        runs_before_update: false,
         counted: None,
         privileges: Privileges::default(),
     };

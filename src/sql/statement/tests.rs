@@ -30,6 +30,7 @@ fn targets() -> Vec<Arc<Target>> {
             key_types: vec![],
         }),
         update_changes_key: false,
+        runs_before_update: false,
         counted: None,
         privileges: Privileges::default(),
     })]

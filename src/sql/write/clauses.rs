@@ -2,7 +2,7 @@
 //! and how the old keys are learnt then.
 
 use super::Verb;
-use super::shape::{Before, Head, Reach, Returning, Vacated, With};
+use super::shape::{Before, Head, Reach, Returning, RowLock, Vacated, With};
 use crate::sql::cursor::Cursor;
 use crate::sql::lex::{Kind, Token, identifier};
 use crate::sql::reason::Reason;
@@ -187,17 +187,17 @@ impl Clauses<'_> {
         &self,
         c: &Cursor<'_>,
         returning: Option<&Returning>,
-        (functions, server, in_own_with): (&Functions, u32, bool),
+        (functions, target, in_own_with): (&Functions, &Target, bool),
     ) -> Result<Vacated, Reason> {
         let before = match self.head.verb {
             Verb::Insert | Verb::Delete => Err(Reason::ConflictChangesKey),
             Verb::Merge => Err(Reason::MergeChangesKey),
             Verb::Update if in_own_with => Err(Reason::KeyInOwnWith),
-            Verb::Update => self.before(c, functions),
+            Verb::Update => self.before(c, functions, target),
         };
         match (before, returning.map(|r| &r.with)) {
             (Ok(before), _) => Ok(Vacated::Before(before)),
-            (Err(why), _) if server < RETURNS_OLD => Err(why),
+            (Err(why), _) if target.server_version < RETURNS_OLD => Err(why),
             (Err(_), Some(With::Old(name))) => Ok(Vacated::Returned(name.clone())),
             (Err(_), None | Some(With::None)) => Ok(Vacated::Returnable),
             (Err(_), Some(With::Default | With::New)) => Err(Reason::OldUnnamed),
@@ -205,9 +205,15 @@ impl Clauses<'_> {
     }
 
     /// What finds the rows of an UPDATE before it.
-    fn before(&self, c: &Cursor<'_>, functions: &Functions) -> Result<Before, Reason> {
+    fn before(
+        &self,
+        c: &Cursor<'_>,
+        functions: &Functions,
+        target: &Target,
+    ) -> Result<Before, Reason> {
         let mut c = *c;
         c.eat("set");
+        let lock = self.lock(&c, target)?;
         let from = self.clause(&c, "from");
         let condition = c.find_top("where");
         let mut after = c;
@@ -233,7 +239,16 @@ impl Clauses<'_> {
             None => None,
             Some(f) => Some(self.span(f + 1, from_end).ok_or(Reason::WriteShape)?),
         };
-        Ok(Before { table: self.head.table.clone(), from, condition })
+        Ok(Before { table: self.head.table.clone(), from, condition, lock })
+    }
+
+    /// The lock that the server will take for the UPDATE: the stronger one where a key does change, and before
+    /// a row trigger already where the SET list names one. Who names the key to keep it (an app that saves
+    /// all columns) sets it to a value; one that is worked out is another.
+    fn lock(&self, c: &Cursor<'_>, target: &Target) -> Result<RowLock, Reason> {
+        let is_key = |a: &Assigned| target.key.iter().any(|k| *k.as_str() == a.column);
+        let changes = |a: &Assigned| is_key(a) && (target.runs_before_update || a.is_worked_out);
+        Ok(if self.assigned(c)?.iter().any(changes) { RowLock::Key } else { RowLock::NoKey })
     }
 
     /// A SET list; the cursor stands on its first item.
@@ -254,11 +269,13 @@ impl Clauses<'_> {
                     inner.iter().filter_map(|t| identifier(self.text, t)).collect();
                 let is_excluded = self.are_excluded(c, &columns, end);
                 let each = columns.into_iter();
-                assigned.extend(each.map(|column| Assigned { column, is_excluded }));
+                let is_worked_out = false;
+                assigned.extend(each.map(|column| Assigned { column, is_excluded, is_worked_out }));
             } else {
                 let column = c.name().ok_or(Reason::WriteShape)?;
                 let is_excluded = self.is_excluded(c, &column, end);
-                assigned.push(Assigned { column, is_excluded });
+                let is_worked_out = self.is_worked_out(c, end);
+                assigned.push(Assigned { column, is_excluded, is_worked_out });
             }
             // Over subscripts, the value, up to the comma of this level.
             while c.at < end && !c.peek().is_some_and(|t| t.kind == Kind::Comma && c.is_top(t)) {
@@ -267,6 +284,17 @@ impl Clauses<'_> {
             c.skip();
         }
         Ok(assigned)
+    }
+
+    /// Whether what comes is `=` and an expression that begins with a name.
+    fn is_worked_out(&self, mut c: Cursor<'_>, end: usize) -> bool {
+        if !c.is_text("=") {
+            return false;
+        }
+        c.skip();
+        let name = c.peek().and_then(|token| identifier(self.text, token));
+        c.skip();
+        name.is_some() && c.at < end && !c.is_kind(Kind::Comma)
     }
 
     /// Whether what comes is `= EXCLUDED.column` and no more.
@@ -310,6 +338,7 @@ struct Assigned {
     column: String,
     /// To the value that was to be inserted.
     is_excluded: bool,
+    is_worked_out: bool,
 }
 
 /// Whether every `name(` in these tokens is a keyword or a function no overload of which is

@@ -41,7 +41,7 @@
 //! leaves the shadow as the source is.
 
 use super::merge::Keys;
-use super::shape::{Reach, Shape, Vacated};
+use super::shape::{Reach, RowLock, Shape, Vacated};
 use super::{Before, Layout, Part, Place, Write};
 use crate::sql::ident::{Ident, literal};
 use crate::sql::splice::Spliced;
@@ -388,9 +388,11 @@ impl Form<'_> {
         if let Some((_, condition)) = &before.condition {
             out.ours(" WHERE ").client(self.text, condition.clone());
         }
-        // As the server's own, which takes a stronger lock only where the key does change: it does so
-        // later, in the UPDATE. Foreign keys to the row go on.
-        out.ours(&format!(" FOR NO KEY UPDATE OF {refname}), "));
+        let lock = match before.lock {
+            RowLock::NoKey => "NO KEY UPDATE",
+            RowLock::Key => "UPDATE",
+        };
+        out.ours(&format!(" FOR {lock} OF {refname}), "));
     }
 
     /// Key columns of a row of this name, each under a name of ours.

@@ -92,6 +92,17 @@ pub(super) struct Before {
     pub(super) from: Option<Range<usize>>,
     /// The keyword WHERE and the condition after it.
     pub(super) condition: Option<(Range<usize>, Range<usize>)>,
+    pub(super) lock: RowLock,
+}
+
+/// How the rows are locked before an UPDATE. The stronger lock waits for foreign keys to them; the weaker
+/// one, taken first where the UPDATE will need the stronger, makes a deadlock of two waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowLock {
+    /// `FOR NO KEY UPDATE`
+    NoKey,
+    /// `FOR UPDATE`
+    Key,
 }
 
 /// Whose WITH list stands before a verb.
@@ -154,7 +165,7 @@ impl Shape {
             let vacates = clauses.vacates(&c, target)?;
             if vacates && shape.vacated.is_none() {
                 let in_own_with = verb > 0 && list == List::Own;
-                let context = (reader.functions, target.server_version, in_own_with);
+                let context = (reader.functions, &**target, in_own_with);
                 let vacated = clauses.vacated(&c, shape.returning.as_ref(), context);
                 let by_trigger = |why| match target.update_changes_key {
                     true => Reason::KeyByTrigger,

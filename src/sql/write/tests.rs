@@ -23,6 +23,7 @@ fn target(key: &[&str]) -> Target {
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        runs_before_update: false,
         counted: None,
         privileges: Privileges::default(),
     }

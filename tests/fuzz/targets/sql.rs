@@ -185,6 +185,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         server_version: 15,
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),
         update_changes_key: false,
+        runs_before_update: false,
         counted: None,
         privileges: Privileges::default(),
     };

@@ -6,7 +6,7 @@ mod reading;
 mod shadow;
 mod truncate;
 
-use crate::live::{Live, outcome, text};
+use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
 use crate::support::rows;
 use tokio_postgres::Client;
 
@@ -190,4 +190,33 @@ async fn an_update_that_names_its_key_and_keeps_it_does_not_wait_for_foreign_key
     run(&second, "COMMIT").await;
     assert_eq!(text(&plain, "SELECT total FROM orders WHERE id = 9").await, "92");
     live.orders_in_step().await;
+}
+
+/// Where the server will take the stronger lock, a weaker one before it makes a deadlock of two waits:
+/// before a row trigger, and where the key does change.
+#[tokio::test]
+async fn a_save_of_all_columns_behind_the_insert_of_a_child_waits_and_is_no_deadlock() {
+    const TOUCHES: &str = "CREATE FUNCTION touches() RETURNS trigger LANGUAGE plpgsql \
+        AS 'BEGIN NEW.note := now()::text; RETURN NEW; END'; \
+        CREATE TRIGGER touches BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION touches()";
+    const UNTOUCHED: &str = "SELECT";
+    for (trigger, save, end) in [
+        (TOUCHES, "UPDATE orders SET id = 9, total = 1 WHERE id = 9", "COMMIT"),
+        (UNTOUCHED, "UPDATE orders SET id = id + 100, total = 1 WHERE id = 9", "ROLLBACK"),
+    ] {
+        let children = "CREATE TABLE lines (orders_id int REFERENCES orders, n int)";
+        let ddl = format!("{ORDERS};{ORDERS_V2};{children};{trigger}");
+        let live = Live::ready(&ddl, &orders_toml("", ""), &["orders_v2"]).await;
+        let (child, parent) = (live.client().await, live.client().await);
+        run(&child, "BEGIN; INSERT INTO lines VALUES (9, 1)").await;
+        run(&parent, "SET statement_timeout = '20s'").await;
+        let waits = in_background(parent, save);
+        live.until_blocked("UPDATE orders").await;
+        let counted = "UPDATE orders SET total = total + 1 WHERE id = 9";
+        assert_eq!(outcome(&child, counted).await, Ok(vec![1]), "{save}");
+        run(&child, end).await;
+        let (_parent, outcome) = waits.await.unwrap();
+        assert_eq!(outcome, Ok(vec![1]), "{save}");
+        live.orders_in_step().await;
+    }
 }

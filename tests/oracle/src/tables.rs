@@ -94,6 +94,7 @@ impl Catalog {
                 key_types,
             }),
             update_changes_key: false,
+            runs_before_update: false,
             counted: None,
             privileges: Privileges::default(),
         })

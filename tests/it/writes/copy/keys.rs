@@ -55,6 +55,7 @@ fn target() -> Arc<Target> {
         mark_function: "mark".to_owned(),
         truncate_function: None,
         update_changes_key: false,
+        runs_before_update: false,
         server_version: 15,
         copy: Ok(Copyable {
             columns: COLUMNS.iter().map(|c| Ident::new(*c)).collect(),
