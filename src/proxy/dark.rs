@@ -25,6 +25,9 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 const ROWS_MAX: usize = 10_000;
 /// A read that has failed is looked into again after this time at the earliest.
 const FAILED_EVERY: Duration = Duration::from_secs(10);
+/// The same where the shadow alone has failed. It may be no row's fault: the conditions of the shadow's form
+/// are worked out in another order, and one of them may guard another.
+const FOUND_EVERY: Duration = Duration::from_secs(3600);
 /// Texts of such reads that are told apart.
 const FAILED_KEPT: usize = 100;
 /// Differing rows that are shown in the log.
@@ -79,20 +82,20 @@ impl Job {
 pub(super) struct DarkReads {
     jobs: Option<mpsc::Sender<Arc<Job>>>,
     metrics: Metrics,
-    /// When a read that has failed was looked into, by the hash of its text.
-    failed: Cache<u64, Instant>,
+    failed: Arc<Failed>,
 }
 
 impl DarkReads {
     /// Starts the worker. Without a control connection every dark read is dropped.
     pub(super) fn start(options: &Options, metrics: &Metrics) -> Self {
         let metrics = metrics.clone();
+        let failed = Arc::new(Failed(Cache::new(FAILED_KEPT)));
         let jobs = options.control.clone().map(|control| {
             let (send, receive) = mpsc::channel(options.dark_reads_max.max(1));
-            tokio::spawn(work(control, metrics.clone(), receive));
+            tokio::spawn(work(control, (metrics.clone(), Arc::clone(&failed)), receive));
             send
         });
-        Self { jobs, metrics, failed: Cache::new(FAILED_KEPT) }
+        Self { jobs, metrics, failed }
     }
 
     /// Offers a comparison; it is dropped and counted when too many wait.
@@ -107,19 +110,40 @@ impl DarkReads {
     /// either table: each text is looked into now and then.
     pub(super) fn offer_failed(&self, text: &str, job: impl FnOnce() -> Option<Job>) {
         let Some(jobs) = &self.jobs else { return };
-        let mut hash = DefaultHasher::new();
-        text.hash(&mut hash);
-        let last = self.failed.get(&hash.finish());
-        if last.is_none_or(|last| last.elapsed() >= FAILED_EVERY)
+        if self.failed.is_due(text)
             && let Some(job) = job()
             && jobs.try_send(Arc::new(job)).is_ok()
         {
-            self.failed.insert(hash.finish(), Instant::now());
+            self.failed.wait(text, FAILED_EVERY);
         }
     }
 }
 
-async fn work(control: Database, metrics: Metrics, mut jobs: mpsc::Receiver<Arc<Job>>) {
+/// When reads that have failed may be looked into again, by the hashes of their texts.
+#[derive(Debug)]
+struct Failed(Cache<u64, Instant>);
+
+impl Failed {
+    fn key(text: &str) -> u64 {
+        let mut hash = DefaultHasher::new();
+        text.hash(&mut hash);
+        hash.finish()
+    }
+
+    fn is_due(&self, text: &str) -> bool {
+        self.0.get(&Self::key(text)).is_none_or(|next| next <= Instant::now())
+    }
+
+    fn wait(&self, text: &str, time: Duration) {
+        self.0.insert(Self::key(text), Instant::now() + time);
+    }
+}
+
+async fn work(
+    control: Database,
+    (metrics, failed): (Metrics, Arc<Failed>),
+    mut jobs: mpsc::Receiver<Arc<Job>>,
+) {
     let mut client: Option<Client> = None;
     let mut source_first = true;
     while let Some(job) = jobs.recv().await {
@@ -157,6 +181,9 @@ async fn work(control: Database, metrics: Metrics, mut jobs: mpsc::Receiver<Arc<
             && !job.is_void()
         {
             count("mismatched");
+            if job.question == Question::Fails {
+                failed.wait(&job.source_sql, FOUND_EVERY);
+            }
             mismatched(&mut client, &job, &difference).await;
         }
     }
