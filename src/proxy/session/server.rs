@@ -363,15 +363,19 @@ impl Session {
         self.skip_to_sync(out, Given::Yes);
     }
 
-    fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
-        let sqlstate = backend::sqlstate(body).unwrap_or_default();
-        let moved = self.has_moved(body);
-        let failed = match self.replies.front() {
+    /// The replies of the statement that the server runs.
+    fn running(&self) -> Option<&Rows> {
+        match self.replies.front() {
             Some(Expect::Query(rows)) => rows.front(),
             Some(Expect::Execute(_, rows)) => Some(rows),
             _ => None,
-        };
-        if let (Some(rows), None) = (failed, &moved) {
+        }
+    }
+
+    fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
+        let sqlstate = backend::sqlstate(body).unwrap_or_default();
+        let moved = self.has_moved(body);
+        if let (Some(rows), None) = (self.running(), &moved) {
             self.look_into_failed(rows, sqlstate);
         }
         if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
@@ -393,12 +397,7 @@ impl Session {
             Some(Expect::Bind(_, Some(bound))) => bound.form.as_deref(),
             _ => None,
         };
-        let called = match self.replies.front() {
-            Some(Expect::Query(rows)) => rows.front().map(Rows::called),
-            Some(Expect::Execute(_, rows)) => Some(rows.called()),
-            _ => None,
-        };
-        let called = called.unwrap_or_default();
+        let called = self.running().map(Rows::called).unwrap_or_default();
         let mut renamed = None;
         for (ours, theirs) in form.map(|form| form.renamed.as_slice()).unwrap_or_default() {
             let body = renamed.as_deref().unwrap_or(body);

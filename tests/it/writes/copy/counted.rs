@@ -5,7 +5,7 @@ use crate::live::raw::{frame, query};
 use crate::live::{Live, Pair, Raw, Table, text};
 use crate::support::assert_same;
 
-const TOML: &str = r#"
+pub(super) const TOML: &str = r#"
 [[migration]]
 name = "items_v2"
 source = "public.items"

@@ -1,6 +1,7 @@
 //! Options of COPY … FROM that change what a value means, which lines are rows and what is said of them: as
 //! the server has them, and the keys are still those of the rows. Options of later servers are errors before.
 
+use super::counted::TOML;
 use super::{data, every_way, extended};
 use crate::live::raw::{frame, query};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Table, text};
@@ -127,17 +128,6 @@ async fn frozen_rows_are_mirrored_behind_the_truncate_that_allows_them() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
-
-const TOML: &str = r#"
-[[migration]]
-name = "items_v2"
-source = "public.items"
-shadow = "public.items_v2"
-key = ["id"]
-[migration.columns]
-id = "id"
-note = "note"
-"#;
 
 const ITEMS: Table = Table {
     migration: "items_v2",
