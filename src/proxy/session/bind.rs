@@ -37,17 +37,6 @@ impl Session {
         statement.touched < current && statement.touched > self.groups.saturating_sub(unanswered)
     }
 
-    /// Whether a statement has been closed in the same group of frames: the server has it no more when it
-    /// comes to what is sent behind that.
-    fn is_closed_before(&self, name: &[u8]) -> bool {
-        let Some(statement) = self.names.statement(name) else { return false };
-        statement.touched == self.groups
-            && self.replies.iter().rev().any(|reply| match reply {
-                Expect::Close(_, Some(closed)) => closed.1 == statement.id,
-                _ => false,
-            })
-    }
-
     pub(super) fn on_bind(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
         let Some(bind) = frontend::bind(body) else {
@@ -56,7 +45,7 @@ impl Session {
         if self.waits_for_name(bind.statement, out) || self.waits_for_names(out) {
             return Flow::Hold;
         }
-        if self.is_closed_before(bind.statement) {
+        if self.is_dropped_before(bind.statement) {
             // To be refused by the server, whatever form a Bind would ask for.
             return self.pass_bind(frame, bind.portal, Portal::plain(), out);
         }
@@ -136,9 +125,26 @@ impl Session {
         match decision {
             Decision::Marked(marks) => {
                 let portal = Portal { marks: Some(Arc::new(marks)), ..portal };
-                self.pass_bind(frame, bind.portal, portal, out)
+                self.bind_as_written(frame, bind, portal, out)
             }
             Decision::Refused(report) => self.refuse_bind(report, out),
+            _ => self.bind_as_written(frame, bind, portal, out),
+        }
+    }
+
+    /// Binds what is under the name, of which the unnamed one may be a form of ours.
+    fn bind_as_written(
+        &mut self,
+        frame: &[u8],
+        bind: &frontend::Bind<'_>,
+        portal: Portal,
+        out: &mut Out,
+    ) -> Flow {
+        match bind.statement {
+            [] => {
+                self.retry.give_up();
+                self.bind_form(frame, bind, (None, FormKey::Original), portal, out)
+            }
             _ => self.pass_bind(frame, bind.portal, portal, out),
         }
     }

@@ -182,21 +182,19 @@ impl Session {
         match frontend::named(body) {
             Some(frontend::Named::Statement(name)) => {
                 let group = self.groups;
-                let statement = self.names.statement_mut(name).map(|s| {
-                    s.touched = group;
-                    &*s
-                });
-                closed = statement.map(|s| Box::new((Box::from(name), s.id)));
-                let extra: Vec<_> = statement
-                    .map(|s| s.extra.iter().map(|(_, name, _)| name.clone()).collect())
-                    .unwrap_or_default();
+                let mut extra = Vec::new();
+                if let Some(statement) = self.names.statement_mut(name) {
+                    statement.touched = group;
+                    extra = std::mem::take(&mut statement.extra);
+                    closed = Some(Box::new((Box::from(name), statement.id)));
+                }
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
                 let orphans = std::mem::take(&mut self.names.in_sql.orphans);
                 for form in self.names.in_sql.lose(name).into_iter().chain(orphans) {
                     crate::wire::build::close_statement(&mut out.to_server, form.as_bytes());
                     self.replies.push_back(Expect::Close(Reply::Swallow, None));
                 }
-                for name in extra {
+                for (_, name, _) in extra {
                     crate::wire::build::close_statement(&mut out.to_server, &name);
                     self.replies.push_back(Expect::Close(Reply::Swallow, None));
                 }

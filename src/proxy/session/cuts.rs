@@ -8,7 +8,7 @@
 mod record;
 mod script;
 
-use super::tests::{context, routes};
+use super::stand::{context, routes};
 use super::*;
 use crate::manifest::Unclassified;
 use crate::routing::Mirror;

@@ -150,6 +150,15 @@ pub(super) struct Form {
 }
 
 impl Expect {
+    /// The number of the client's statement that a Parse is of.
+    pub(super) fn parsed(&self) -> Option<u64> {
+        let Self::Parse(_, Some(undo)) = self else { return None };
+        match &**undo {
+            Undo::Client { id, .. } => Some(*id),
+            Undo::Form { .. } => None,
+        }
+    }
+
     /// Whether a mirrored write is behind it.
     pub(super) fn is_mirrored(&self) -> bool {
         match self {

@@ -14,6 +14,7 @@ mod dropped;
 mod execute;
 mod expect;
 mod fetch;
+mod gone;
 mod hidden;
 mod inject;
 mod marked;
@@ -34,6 +35,8 @@ mod watch;
 
 #[cfg(test)]
 mod cuts;
+#[cfg(test)]
+mod stand;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,7 @@ use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Form, Mirrors, Reply, Rows};
 use super::parse::one;
 use super::plan::Plan;
-use super::prepared::{FormKey, Marks, Meant, Names, Portal, form_name};
+use super::prepared::{FormKey, Marks, Meant, Names, Portal, Prepared, form_name};
 use super::query::Text;
 use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
@@ -281,7 +281,7 @@ impl Session {
         self.executed(routes, name, &[]).is_ok_and(|executed| may_write(&executed.known))
     }
 
-    /// Whether any statement prepared in SQL may write a migrated table.
+    /// Whether any statement that SQL can name may write a migrated table.
     pub(super) fn has_hidden_writes(&self, routes: &Routes) -> bool {
         let named = self.names.in_sql.named.values();
         let sent = self.replies.iter().any(|reply| match reply {
@@ -293,8 +293,10 @@ impl Session {
         let bytes_max = self.context.options.sql_bytes_max;
         let know =
             |named: &Named| understander.know(named.sql.as_bytes(), self.readable(), bytes_max);
+        let text = |s: &Prepared| understander.know(&s.sql, s.readable, bytes_max);
         sent || self.names.in_sql.has_unseen
             || named.into_iter().any(|named| may_write(&know(named)))
+            || self.names.named().any(|statement| may_write(&text(statement)))
     }
 
     /// Decides what an EXECUTE executes, and the form that the client's own text goes by.
@@ -562,15 +564,6 @@ impl Session {
         let bound = Names::asked(bound, bind.portal, (ours, bind.statement));
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
-    }
-
-    /// A change has happened at the server.
-    pub(super) fn names_changed(&mut self, change: &Change) {
-        if let Change::Prepared(named) = change {
-            // The server had no statement of that name.
-            self.names.forget_statement(named.name.as_bytes());
-        }
-        self.names.in_sql.apply(change);
     }
 }
 

@@ -20,6 +20,11 @@ impl Session {
             return Flow::Done;
         };
         if self.is_parsed_again(&view, &routes) {
+            let group = self.groups;
+            if let Some(unnamed) = self.names.statement_mut(view.name).filter(|_| view.name == b"")
+            {
+                unnamed.touched = group;
+            }
             self.retry.give_up();
             out.to_server.extend_from_slice(frame);
             self.replies.push_back(Expect::Parse(Reply::Forward, None));
@@ -44,7 +49,7 @@ impl Session {
                 self.inject_facts(&understander, Protocol::Extended, out);
                 return Flow::Hold;
             }
-            own = self.current_form(&case);
+            own = self.parsed_form(view.name, &case);
             meant = self.meant_now(&case);
             self.facts_used();
         }
@@ -70,6 +75,7 @@ impl Session {
         };
         self.names.statement(view.name).is_some_and(same)
             && self.is_plain(view.name, routes.generation)
+            && !self.is_dropped_before(view.name)
     }
 
     fn put_statement(
@@ -118,7 +124,16 @@ impl Session {
         stale && !self.has_failed() && !self.retry.forces_source() && case.needs_facts()
     }
 
-    /// The form that a Bind right now would ask for. It decides nothing: the Bind does.
+    /// The form that a statement is parsed in. Under a name it is the client's own text: SQL may say the
+    /// name, and show or describe what it stands for. The one without a name is bound at once as a rule:
+    /// it is parsed in the form that a Bind right now would ask for. Which form is bound, the Bind decides.
+    fn parsed_form(&mut self, name: &[u8], case: &Case<'_>) -> (FormKey, Option<Arc<Form>>) {
+        match name {
+            [] => self.current_form(case),
+            _ => (self.form_as_written(case), None),
+        }
+    }
+
     fn current_form(&mut self, case: &Case<'_>) -> (FormKey, Option<Arc<Form>>) {
         let generation = case.routes.generation;
         let key = match &case.statement.class {
@@ -160,8 +175,7 @@ impl Session {
         Flow::Done
     }
 
-    /// What is done with the description of a statement: it is that of the form under the
-    /// client's name.
+    /// What is done with the description of a statement: it is that of the form that was parsed.
     fn statement_rows(&mut self, name: &[u8], routes: &Arc<Routes>) -> Rows {
         let Some(statement) = self.names.statement(name) else { return Rows::Plain };
         let (key, Some(form)) = statement.own.clone() else { return Rows::Plain };

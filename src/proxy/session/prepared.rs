@@ -1,9 +1,10 @@
 //! Prepared statements and portals as the client knows them.
 //!
 //! A statement is remembered by its original text. At the server it may exist in several forms
-//! (as written, mirrored in some mode, on the shadow): the form that was current at Parse has the
-//! client's own name, others get names of ours and are prepared when a Bind first needs them. So
-//! a routing change reaches statements that were prepared hours ago.
+//! (as written, mirrored in some mode, on the shadow): under the client's own name it is as written,
+//! others get names of ours and are prepared when a Bind first needs them. So a routing change reaches
+//! statements that were prepared hours ago. The unnamed statement is only one: it is parsed in the
+//! form that is current.
 
 use super::expect::{Form, Rows};
 use super::watch::Watch;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 const NAME_BYTES_MAX: usize = 63;
 
 /// As much of a name as counts.
-fn counting(name: &[u8]) -> &[u8] {
+pub(super) fn counting(name: &[u8]) -> &[u8] {
     name.get(..NAME_BYTES_MAX).unwrap_or(name)
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Prepared {
     pub(super) types: Box<[u8]>,
     /// What the text means, for one generation of targets.
     pub(super) known: (u64, Known),
-    /// The form under the client's name.
+    /// The form that was parsed.
     pub(super) own: (FormKey, Option<Arc<Form>>),
     /// What its names meant when the server last looked them up, if that is known.
     pub(super) meant: Option<Meant>,
@@ -79,6 +80,11 @@ impl Prepared {
         }
         let (_, name, form) = self.extra.iter().find(|(k, _, _)| *k == key)?;
         Some((name.clone(), Some(Arc::clone(form))))
+    }
+
+    /// The server's names of the further forms.
+    pub(super) fn forms(&self) -> impl Iterator<Item = String> {
+        self.extra.iter().map(|(key, ..)| form_name(self.id, *key))
     }
 
     /// A name of ours for one more form.
@@ -274,9 +280,31 @@ impl Names {
         self.statements.put(name, statement)
     }
 
-    /// The server has another statement of this name by now.
-    pub(super) fn forget_statement(&mut self, name: &[u8]) {
-        self.statements.remove(name);
+    /// Whether any statement has a name.
+    pub(super) fn has_named(&self) -> bool {
+        !self.statements.named.is_empty()
+    }
+
+    /// Those that have a name.
+    pub(super) fn named(&self) -> impl Iterator<Item = &Prepared> {
+        self.statements.named.values()
+    }
+
+    /// Forgets the statements for which this says no; returns the server's names of what is left of them.
+    pub(super) fn keep(&mut self, keeps: impl Fn(&[u8], u64) -> bool) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut stays = |name: &[u8], statement: &mut Prepared| {
+            let stays = keeps(name, statement.id);
+            if !stays {
+                left.extend(statement.forms());
+            }
+            stays
+        };
+        if self.statements.unnamed.as_mut().is_some_and(|s| !stays(b"", s)) {
+            self.statements.unnamed = None;
+        }
+        self.statements.named.retain(|name, statement| stays(name, statement));
+        left
     }
 
     /// A text that was not read may have given names to other statements.

@@ -60,10 +60,11 @@ impl Session {
         }
     }
 
-    /// Whether a text may run a write that SQL-level PREPARE has hidden.
+    /// Whether a text may run a write that a name hides.
     pub(super) fn may_execute_hidden(&self, sql: &[u8], routes: &Routes) -> bool {
         let in_sql = &self.names.in_sql;
-        if !self.names.hidden_writes && !in_sql.used && !in_sql.has_unseen {
+        let any_name = in_sql.used || in_sql.has_unseen || self.names.has_named();
+        if !self.names.hidden_writes && !any_name {
             return false;
         }
         hidden::may_execute(sql) && (self.names.hidden_writes || self.has_hidden_writes(routes))

@@ -201,7 +201,7 @@ impl Session {
             Expect::Bind(reply, _) => Self::fate(*reply),
             Expect::Close(reply, closed) => {
                 if let Some(closed) = closed.take() {
-                    self.names.close(&closed.0, closed.1);
+                    self.is_gone(&closed.0);
                     self.lose_executed(closed.1);
                 }
                 Self::fate(*reply)
@@ -467,6 +467,7 @@ impl Session {
             None | Some(Expect::Startup | Expect::Sync(_) | Expect::Commit) => return,
             Some(_) => {}
         }
+        self.unnamed_is_gone();
         let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
         let mut unbound = Vec::new();
         while let Some(front) = self.replies.front_mut() {
@@ -538,6 +539,7 @@ impl Session {
                 return Fate::Forward;
             }
             Some(Expect::Sync(Reply::Swallow)) => return Fate::Swallow,
+            Some(Expect::Query(_)) => self.unnamed_is_dropped(),
             Some(Expect::Completion(mut completion)) => out.to_client.append(&mut completion),
             _ => {}
         }

@@ -1,73 +1,13 @@
 //! The session as bytes in, bytes out: what the server gets, what the client gets, whatever the
 //! cuts between reads are. What the forms do is tested on a real server.
 
-use super::super::limits::{Keepalive, Limits};
-use super::super::{Address, Options, Server};
+use super::stand::{context, routes};
 use super::*;
-use crate::manifest::{Percent, Scans, Sticky, Unclassified};
-use crate::routing::{Gate, Handle, Mirror, Route};
-use crate::sql::ident::{Ident, QualifiedName};
-use crate::sql::target::{Functions, Privileges, SyncMode, Target};
-use crate::telemetry::Metrics;
-use crate::tls::Dialer;
+use crate::manifest::Unclassified;
+use crate::routing::{Handle, Mirror};
+use crate::sql::target::SyncMode;
 use crate::wire::backend::push_frame;
 use crate::wire::build;
-use std::time::Duration;
-
-pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
-    let target = Target {
-        migration: "m".into(),
-        source: QualifiedName::parse("public.orders").unwrap(),
-        shadow: QualifiedName::parse("public.orders_v2").unwrap(),
-        source_oid: 1,
-        shadow_oid: 2,
-        parts: Default::default(),
-        key: vec![Ident::new("id")],
-        columns: Vec::new(),
-        old_shape: Err(String::new()),
-        sync_function: "sync".into(),
-        follow_function: None,
-        truncate_function: Some("truncated".into()),
-        mark_function: "mark".into(),
-        server_version: 15,
-        copy: Err(crate::sql::reason::Reason::CopyOption),
-        update_changes_key: false,
-        runs_before_update: false,
-        counted: None,
-        privileges: Privileges::default(),
-    };
-    let route = Route {
-        target: Arc::new(target),
-        mirror,
-        reads: Percent::ZERO,
-        dark_reads: Percent::ZERO,
-        sticky: Sticky::Session,
-        scans: Scans::Source,
-        unclassified,
-        gate: Arc::new(Gate::default()),
-    };
-    let functions = Arc::new(Functions::default());
-    Routes { epoch: 1, generation: 1, routes: vec![Arc::new(route)], functions }
-}
-
-/// What a session by these routes shares, and how they change.
-pub(super) fn context(routes: Routes) -> (Arc<Context>, Arc<Handle>) {
-    let options = Options {
-        server: Server { address: Address::Unix("nowhere".into()), tls: Dialer::disabled() },
-        clients: Arc::default(),
-        verifier_query: String::new(),
-        control: None,
-        dark_reads_max: 1,
-        workers: 1,
-        sql_bytes_max: 1 << 20,
-        sql_buffer_bytes_max: 1 << 26,
-        limits: Arc::new(arc_swap::ArcSwap::from_pointee(LIMITS)),
-        workload: Arc::default(),
-    };
-    let handle = Handle::new(routes);
-    let metrics = Metrics::new().unwrap();
-    (Context::new(Arc::new(options), Arc::clone(&handle), metrics), handle)
-}
 
 struct Peer {
     session: Session,
@@ -75,15 +15,6 @@ struct Peer {
     out: Out,
     waiting: Vec<u8>,
 }
-
-const LIMITS: Limits = Limits {
-    clients_max: 1,
-    startup_timeout: Duration::from_secs(1),
-    idle_timeout: None,
-    drain_timeout: Duration::from_secs(1),
-    connect_timeout: Duration::from_secs(1),
-    keepalive: Keepalive { idle: Duration::ZERO, interval: Duration::ZERO, count: 0 },
-};
 
 impl Peer {
     fn new(routes: Routes) -> Self {
@@ -131,6 +62,8 @@ pub(super) fn frames(parts: &[(u8, &[u8])]) -> Vec<u8> {
     parts.iter().flat_map(|(tag, body)| frame(*tag, body)).collect()
 }
 
+/// The same of the unnamed statement.
+const UNNAMED: (u8, &[u8]) = (b'B', b"\0\0\0\0\0\0\0\0");
 const SYNC: (u8, &[u8]) = (b'S', b"");
 const BIND: (u8, &[u8]) = (b'B', b"\0s\0\0\0\0\0\0\0");
 const EXECUTE: (u8, &[u8]) = (b'E', b"\0\0\0\0\x01");
@@ -141,9 +74,19 @@ fn batch(outcome: u8) -> Vec<u8> {
 }
 
 pub(super) fn prepare(sql: &str) -> Vec<u8> {
+    parse(b"s", sql)
+}
+
+fn parse(name: &[u8], sql: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    build::parse(&mut out, b"s", sql, &[]);
+    build::parse(&mut out, name, sql, &[]);
     out
+}
+
+/// Without where its statement is made.
+fn bound_once(sent: &[u8]) -> &[u8] {
+    let at = sent.windows(5).position(|w| w.starts_with(b"B\0\0") && w[4] < 64);
+    at.map_or(sent, |at| &sent[at..])
 }
 
 fn texts(bytes: &[u8]) -> String {
@@ -154,14 +97,14 @@ fn texts(bytes: &[u8]) -> String {
 fn a_mirrored_write_looks_like_the_write_itself() {
     let mut peer = Peer::mirrored();
     let update = "UPDATE public.orders SET a = 1";
-    let sent = peer.client(&prepare(update));
+    let sent = peer.client(&parse(b"", update));
     assert!(
         texts(&sent).contains("WITH \"pgsegue w\" AS (UPDATE public.orders SET a = 1 RETURNING")
     );
-    let rest = peer.client(&frames(&[(b'D', b"Ss\0"), BIND, EXECUTE, SYNC]));
+    let rest = peer.client(&frames(&[(b'D', b"S\0"), UNNAMED, EXECUTE, SYNC]));
     // Some drivers ask a write for one row: the mirrored form is asked for all.
     let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
-    assert_eq!(rest, frames(&[(b'D', b"Ss\0"), BIND, unlimited, SYNC]));
+    assert_eq!(rest, frames(&[(b'D', b"S\0"), UNNAMED, unlimited, SYNC]));
     let described = frames(&[(b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0")]);
     assert_eq!(peer.server(&described), frames(&[(b'1', b""), (b't', b"\0\0"), (b'n', b"")]));
     let replies = [frame(b'2', b""), frame(b'D', &batch(b'0')), frame(b'D', &batch(b'0'))];
@@ -238,7 +181,7 @@ fn a_lock_timeout_makes_the_rest_of_the_transaction_only_record() {
 fn an_error_in_a_pipeline_skips_to_its_sync() {
     let mut peer = Peer::mirrored();
     let update = "UPDATE public.orders SET a = 1";
-    let group = [prepare(update), frames(&[BIND, EXECUTE, SYNC])].concat();
+    let group = [parse(b"", update), frames(&[UNNAMED, EXECUTE, SYNC])].concat();
     peer.client(&group);
     peer.client(&frame(b'Q', b"SELECT 1\0"));
     let error = frames(&[(b'E', b"SERROR\0C42P01\0P34\0\0"), READY]);
@@ -247,7 +190,19 @@ fn an_error_in_a_pipeline_skips_to_its_sync() {
     let row = frames(&[(b'T', b"\0\0"), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), READY]);
     assert_eq!(peer.server(&row), row);
     // The failed Parse has left no statement: the next Bind passes, and the server says so.
-    assert_eq!(peer.client(&frames(&[BIND])), frames(&[BIND]));
+    assert_eq!(peer.client(&frames(&[UNNAMED])), frames(&[UNNAMED]));
+}
+
+#[test]
+fn under_a_name_the_server_has_the_clients_own_text() {
+    let mut peer = Peer::mirrored();
+    let asked = [prepare("UPDATE public.orders SET a = 1"), frames(&[(b'D', b"Ss\0"), SYNC])];
+    assert_eq!(peer.client(&asked.concat()), asked.concat());
+    let described = frames(&[(b'1', b""), (b't', b"\0\0"), (b'n', b""), READY]);
+    assert_eq!(peer.server(&described), described);
+    let sent = peer.client(&frames(&[BIND, EXECUTE, SYNC]));
+    let bound = frame(b'B', b"\0pgsegue 1 mirrored 1 1\0\0\0\0\0\0\0");
+    assert_eq!(bound_once(&sent), [bound, frames(&[(b'E', b"\0\0\0\0\0"), SYNC])].concat());
 }
 
 #[test]
@@ -336,11 +291,11 @@ fn a_bind_waits_until_a_parse_of_its_name_in_an_earlier_group_is_answered() {
     let sent = peer.client(&[rejected.clone(), group].concat());
     assert_eq!(sent, [rejected, frames(&[(b'H', b"")])].concat(), "it waits");
     peer.server(&frames(&[(b'E', b"SERROR\0C42P05\0\0"), READY]));
-    let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
-    assert_eq!(std::mem::take(&mut peer.out.to_server), frames(&[BIND, unlimited, SYNC]));
-    let replies = [frame(b'2', b""), frame(b'D', &batch(b'0'))].concat();
+    let sent = std::mem::take(&mut peer.out.to_server);
+    assert!(texts(&sent).contains("UPDATE public.orders SET a = 1 RETURNING"));
+    let replies = [frames(&[(b'3', b""), (b'1', b""), (b'2', b"")]), frame(b'D', &batch(b'0'))];
     let done = frames(&[(b'C', b"SELECT 1\0"), READY]);
-    let seen = peer.server(&[replies, done].concat());
+    let seen = peer.server(&[replies.concat(), done].concat());
     assert_eq!(seen, frames(&[(b'2', b""), (b'C', b"UPDATE 3\0"), READY]));
 }
 
@@ -355,9 +310,8 @@ fn a_name_means_what_it_meant_before_several_parses_of_it_were_rejected() {
         peer.server(&frames(&[(b'E', b"SERROR\0C42P05\0\0"), READY]));
     }
     // The server runs the UPDATE: it is mirrored.
-    let unlimited: (u8, &[u8]) = (b'E', b"\0\0\0\0\0");
     let sent = peer.client(&frames(&[BIND, EXECUTE, SYNC]));
-    assert_eq!(sent, frames(&[BIND, unlimited, SYNC]));
+    assert!(texts(&sent).contains("UPDATE public.orders SET a = 1 RETURNING"));
 }
 
 #[test]
@@ -449,9 +403,10 @@ fn the_cuts_between_reads_change_nothing() {
         frames(&[(b'T', b"\0\0"), (b'N', b"SNOTICE\0\0")]),
         frame(b'D', &[0, 3, 0, 0, 0, 1, b'0', 0, 0, 0, 1, b'9', 0, 0, 0, 1, b'x']),
         frames(&[(b'C', b"SELECT 1\0"), READY]),
-        frames(&[(b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0"), (b'2', b"")]),
+        frames(&[(b'1', b""), (b't', b"\0\0"), (b'n', b"")]),
+        frames(&[(b'3', b""), (b'1', b""), (b'2', b"")]),
         frame(b'D', &batch(b'0')),
-        frames(&[(b'C', b"SELECT 1\0"), (b'3', b""), READY]),
+        frames(&[(b'C', b"SELECT 1\0"), (b'3', b""), (b'3', b""), READY]),
         frames(&[(b'T', b"\0\0"), (b'D', b"\0\0"), (b'C', b"SELECT 1\0"), (b'T', b"\0\0")]),
         frame(b'D', &batch(b'0')),
         frames(&[(b'C', b"SELECT 1\0"), READY]),

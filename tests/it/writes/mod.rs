@@ -6,6 +6,7 @@ mod copy;
 mod ddl;
 mod executed;
 mod fields;
+mod gone;
 mod inherited;
 mod inside;
 mod keys;

@@ -1,0 +1,96 @@
+//! Statements of the protocol that the server has no more, by DEALLOCATE, DISCARD, Close, a Parse of the
+//! unnamed one, or a simple query, which drops that. Were they kept here, a later Bind would have a form
+//! prepared of what the client is to be told does not exist.
+//!
+//! What is answered is forgotten. What is not yet, but would be at the server's turn, is to be refused by
+//! the server: such a Bind goes on as it came.
+
+use super::Session;
+use super::expect::Expect;
+use super::named::Change;
+use super::prepared::{Undo, counting};
+use std::collections::HashSet;
+
+impl Session {
+    /// A change has happened at the server.
+    pub(super) fn names_changed(&mut self, change: &Change) {
+        match change {
+            // The server had no statement of the name that is prepared.
+            Change::Prepared(named) => self.is_gone(named.name.as_bytes()),
+            Change::Dropped(name) => {
+                self.is_gone(name.as_bytes());
+            }
+            Change::AllDropped => self.are_gone(|_| true),
+            Change::Form(..) => {}
+        }
+        self.names.in_sql.apply(change);
+    }
+
+    /// The server has dropped the statements of these names. What has been sent behind may have given a
+    /// name to another one.
+    pub(super) fn are_gone(&mut self, gone: impl Fn(&[u8]) -> bool) {
+        let later: HashSet<u64> = self.replies.iter().filter_map(Expect::parsed).collect();
+        for reply in &mut self.replies {
+            if let Expect::Parse(_, Some(undo)) = reply
+                && let Undo::Client { name, previous, .. } = &mut **undo
+                && gone(name)
+                && previous.as_ref().is_some_and(|p| !later.contains(&p.id))
+            {
+                let left = previous.take();
+                self.names.in_sql.orphans.extend(left.iter().flat_map(|p| p.forms()));
+            }
+        }
+        let left = self.names.keep(|name, id| !gone(name) || later.contains(&id));
+        self.names.in_sql.orphans.extend(left);
+    }
+
+    pub(super) fn is_gone(&mut self, name: &[u8]) {
+        if self.names.statement(name).is_some() {
+            let name = counting(name);
+            self.are_gone(|other| counting(other) == name);
+        }
+    }
+
+    /// A Parse of the unnamed statement has failed: the one before is gone, too.
+    pub(super) fn unnamed_is_gone(&mut self) {
+        if let Some(Expect::Parse(_, Some(undo))) = self.replies.front_mut()
+            && let Undo::Client { name, previous, .. } = &mut **undo
+            && name.is_empty()
+        {
+            *previous = None;
+        }
+    }
+
+    /// Whether what was sent in the same group drops the statement: the server has it no more when it
+    /// comes to what is sent behind that.
+    pub(super) fn is_dropped_before(&self, name: &[u8]) -> bool {
+        let Some(statement) = self.names.statement(name) else { return false };
+        if statement.touched != self.groups && !self.names.in_sql.used {
+            return false;
+        }
+        for reply in self.replies.iter().rev() {
+            match reply {
+                Expect::Sync(_) | Expect::Query(_) => return false,
+                Expect::Close(_, Some(closed)) if closed.1 == statement.id => return true,
+                Expect::Execute(_, rows) => match rows.change().map(|change| &**change) {
+                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == name => return true,
+                    Some(Change::AllDropped) => return true,
+                    _ => {}
+                },
+                reply if reply.parsed() == Some(statement.id) => return false,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// A simple query has been answered. A Parse behind it has made the unnamed statement anew, be it of the
+    /// same text.
+    pub(super) fn unnamed_is_dropped(&mut self) {
+        let unanswered = u64::try_from(self.epochs.len()).unwrap_or(u64::MAX);
+        let answered = (self.groups + 1).saturating_sub(unanswered);
+        if self.names.statement(b"").is_some_and(|s| s.touched <= answered) {
+            self.is_gone(b"");
+        }
+    }
+}
