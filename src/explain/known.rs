@@ -9,7 +9,7 @@ use crate::sql::lex::{identifier, tokens};
 use crate::sql::mention::{Spelling, Table};
 use crate::sql::prepare::Prepare;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Name, Statement, main_verb, understand};
+use crate::sql::statement::{Class, Defined, Effect, Name, Statement, main_verb, understand};
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::sql::truncate::{Extent, Reach, Truncate};
 use crate::sql::write::{Feed, Modes, Write};
@@ -149,6 +149,13 @@ impl Known {
             said.route("passthrough", "source", why);
         }
         said.unchanged();
+        if matches!(statement.effect, Effect::Defines(Defined::Way, ..)) {
+            said.note(
+                "while the migration runs, it is recorded in the same transaction that any row may \
+                 be stale: by what it defines the table may be written unseen"
+                    .to_owned(),
+            );
+        }
     }
 
     /// PREPARE goes as it is; what EXECUTE sends follows from the statement in it.

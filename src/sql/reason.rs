@@ -62,6 +62,8 @@ reasons! {
         "write the tables by name in statements of their own, outside of DO or CALL";
     Through: "it calls or writes what may write a migrated table",
         "write the table by its own name; declare functions that only read STABLE";
+    Defines: "it defines something by which the table may be written",
+        "nothing: the migration is verified again; define it before the migration begins";
     WithList: "a WITH list that is not understood",
         "drop SEARCH and CYCLE from the WITH list, or compute it in a statement before";
     DataModifyingWith: "a data-modifying WITH",

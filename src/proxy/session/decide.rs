@@ -13,7 +13,7 @@ use crate::routing::{Mirror, Route, Routes};
 use crate::sql::read::Fit;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
-use crate::sql::statement::{Class, Isolation, Name, Statement};
+use crate::sql::statement::{Class, Defined, Effect, Isolation, Name, Statement};
 use crate::sql::target::SyncMode;
 use crate::sql::write::{Layout, Modes, Told, Write};
 use crate::wire::build::{Report, Severity};
@@ -151,9 +151,8 @@ impl Session {
                 unsure(Reason::FailedTransaction)
             }
             Class::Unclassified(why) if self.cannot_ask(case) => unsure(*why),
-            Class::Passthrough | Class::Prepare(_) | Class::Deallocate(_) => {
-                Decision::Original(None)
-            }
+            Class::Passthrough => Self::decide_passed(case),
+            Class::Prepare(_) | Class::Deallocate(_) => Decision::Original(None),
             // Where it is known what that is, this has been asked of it.
             Class::Execute(_) => unsure(Reason::ExecuteOfWrite),
             Class::Truncate(truncate) => self.decide_truncate(case, truncate),
@@ -179,6 +178,21 @@ impl Session {
                 }
             }
             Class::Unclassified(why) => self.decide_unclassified(case, *why),
+        }
+    }
+
+    /// What a statement defines may be used, and be gone again, before the catalog has been looked at: it is
+    /// marked in the same transaction. It is none that could be refused.
+    fn decide_passed(case: &Case<'_>) -> Decision {
+        let Effect::Defines(Defined::Way, targets, _) = case.statement.effect else {
+            return Decision::Original(None);
+        };
+        let routes = case.routes.routes.iter().enumerate();
+        let named = routes.filter(|(target, r)| targets.has(*target) && r.mirror != Mirror::Off);
+        let routes: Vec<_> = named.map(|(_, route)| Arc::clone(route)).collect();
+        match routes.is_empty() {
+            true => Decision::Original(None),
+            false => Decision::Marked(Marks { routes, why: Reason::Defines }),
         }
     }
 

@@ -100,7 +100,9 @@ async fn what_changes_neither_rows_nor_functions_comes_through() {
         pair.simple(sql).await;
     }
     pair.simple("UPDATE orders SET total = total + 1").await;
-    assert!(live.statements("recorded", "write") < 0.5);
+    // By the view the table may be written before it is known.
+    let recorded = live.statements("recorded", "write");
+    assert!((recorded - 1.0).abs() < 0.5, "{recorded}");
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 

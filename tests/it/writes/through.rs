@@ -281,6 +281,15 @@ async fn what_is_written_by_something_made_and_dropped_at_once_is_read_and_found
         assert_eq!(text(&other, READ).await, total, "{texts:?}");
         live.orders_in_step().await;
     }
+    // It is on record in the transaction that defines it, whatever becomes of the proxy.
+    let marked = "SELECT count(*) FROM pgsegue.dirty_keys WHERE key IS NULL";
+    for define in [AT_ONCE[1][0], AT_ONCE[2][0], AT_ONCE[3][0]] {
+        live.until_shadow_serves(&other, READ).await;
+        client.batch_execute(&format!("BEGIN; {}", define.replace("TOTAL", "1"))).await.unwrap();
+        assert_eq!(text(&client, marked).await, "1", "{define}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    live.until_shadow_serves(&other, READ).await;
     // A view that is there to stay costs one verify, and its reads none.
     client.batch_execute("CREATE VIEW kept AS SELECT count(*) FROM orders").await.unwrap();
     live.until_shadow_serves(&other, READ).await;
