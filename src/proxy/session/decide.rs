@@ -337,8 +337,10 @@ impl Session {
         if self.transaction.defines_ways() {
             return None;
         }
-        // A write that is not answered yet may turn out to have recorded dirty keys.
-        if self.replies.iter().any(super::expect::Expect::is_mirrored) {
+        // A write that is not answered yet may turn out to have recorded dirty keys. While another
+        // statement waits, another session may record some, and be told that it has committed them:
+        // what is read behind that is as new as they are.
+        if self.replies.iter().any(super::expect::Expect::may_wait) {
             return None;
         }
         for target in fit.targets() {

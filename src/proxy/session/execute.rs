@@ -53,7 +53,11 @@ impl Session {
         }
         let watch = name.and_then(|name| self.names.take_watch(name));
         let dropped = self.forms_dropped(&portal.rows);
-        let rows = Rows::of_portal(&portal).watched(watch);
+        let rows = match (portal.effect, &portal.rows) {
+            (Effect::Begin(_), Rows::Plain) => Rows::Begins,
+            _ => Rows::of_portal(&portal),
+        };
+        let rows = rows.watched(watch);
         self.replies.push_back(Expect::Execute(Reply::Forward, rows));
         self.drop_forms(dropped, out);
         if let Some(steps) = &portal.steps {
@@ -93,7 +97,7 @@ impl Session {
             Rows::Mirrored(_) | Rows::Copied(_) => self.count("mirrored", "write"),
             Rows::Read(read) => match read.served_by {
                 ServedBy::Shadow(..) => self.count("shadow", "read"),
-                ServedBy::Source => {}
+                ServedBy::Source(_) => {}
             },
             _ => {}
         }

@@ -65,6 +65,8 @@ pub(super) enum Reply {
 pub(super) enum Rows {
     /// Nothing: they go on as they come.
     Plain,
+    /// The same, of a statement that begins a transaction block.
+    Begins,
     /// The client has the description already.
     Undescribed,
     /// Those of a mirrored write.
@@ -133,9 +135,16 @@ pub(super) struct ReadRows {
 #[derive(Debug, Clone)]
 pub(super) enum ServedBy {
     /// The table that the client named.
-    Source,
+    Source(Waits),
     /// The shadow; its description is replaced by the source's.
     Shadow(Arc<Form>, Arc<crate::proxy::vet::Native>),
+}
+
+/// Whether a query may wait for other transactions: it locks rows, or calls what may do anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    Never,
+    Perhaps,
 }
 
 /// A statement in the form it was sent in, with the client's text.
@@ -159,15 +168,21 @@ impl Expect {
         }
     }
 
-    /// Whether a mirrored write is behind it.
-    pub(super) fn is_mirrored(&self) -> bool {
+    /// Whether it may wait for other transactions, or write: what is sent behind it begins nobody knows when.
+    pub(super) fn may_wait(&self) -> bool {
         match self {
-            Self::Execute(_, rows) => {
-                rows.mirrored().is_some() || matches!(rows.bare(), Rows::Copied(_))
-            }
-            Self::Behind(_) => true,
-            Self::Query(rows) => rows.iter().any(|r| r.mirrored().is_some()),
-            _ => false,
+            Self::Execute(_, rows) => rows.may_wait(),
+            Self::Query(rows) => rows.is_empty() || rows.iter().any(Rows::may_wait),
+            Self::Commit | Self::Before(_) | Self::Behind(_) | Self::Completion(_) => true,
+            Self::Startup
+            | Self::Parse(..)
+            | Self::Bind(..)
+            | Self::Describe(..)
+            | Self::Close(..)
+            | Self::Probe(_)
+            | Self::Refusal(_)
+            | Self::Sync(_)
+            | Self::CopyEnd => false,
         }
     }
 }
@@ -209,11 +224,12 @@ impl Rows {
             Self::Mirrored(m) => Some(&m.form),
             Self::Read(r) => match &r.served_by {
                 ServedBy::Shadow(form, _) => Some(form),
-                ServedBy::Source => None,
+                ServedBy::Source(_) => None,
             },
             Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Followed(form) | Self::Steps(_, form) | Self::Names(_, form) => form.as_deref(),
             Self::Plain
+            | Self::Begins
             | Self::Undescribed
             | Self::Fetched(_)
             | Self::Copied(_)
@@ -229,7 +245,7 @@ impl Rows {
             Self::Among(form) => Some(Arc::clone(form)),
             Self::Read(r) => match &r.served_by {
                 ServedBy::Shadow(form, _) => Some(Arc::clone(form)),
-                ServedBy::Source => None,
+                ServedBy::Source(_) => None,
             },
             _ => None,
         }
@@ -238,8 +254,10 @@ impl Rows {
     /// Whether rows go on as they come, with nothing to be noted.
     pub(super) fn rows_pass(&self) -> bool {
         match self {
-            Self::Plain | Self::Undescribed | Self::Refused(_) | Self::Among(_) => true,
-            Self::Read(read) => matches!(read.served_by, ServedBy::Source),
+            Self::Plain | Self::Begins | Self::Undescribed | Self::Refused(_) | Self::Among(_) => {
+                true
+            }
+            Self::Read(read) => matches!(read.served_by, ServedBy::Source(_)),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
             Self::Copied(_)
             | Self::Fetched(_)
@@ -267,6 +285,17 @@ impl Rows {
         self
     }
 
+    /// Whether the statement may wait for other transactions, or write.
+    fn may_wait(&self) -> bool {
+        match self.bare() {
+            Self::Begins => false,
+            Self::Read(read) => {
+                !matches!(read.served_by, ServedBy::Shadow(..) | ServedBy::Source(Waits::Never))
+            }
+            _ => true,
+        }
+    }
+
     /// Whether the shadow answers.
     pub(super) fn is_on_shadow(&self) -> bool {
         matches!(self.bare(), Self::Read(r) if matches!(r.served_by, ServedBy::Shadow(..)))
@@ -287,6 +316,7 @@ impl Rows {
             Self::Mirrored(m) | Self::Fetched(m) => Some(m),
             Self::Watched(watched) => watched.1.mirrored(),
             Self::Plain
+            | Self::Begins
             | Self::Undescribed
             | Self::Copied(_)
             | Self::Read(_)

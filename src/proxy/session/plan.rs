@@ -331,7 +331,8 @@ impl Plan {
                     *slot = Arc::clone(&form);
                 }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
-                Rows::Undescribed
+                Rows::Begins
+                | Rows::Undescribed
                 | Rows::Fetched(_)
                 | Rows::Copied(_)
                 | Rows::Refused(_)

@@ -1,7 +1,7 @@
 //! Simple queries: one text, any number of statements.
 
 use super::decide::{Case, Decision};
-use super::expect::{Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy};
+use super::expect::{Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, Waits};
 use super::hidden;
 use super::inject::Isolated;
 use super::plan::Plan;
@@ -256,9 +256,10 @@ impl Session {
         route: Option<Arc<crate::routing::Route>>,
     ) -> Rows {
         match (&case.statement.class, route) {
-            (Class::Read(_), Some(route)) => {
+            (Class::Read(read), Some(route)) => {
                 self.count("source", "read");
-                Self::read_rows(route, ServedBy::Source)
+                let waits = if read.fit.is_ok() { Waits::Never } else { Waits::Perhaps };
+                Self::read_rows(route, ServedBy::Source(waits))
             }
             (Class::Read(_), None) => {
                 self.count("passthrough", "read");

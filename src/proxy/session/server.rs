@@ -295,7 +295,9 @@ impl Session {
             }
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
             Rows::Mark(_) => Fate::Swallow,
-            Rows::Plain | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => Fate::Forward,
+            Rows::Plain | Rows::Begins | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => {
+                Fate::Forward
+            }
             Rows::Names(change, _) => {
                 let change = Arc::clone(change);
                 if tag == b'C' {
@@ -329,7 +331,7 @@ impl Session {
             (b'D', ServedBy::Shadow(..)) => Fate::Forward,
             (b'C' | b's', served_by) => {
                 let route = match served_by {
-                    ServedBy::Source => {
+                    ServedBy::Source(_) => {
                         self.transaction.has_read();
                         "source"
                     }

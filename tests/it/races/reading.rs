@@ -1,8 +1,10 @@
 //! Transactions that read while the routes change.
 
 use super::run;
+use crate::live::raw::{bind, execute, parse, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, text};
 use crate::support::eventually;
+use tokio::io::AsyncWriteExt as _;
 
 const READ: &str = "SELECT total FROM orders WHERE id = 5";
 
@@ -228,4 +230,62 @@ async fn a_read_pipelined_behind_writes_that_only_record_sees_them() {
     assert_eq!(seen.unwrap().get::<_, i32>(0), 120);
     run(&client, "COMMIT").await;
     live.orders_in_step().await;
+}
+
+/// What a session sends behind a statement that waits is read when that goes on: what was committed and
+/// acknowledged until then, the shadow may lack.
+#[tokio::test]
+async fn a_read_sent_behind_a_statement_that_waits_sees_what_is_committed_meanwhile() {
+    let live = Live::orders("", "reads = 100").await;
+    let (writer, fresh) = (live.client().await, live.client().await);
+    let (locker, holder) = (live.direct().await, live.direct().await);
+    let run_it =
+        |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for (n, (begin, waits)) in [
+        ("", "SELECT pg_advisory_lock(1)"),
+        ("", "SELECT id FROM orders WHERE id = 7 FOR UPDATE"),
+        ("BEGIN", "SELECT id FROM orders WHERE id = 7 FOR UPDATE"),
+        ("BEGIN", "UPDATE other SET note = 'x' WHERE id = 1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut reader = live.raw().await;
+        live.until_shadow_serves(&fresh, READ).await;
+        // What its names mean is known: it is not asked for behind what waits.
+        reader.exchange(&[run_it(READ), sync()].concat(), 1).await;
+        run(&holder, "BEGIN; SELECT pg_advisory_xact_lock(1); SELECT FROM other FOR UPDATE").await;
+        run(&holder, "SELECT FROM orders WHERE id = 7 FOR UPDATE").await;
+        let group = [run_it(waits), run_it(READ), sync()].concat();
+        let frames = match begin {
+            "" => group,
+            begin => [run_it(begin), group].concat(),
+        };
+        reader.stream.write_all(&frames).await.unwrap();
+        eventually("it waits", async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database()";
+            let waiting = text(&locker, sql).await;
+            if waiting == "0" { Err(waiting) } else { Ok(()) }
+        })
+        .await;
+        run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+        let total = 700 + i32::try_from(n).unwrap();
+        run(&writer, &format!("UPDATE orders SET total = {total} WHERE id = 5")).await;
+        run(&holder, "COMMIT").await;
+        let said = reader.until_ready(1).await;
+        let said: Vec<_> = said.iter().map(|message| reader.show(message)).collect();
+        assert!(said.iter().any(|line| *line == format!("D {total}")), "{waits}: {said:?}");
+        run(&locker, "ROLLBACK").await;
+        drop(reader);
+        live.orders_in_step().await;
+    }
+    // Behind BEGIN and reads the shadow answers.
+    live.until_shadow_serves(&fresh, READ).await;
+    let mut reader = live.raw().await;
+    let before = live.shadow_reads();
+    let group = [run_it("BEGIN"), run_it(READ), run_it(READ), run_it("COMMIT"), sync()].concat();
+    reader.exchange(&group, 1).await;
+    reader.exchange(&group, 1).await;
+    assert!(live.shadow_reads() > before + 2.5, "{before} {}", live.shadow_reads());
 }
