@@ -52,6 +52,32 @@ pub(crate) fn form(expression: &str) -> Form {
     }
 }
 
+/// `column * number` (or another operator), the column or the whole perhaps under a cast to a whole number:
+/// the column, and the number if it is one above zero.
+pub(crate) fn scaled(expression: &str, operator: &str) -> Option<(Ident, u32)> {
+    const WHOLE: [&str; 5] = ["int", "int4", "integer", "int8", "bigint"];
+    let all = lex::tokens(expression).ok()?;
+    let spelled = |token: &Token| expression.get(token.at.clone()).unwrap_or_default();
+    let uncast = |tokens| match without_parentheses(expression, tokens) {
+        [inner @ .., cast, kind]
+            if spelled(cast) == "::"
+                && WHOLE.iter().any(|k| lex::is_keyword(expression, kind, k)) =>
+        {
+            without_parentheses(expression, inner)
+        }
+        other => other,
+    };
+    // The cast binds more tightly than the operator: the whole is cast only in parentheses.
+    let whole = match without_parentheses(expression, &all) {
+        tokens @ [open, ..] if spelled(open) == "(" => uncast(tokens),
+        tokens => tokens,
+    };
+    let [from @ .., sign, number] = whole else { return None };
+    let by = spelled(number).parse().ok().filter(|by| *by > 0)?;
+    (spelled(sign) == operator).then_some(())?;
+    Some((column(expression, uncast(from))?, by))
+}
+
 /// Whether the words after a cast can be a type's: not those of an operator that follows it, and
 /// with commas between the numbers behind it only.
 fn is_type(text: &str, tokens: &[Token]) -> bool {
@@ -207,6 +233,37 @@ mod tests {
             ("", Form::Other),
         ] {
             assert_eq!(form(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_column_times_a_number_is_read_and_nothing_that_only_looks_like_it() {
+        for (text, operator, expected) in [
+            ("total * 100", "*", Some(100)),
+            ("total::bigint * 100", "*", Some(100)),
+            ("(total)::int8*100", "*", Some(100)),
+            ("((total * 100))", "*", Some(100)),
+            ("(total * 100)::bigint", "*", Some(100)),
+            ("(total / 100)::int", "/", Some(100)),
+            ("total / 7", "/", Some(7)),
+            ("total * 100", "/", None),
+            ("total * 0", "*", None),
+            ("total * -1", "*", None),
+            ("total * 1.5", "*", None),
+            ("total::numeric * 100", "*", None),
+            ("(total / 100)::numeric", "/", None),
+            ("total + 1 * 100", "*", None),
+            ("(total + 1) * 100", "*", None),
+            ("total / 100::int", "/", None),
+            ("(total)::int / 100 + 1", "/", None),
+            ("f(total) * 100", "*", None),
+            ("(total) * (100)::int", "*", None),
+            ("100 * total", "*", None),
+            ("*", "*", None),
+            ("", "*", None),
+        ] {
+            let read = scaled(text, operator);
+            assert_eq!(read, expected.map(|by| (Ident::new("total"), by)), "{text}");
         }
     }
 

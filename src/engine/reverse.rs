@@ -3,7 +3,7 @@
 //! comparison through the mapping finds it; a read on the shadow would.
 
 use super::Error;
-use super::mapping::{Form, form};
+use super::mapping::{self, Form, form};
 use super::range::{Range, nth_key_sql};
 use super::shape::{Column, Shape};
 use crate::pg;
@@ -16,6 +16,8 @@ use tokio_postgres::Client;
 pub(crate) struct Unproven {
     /// The source column.
     pub(crate) name: Ident,
+    /// The way back as it is declared.
+    sql: String,
     /// The column over the shadow, of the source's exact type.
     pub(crate) back: String,
 }
@@ -32,18 +34,74 @@ pub(crate) fn unproven(shape: &Shape) -> Vec<Unproven> {
                 Reverse::Bare(column) => column.quoted(),
                 Reverse::Expression(sql) => sql.clone(),
             };
-            Unproven { name: old.name.clone(), back: format!("CAST(({sql}) AS {})", old.type_sql) }
+            let back = format!("CAST(({sql}) AS {})", old.type_sql);
+            Unproven { name: old.name.clone(), sql, back }
         })
         .collect()
 }
 
-/// A column that is mapped as it is or under an integer widening, and comes back from there.
+/// Of keys whose rows a function has just brought in step.
+pub(crate) struct Given<'a> {
+    /// Table expressions of the keys, each with a comma behind it.
+    pub(crate) keys: &'a str,
+    /// Conditions on the source as `s`, and on the shadow by the bare names of its columns.
+    pub(crate) source: &'a str,
+    pub(crate) shadow: &'a str,
+}
+
+/// Whether a row of given keys does not come back as it is in the source, as a condition; none where
+/// all ways back are proven.
+pub(crate) fn is_lost(shape: &Shape, given: &Given<'_>) -> Option<String> {
+    let unproven = unproven(shape);
+    if unproven.is_empty() {
+        return None;
+    }
+    let each = |f: &dyn Fn(usize, &Unproven) -> String| {
+        let parts: Vec<_> = unproven.iter().enumerate().map(|(i, one)| f(i, one)).collect();
+        parts.join(", ")
+    };
+    let row = |side: &str| each(&|i, _| format!("{side}.o{i}"));
+    let (source, shadow) = (shape.source.name.quoted(), shape.shadow.name.quoted());
+    Some(format!(
+        "EXISTS (SELECT FROM {keys}
+                LATERAL (SELECT {old} FROM {source} AS s WHERE {of_source}) AS s,
+                LATERAL (SELECT {back} FROM {shadow} WHERE {of_shadow}) AS t
+            WHERE ROW({s})::text IS DISTINCT FROM ROW({t})::text)",
+        keys = given.keys,
+        old = each(&|i, one| format!("s.{} AS o{i}", one.name.quoted())),
+        of_source = given.source,
+        back = each(&|i, one| format!("{} AS o{i}", one.back)),
+        of_shadow = given.shadow,
+        s = row("s"),
+        t = row("t"),
+    ))
+}
+
+/// Which settings the ways back need that are tried.
+pub(crate) fn needs(shape: &Shape) -> mapping::Needs {
+    let types = |name: &_| shape.shadow.column(name).map(|column| column.type_oid);
+    let of = |one: &Unproven| match shape.source.column(&one.name) {
+        Some(column) if mapping::is_plain(column.type_oid) => {
+            mapping::needs(&one.sql, column.type_oid, types)
+        }
+        _ => mapping::Needs::Everything,
+    };
+    unproven(shape).iter().map(of).max().unwrap_or(mapping::Needs::Path)
+}
+
+/// A column that is mapped as it is, into a type that holds all of its values, or as a multiple, and
+/// comes back from there.
 fn is_proven(shape: &Shape, old: &OldColumn) -> bool {
-    let from = match &old.reverse {
-        Reverse::Bare(column) => column.clone(),
+    let (from, divided) = match &old.reverse {
+        Reverse::Bare(column) => (column.clone(), None),
         Reverse::Expression(sql) => match form(sql) {
-            Form::Column(column) => column,
-            Form::Cast(..) | Form::Other => return false,
+            Form::Column(column) => (column, None),
+            Form::Cast(column, kind) if is_whole(&kind) => (column, None),
+            Form::Cast(..) => return false,
+            Form::Other => match mapping::scaled(sql, "/") {
+                Some((column, by)) => (column, Some(by)),
+                None => return false,
+            },
         },
     };
     let (Some(mapped), Some(source)) = (
@@ -52,27 +110,47 @@ fn is_proven(shape: &Shape, old: &OldColumn) -> bool {
     ) else {
         return false;
     };
-    match form(&mapped.expression) {
-        Form::Column(name) => {
-            name == old.name && (same(source, &mapped.column) || widens(source, &mapped.column))
+    let whole = |column: &Column| [INT2, INT4, INT8].contains(&column.type_oid);
+    match (form(&mapped.expression), divided) {
+        (Form::Column(name), None) => name == old.name && holds(source, &mapped.column),
+        (Form::Cast(name, kind), None) => {
+            name == old.name && is_whole(&kind) && widens(source, &mapped.column)
         }
-        Form::Cast(name, kind) => {
-            let whole = ["int", "int4", "integer", "int8", "bigint"].contains(&kind.as_str());
-            name == old.name && whole && widens(source, &mapped.column)
+        // Whole numbers: a multiple that does not fit is an error.
+        (Form::Other, Some(by)) if whole(source) && whole(&mapped.column) => {
+            mapping::scaled(&mapped.expression, "*") == Some((old.name.clone(), by))
         }
-        Form::Other => false,
+        _ => false,
     }
 }
 
-fn same(a: &Column, b: &Column) -> bool {
-    (a.type_oid, a.typmod) == (b.type_oid, b.typmod)
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+const INT8: u32 = 20;
+
+fn is_whole(kind: &str) -> bool {
+    ["int", "int4", "integer", "int8", "bigint"].contains(&kind)
+}
+
+/// Whether every value of a column is one of another, and is the same again in its own type.
+fn holds(from: &Column, to: &Column) -> bool {
+    const TEXT: u32 = 25;
+    const VARCHAR: u32 = 1043;
+    const NUMERIC: u32 = 1700;
+    if (from.type_oid, from.typmod) == (to.type_oid, to.typmod) || widens(from, to) {
+        return true;
+    }
+    to.typmod == -1
+        && match to.type_oid {
+            TEXT => matches!(from.type_oid, TEXT | VARCHAR),
+            VARCHAR => from.type_oid == VARCHAR,
+            NUMERIC => matches!(from.type_oid, NUMERIC | INT2 | INT4 | INT8),
+            _ => false,
+        }
 }
 
 /// `int2` or `int4` into a wider integer; an integer cast in between keeps the value or fails.
 fn widens(from: &Column, to: &Column) -> bool {
-    const INT2: u32 = 21;
-    const INT4: u32 = 23;
-    const INT8: u32 = 20;
     matches!((from.type_oid, to.type_oid), (INT2, INT4 | INT8) | (INT4, INT8))
 }
 

@@ -8,6 +8,7 @@
 //! What follows a TRUNCATE is in `truncate`.
 
 use super::mapping::{self, Needs};
+use super::reverse::{self, Given};
 use super::shape::{Mapped, Shape, Storage};
 use crate::pg;
 use crate::sql::ident::literal;
@@ -50,6 +51,8 @@ struct Parts {
     parameters: String,
     /// `unnest` of the arrays as a table expression `u(k1, …)`.
     keys: String,
+    /// The same under an alias that no table has, with a comma behind it.
+    given: String,
     /// A source row is one of the given keys.
     source_is_given: String,
     /// A source row is the only given key, and this transaction has written it: nobody else can
@@ -81,6 +84,7 @@ fn parts(shape: &Shape) -> Parts {
     let arrays = join(numbered().map(|(i, _)| format!("${i}")), ", ");
     let single = shape.key.len() == 1;
     let keys = format!("unnest({arrays}) AS u ({names})");
+    let given = format!("unnest({arrays}) AS \"pgsegue u\" ({names}), ");
     let source_key = join(shape.key.iter().map(|p| p.source.name.quoted()), ", ");
     let source_is_given = if single {
         format!("{source_key} = ANY ($1)")
@@ -110,6 +114,7 @@ fn parts(shape: &Shape) -> Parts {
         shadow_key: join(shape.key.iter().map(|p| p.shadow.name.quoted()), ", "),
         images: join(numbered().map(|(i, _)| format!("u.k{i}::text")), ", "),
         keys,
+        given,
     }
 }
 
@@ -165,6 +170,34 @@ pub(super) fn dollar_quote(body: &str) -> String {
         quote.insert(quote.len() - 1, '_');
     }
     quote
+}
+
+/// Marks the migration where a row that is in step does not come back from the shadow as it is in the source:
+/// a verify finds it and stops the reads, which must not see it before. Empty where no way back has to be
+/// tried. Trying may fail; the row is in step nevertheless.
+/// `keys` are table expressions with a comma behind them, by which `key` has the columns of the key.
+fn mark_lost(shape: &Shape, keys: &str, key: impl Fn(usize) -> String) -> String {
+    let numbered = || shape.key.iter().enumerate().map(|(i, pair)| (key(i + 1), pair));
+    let source = numbered().map(|(k, p)| format!("s.{} = {k}", p.source.name.quoted()));
+    let shadow =
+        numbered().map(|(k, p)| format!("{} = {k}::{}", p.shadow.name.quoted(), p.shadow.type_sql));
+    let (source, shadow) = (&join(source, " AND "), &join(shadow, " AND "));
+    let given = Given { keys, source, shadow };
+    let Some(is_lost) = reverse::is_lost(shape, &given) else { return String::new() };
+    let migration = literal(&shape.migration.name);
+    format!(
+        "BEGIN
+            v_lost := {is_lost};
+        EXCEPTION WHEN OTHERS THEN
+            v_lost := true;
+        END;
+        IF v_lost THEN
+            INSERT INTO pgsegue.dirty_keys (migration, reason)
+            VALUES ({migration}, 'a row does not come back from the shadow as it is in the source');
+            RETURN 1;
+        END IF;
+        "
+    )
 }
 
 /// The function that brings the shadow rows of given keys in step with the source. It is used by
@@ -226,18 +259,20 @@ pub fn follow_sql(shape: &Shape) -> String {
     let partitioned = [&shape.source, &shape.shadow].iter().any(|table| table.kind == "p");
     let generic = if partitioned { "SET plan_cache_mode = force_generic_plan\n" } else { "" };
     let upsert = upsert(shape, &p, &p.source_is_followed);
+    let mark_lost = mark_lost(shape, "", |i| format!("${i}"));
     let migration = literal(&shape.migration.name);
     let body = format!(
         "#variable_conflict use_column
 DECLARE
     v_state text;
     v_reason text;
+    v_lost bool;
 BEGIN
     IF ${mode} < 2 THEN
         BEGIN
             {upsert}
             IF FOUND THEN
-                RETURN 0;
+                {mark_lost}RETURN 0;
             END IF;
         EXCEPTION WHEN OTHERS OR assert_failure THEN
             v_state := SQLSTATE;
@@ -281,7 +316,7 @@ fn needs(shape: &Shape) -> Needs {
     let types = |name: &_| shape.source.column(name).map(|column| column.type_oid);
     let of_all =
         shape.mapped.iter().map(|m| mapping::needs(&m.expression, m.column.type_oid, types));
-    of_all.max().unwrap_or(Needs::Path)
+    of_all.chain([reverse::needs(shape)]).max().unwrap_or(Needs::Path)
 }
 
 /// The upsert of the source rows that a condition chooses.
@@ -315,7 +350,7 @@ fn upserts(shape: &Shape, p: &Parts, budget: u64) -> String {
             -- one row, just written by this very transaction
             {upsert_own}
             IF FOUND THEN
-                RETURN 0;
+                EXIT mirrored;
             END IF;
         ELSIF ${mode} <> 3 THEN
             -- lock_timeout is per wait: many locked rows must not add up
@@ -325,7 +360,7 @@ fn upserts(shape: &Shape, p: &Parts, budget: u64) -> String {
                 {upsert_all_own}
                 GET DIAGNOSTICS v_up = ROW_COUNT;
                 IF v_up = v_want THEN
-                    RETURN 0;
+                    EXIT mirrored;
                 END IF;
             END IF;
         END IF;
@@ -357,7 +392,7 @@ fn inserted(Parts { keys, source_of_u, .. }: &Parts, mode: usize) -> String {
             SELECT count(*) INTO v_want FROM (SELECT DISTINCT u.* FROM {keys}) AS u
             WHERE EXISTS ({source_of_u});
             IF v_up = v_want THEN
-                RETURN 0;
+                EXIT mirrored;
             END IF;
         END IF;"
     )
@@ -370,6 +405,7 @@ DECLARE
     v_gone int8;
     v_reason text;
     v_state text;
+    v_lost bool;
 ";
 
 fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
@@ -388,8 +424,9 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
     let without_source = format!("\n        WHERE NOT EXISTS ({source_of_u})");
     let record_gone = record("'deleted while rows are copied'", &without_source);
     let record_failed = record("v_reason", "");
-    let (upserts, remove) = (upserts(shape, p, budget), remove(shape, p));
-    let inserted = inserted(p, mode);
+    let (upserts, remove, inserted) =
+        (upserts(shape, p, budget), remove(shape, p), inserted(p, mode));
+    let mark_lost = mark_lost(shape, &p.given, |i| format!("\"pgsegue u\".k{i}"));
     format!(
         "{DECLARATIONS}BEGIN
     IF v_want IS NULL OR v_want = 0 THEN
@@ -400,19 +437,20 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
         {record_only}
         RETURN 1;
     END IF;
+    <<mirrored>>
     BEGIN
         {upserts}
         IF v_up = v_want THEN
-            RETURN 0;
+            EXIT mirrored;
         END IF;
         SELECT count(*) INTO v_want FROM (SELECT DISTINCT u.* FROM {keys}) AS d;
         IF v_up = v_want THEN
-            RETURN 0;
+            EXIT mirrored;
         END IF;
         {inserted}
         {remove}
         IF ${mode} = 3 THEN
-            RETURN 0;
+            EXIT mirrored;
         END IF;
         IF v_up + v_gone < v_want THEN
             -- an old snapshot or a trigger on the shadow: not provably in step
@@ -425,7 +463,6 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
             GET DIAGNOSTICS v_gone = ROW_COUNT;
             RETURN CASE WHEN v_gone > 0 THEN 1 ELSE 0 END;
         END IF;
-        RETURN 0;
     EXCEPTION WHEN OTHERS OR assert_failure THEN
         IF ${mode} = 3 THEN
             RAISE;
@@ -433,6 +470,9 @@ fn body(shape: &Shape, p: &Parts, budget: u64) -> String {
         v_state := SQLSTATE;
         v_reason := \"left\"(SQLSTATE || ' ' || SQLERRM, 500);
     END;
+    IF v_state IS NULL THEN
+        {mark_lost}RETURN 0;
+    END IF;
     PERFORM set_config('lock_timeout', ${client_timeout}, true);
     {record_failed}
     RETURN CASE WHEN v_state IN ('55P03', '40P01') THEN 2 ELSE 1 END;

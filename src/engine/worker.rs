@@ -462,7 +462,14 @@ impl Worker {
         let backlog = repair::backlog(self.client().await?, &shape).await?;
         let unnoticed = self.pass.as_ref().is_none_or(|pass| pass.unseen.is_empty());
         if !backlog.unseen.is_empty() && unnoticed {
-            self.begin_pass(&shape, Urgency::Waited).await?;
+            // Every write of a row that does not come back marks: while reads are stopped by such rows,
+            // nobody waits for what a pass would find.
+            let blocked = self.engine.with_entry(&self.name, |e| e.reads_blocked.is_some());
+            let urgency = match blocked {
+                Some(true) => Urgency::Background,
+                _ => Urgency::Waited,
+            };
+            self.begin_pass(&shape, urgency).await?;
         }
         let urgent = self.pass.as_ref().is_some_and(|pass| pass.urgent);
         let now = Instant::now();

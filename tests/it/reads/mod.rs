@@ -3,6 +3,7 @@
 mod again;
 mod collations;
 mod dark;
+mod lost;
 mod meaning;
 mod music;
 mod names;
