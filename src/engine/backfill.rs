@@ -228,8 +228,7 @@ async fn last_key(tx: &Transaction<'_>, shape: &Shape) -> Result<Option<Vec<Stri
 /// The statement that copies one range.
 pub(crate) fn copy_sql(shape: &Shape, range: Range<'_>) -> String {
     let columns: Vec<String> = shape.mapped.iter().map(|m| m.column.name.quoted()).collect();
-    let expressions: Vec<String> =
-        shape.mapped.iter().map(|m| format!("({})", m.expression)).collect();
+    let expressions: Vec<String> = shape.mapped.iter().map(super::shape::Mapped::stored).collect();
     let key: Vec<String> = shape.key.iter().map(|pair| pair.shadow.name.quoted()).collect();
     let overriding = shape.overriding();
     format!(

@@ -20,6 +20,8 @@ pub struct Column {
     pub name: Ident,
     /// Its type as `format_type` prints it, typmod included.
     pub type_sql: String,
+    /// The same without its typmod.
+    pub base_sql: String,
     /// `pg_type.oid`.
     pub type_oid: u32,
     /// `atttypmod`.
@@ -95,6 +97,14 @@ pub struct Mapped {
     pub expression: String,
 }
 
+impl Mapped {
+    /// What is stored: cast to the column's type, as far as storing it would not do that. Its length or
+    /// precision is left to the storing, which refuses what is too long, where a cast would cut it.
+    pub(super) fn stored(&self) -> String {
+        format!("CAST(({}) AS {})", self.expression, self.column.base_sql)
+    }
+}
+
 /// Everything that SQL is generated from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
@@ -154,7 +164,8 @@ pub async fn relation(
              a.attcollation, coalesce(l.collisdeterministic, true), a.attnotnull, \
              CASE WHEN a.attgenerated <> '' THEN 'g' WHEN a.attidentity <> '' THEN a.attidentity::text \
              WHEN a.atthasdef THEN 'h' ELSE '' END, a.attlen = -1 AND a.attstorage <> 'p', \
-             quote_ident(s.nspname) || '.' || quote_ident(l.collname) FROM pg_attribute a \
+             quote_ident(s.nspname) || '.' || quote_ident(l.collname), \
+             format_type(a.atttypid, -1) FROM pg_attribute a \
              LEFT JOIN pg_collation l ON l.oid = a.attcollation \
              LEFT JOIN pg_namespace s ON s.oid = l.collnamespace \
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
@@ -170,6 +181,7 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
     Ok(Column {
         name: Ident::new(row.try_get::<_, String>(0)?),
         type_sql: row.try_get(1)?,
+        base_sql: row.try_get(10)?,
         type_oid: row.try_get(2)?,
         typmod: row.try_get(3)?,
         collation: row.try_get(4)?,

@@ -322,7 +322,7 @@ fn needs(shape: &Shape) -> Needs {
 /// The upsert of the source rows that a condition chooses.
 fn upsert(shape: &Shape, p: &Parts, given: &str) -> String {
     let columns = join(shape.mapped.iter().map(|m| m.column.name.quoted()), ", ");
-    let expressions = join(shape.mapped.iter().map(|m| format!("({})", m.expression)), ", ");
+    let expressions = join(shape.mapped.iter().map(Mapped::stored), ", ");
     format!(
         "INSERT INTO {shadow} AS t ({columns}){overriding}
         SELECT {expressions}

@@ -1,6 +1,7 @@
 //! Every form of a write on a migrated table, by every protocol: the client sees what it would see
 //! without the proxy, and the shadow follows.
 
+mod casts;
 mod control;
 mod copy;
 mod ddl;
