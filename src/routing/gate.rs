@@ -136,6 +136,11 @@ impl KeptClosed {
     pub fn covers(&self, gate: &Arc<Gate>, leaves: Unlooked) -> bool {
         Arc::ptr_eq(&self.gate, gate) && self.leaves >= leaves
     }
+
+    /// Whether both keep the same gate closed.
+    pub fn is_of_the_gate_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.gate, &other.gate)
+    }
 }
 
 impl Drop for KeptClosed {

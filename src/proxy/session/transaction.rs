@@ -199,8 +199,8 @@ impl Transaction {
     }
 
     pub(super) fn has_recorded(&mut self, dirty: KeptClosed) {
-        // One is enough to hold the gate; keep the queue short in long transactions.
-        if self.dirty.len() < 16 {
+        // One holds its gate to the end, however long the transaction is: of each gate, the first.
+        if !self.dirty.iter().any(|held| held.is_of_the_gate_of(&dirty)) {
             self.dirty.push(dirty);
         }
     }

@@ -289,3 +289,53 @@ async fn a_read_sent_behind_a_statement_that_waits_sees_what_is_committed_meanwh
     reader.exchange(&group, 1).await;
     assert!(live.shadow_reads() > before + 2.5, "{before} {}", live.shadow_reads());
 }
+
+const COUNTS: &str = "CREATE TABLE counts (id int PRIMARY KEY, n int NOT NULL);
+    INSERT INTO counts SELECT i, i FROM generate_series(1, 10) AS i; ANALYZE counts;
+    CREATE TABLE counts_v2 (id int PRIMARY KEY, n bigint NOT NULL)";
+
+const COUNTS_TOML: &str = r#"
+[[migration]]
+name = "counts_v2"
+source = "public.counts"
+shadow = "public.counts_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+n = "n"
+[migration.routing]
+reads = 100
+"#;
+
+/// Behind its first sixty mirrored writes a transaction only records keys: each of its tables is the
+/// source's to its end, however many writes there were on the others.
+#[tokio::test]
+async fn a_write_behind_many_on_another_table_is_read_where_it_was_written() {
+    let toml = format!("{}{COUNTS_TOML}", orders_toml("", "reads = 100"));
+    let ddl = format!("{ORDERS};{ORDERS_V2};{COUNTS}");
+    let live = Live::ready(&ddl, &toml, &["orders_v2", "counts_v2"]).await;
+    let (client, other) = (live.client().await, live.client().await);
+    let of = "SELECT n FROM counts WHERE id = 5";
+    live.until_shadow_serves(&other, of).await;
+    run(&client, "BEGIN").await;
+    for _ in 0..80 {
+        run(&client, "UPDATE orders SET total = total + 1 WHERE id = 9").await;
+    }
+    run(&client, "UPDATE counts SET n = 500 WHERE id = 5").await;
+    // The engine looks for dirty keys in the meantime, and sees none that is committed.
+    let gates = || live.proxy.metric("pgsegue_dirty_keys{migration=\"counts_v2\"}");
+    assert!(gates().is_some_and(|keys| keys < 0.5));
+    let orders = "SELECT total FROM orders WHERE id = 9";
+    let mut seen = Vec::new();
+    eventually("many reads", async || {
+        seen.push(text(&client, of).await);
+        assert_eq!(text(&client, orders).await, "170");
+        if seen.len() > 300 { Ok(()) } else { Err(seen.len()) }
+    })
+    .await;
+    assert!(seen.iter().all(|n| n == "500"), "{seen:?}");
+    run(&client, "COMMIT").await;
+    assert_eq!(text(&other, of).await, "500");
+    live.until_shadow_serves(&other, of).await;
+    assert_eq!(text(&other, of).await, "500");
+}
