@@ -5,7 +5,8 @@ use super::dark::DarkReads;
 use super::vet::Vetting;
 use crate::routing::{self, Routes};
 use crate::sql::indirect;
-use crate::sql::prefilter::{Prefilter, Verdict};
+use crate::sql::lex::first_word;
+use crate::sql::prefilter::{Prefilter, Verdict, has_second_statement, part_as_spelled};
 use crate::sql::reason::Reason;
 use crate::sql::statement::{self, Understanding, understand};
 use crate::sql::target::{Functions, Target};
@@ -13,6 +14,7 @@ use crate::telemetry::Metrics;
 use crate::workload::{Observed, Tallies, Workload};
 use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Understandings that are kept, by text.
@@ -171,9 +173,30 @@ impl Understander {
         Arc::new(Counted { understanding, tallies })
     }
 
-    /// The tallies of a text that is not read: it may concern every target.
-    pub(super) fn unread(&self, why: Reason) -> Tallies {
+    /// Whether a text that is too long to be read may concern a target: one statement that changes or reads
+    /// rows does what it does by names, where another may run code.
+    pub(super) fn may_concern(&self, target: usize, sql: &[u8], why: Reason) -> bool {
+        const BY_NAME: [&str; 8] =
+            ["select", "insert", "update", "delete", "with", "merge", "values", "table"];
+        let mut buffer = [0; 16];
+        let first = first_word(sql, &mut buffer).unwrap_or_default();
+        let by_name = BY_NAME.contains(&first) && !has_second_statement(sql);
+        let Some(target) = self.targets.get(target) else { return true };
+        if why != Reason::SqlBytesMax || !by_name || self.prefilter.is_blind_to(sql) {
+            return true;
+        }
+        let ways = &self.functions.ways;
+        let through = ways.relations.iter().chain(&ways.functions);
+        let through = through.filter(|(_, all)| all.contains(&target.migration));
+        let names: HashSet<&str> =
+            target.names().chain(through.map(|(name, _)| &**name)).map(part_as_spelled).collect();
+        self.prefilter.spells_one(sql, |word| names.contains(word))
+    }
+
+    /// The tallies of a text that is not read, of the targets that it may concern.
+    pub(super) fn unread(&self, sql: &[u8], why: Reason) -> Tallies {
         let observed = self.observed.iter().enumerate();
+        let observed = observed.filter(|(target, _)| self.may_concern(*target, sql, why));
         observed.map(|(target, o)| (target, o.unread(why, self.generation))).collect()
     }
 }

@@ -20,8 +20,9 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Prefilter {
     names: Option<AhoCorasick>,
-    /// How many of the patterns spell a name; those after them change what names mean.
-    spelling: usize,
+    /// The first of the patterns: each spells a name, or a part of one. Behind them is what begins an
+    /// identifier in Unicode escapes, then what changes what names mean.
+    words: Vec<String>,
     /// Some name is not ASCII: other encodings spell it with other bytes.
     has_letters_of_encodings: bool,
 }
@@ -52,7 +53,7 @@ const FIRST_WORDS: [&str; 20] = [
 
 /// The longest part of a name that is spelled the same in every text: an inner quote is doubled, and
 /// in code within a string so are apostrophes and backslashes.
-pub(super) fn part_as_spelled(name: &str) -> &str {
+pub fn part_as_spelled(name: &str) -> &str {
     name.split(['"', '\'', '\\']).max_by_key(|part| part.len()).unwrap_or_default()
 }
 
@@ -65,27 +66,46 @@ impl Prefilter {
     /// A filter for these targets; one without targets lets everything pass as plain.
     pub fn new(targets: &[Arc<Target>], ways: &Ways) -> Self {
         if targets.is_empty() {
-            return Self { names: None, spelling: 0, has_letters_of_encodings: false };
+            return Self { names: None, words: Vec::new(), has_letters_of_encodings: false };
         }
         let words: BTreeSet<String> =
             names_of(targets, ways).map(|n| part_as_spelled(n).to_owned()).collect();
         let has_letters_of_encodings = words.iter().any(|w| !w.is_ascii());
-        let mut words: Vec<String> = words.into_iter().collect();
-        words.push("u&\"".to_owned());
-        let spelling = words.len();
-        words.extend(["set_config".to_owned(), "pg_settings".to_owned()]);
+        let words: Vec<String> = words.into_iter().collect();
+        let others = ["u&\"", "set_config", "pg_settings"];
+        let patterns = words.iter().map(String::as_str).chain(others);
         let names = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)
-            .build(words)
+            .build(patterns)
             .ok();
-        Self { names, spelling, has_letters_of_encodings }
+        Self { names, words, has_letters_of_encodings }
     }
 
     /// Whether a name may stand anywhere in the text, strings included.
     pub fn spells_a_name(&self, text: &[u8]) -> bool {
         let Some(names) = &self.names else { return false };
-        names.find_overlapping_iter(text).any(|found| found.pattern().as_usize() < self.spelling)
+        let mut found = names.find_overlapping_iter(text);
+        found.any(|found| found.pattern().as_usize() <= self.words.len())
+    }
+
+    /// Whether a text may spell one of these names, each as a word of its own. For what is too long to be
+    /// read: letters behind a backslash may end a word.
+    pub fn spells_one(&self, text: &[u8], mut these: impl FnMut(&str) -> bool) -> bool {
+        let Some(names) = &self.names else { return false };
+        let escapes = text.contains(&b'\\');
+        let is_part = |b: Option<&u8>| {
+            b.is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | 0x80..))
+        };
+        let mut words = self.words.iter().map(|word| these(word)).collect::<Vec<_>>();
+        // Identifiers in Unicode escapes may spell any.
+        words.push(true);
+        names.find_overlapping_iter(text).any(|found| {
+            let before = found.start().checked_sub(1).and_then(|at| text.get(at));
+            let whole = !is_part(before) && !is_part(text.get(found.end()));
+            let any = found.pattern().as_usize() == self.words.len();
+            (whole || escapes || any) && words.get(found.pattern().as_usize()) == Some(&true)
+        })
     }
 
     /// Whether a text in an encoding that is not UTF-8 can spell a name in bytes that are not those

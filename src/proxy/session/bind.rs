@@ -119,8 +119,10 @@ impl Session {
     ) -> Flow {
         // It may give names to other statements.
         self.names.in_sql.forget();
-        let decision = super::decide::mark_or_refuse(routes.mirrored(), why);
-        let watch = self.watch_unread(routes, why, super::watch::taken(&decision));
+        let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
+        let unseen = (sql.as_deref().unwrap_or_default(), why);
+        let decision = super::decide::mark_or_refuse(self.unseen(routes, unseen), why);
+        let watch = self.watch_unread(routes, unseen, super::watch::taken(&decision));
         let portal = Portal { watch, ..Portal::plain() };
         match decision {
             Decision::Marked(marks) => {

@@ -93,7 +93,7 @@ impl Session {
         why: Reason,
         out: &mut Out,
     ) -> Flow {
-        let decision = super::decide::mark_or_refuse(routes.mirrored(), why);
+        let decision = super::decide::mark_or_refuse(self.unseen(routes, (sql, why)), why);
         let taken = super::watch::taken(&decision);
         match decision {
             Decision::Marked(marks) if fails => {
@@ -109,13 +109,13 @@ impl Session {
                 return self.inject_mark(&marks, isolated, out);
             }
             Decision::Refused(report) => {
-                self.watch_unread(routes, why, taken);
+                self.watch_unread(routes, (sql, why), taken);
                 self.refuse_query(report, out);
                 return Flow::Done;
             }
             _ => {}
         }
-        let watch = self.watch_unread(routes, why, taken);
+        let watch = self.watch_unread(routes, (sql, why), taken);
         self.forward_unseen(frame, routes, watch, out);
         Flow::Done
     }

@@ -150,7 +150,8 @@ impl Session {
         let decision = match (unseen, known) {
             (Some(why), _) => {
                 let decision = mark_or_refuse(routes.mirrored(), why);
-                portal.watch = self.watch_unread(&routes, why, super::watch::taken(&decision));
+                let taken = super::watch::taken(&decision);
+                portal.watch = self.watch_unread(&routes, (b"", why), taken);
                 decision
             }
             (None, Some(Known::Understood(u))) => {

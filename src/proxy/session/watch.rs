@@ -4,11 +4,11 @@
 use super::Session;
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Rows};
-use crate::proxy::context::Understander;
-use crate::routing::Routes;
+use crate::routing::{Mirror, Route, Routes};
 use crate::sql::reason::Reason;
 use crate::sql::statement::Name;
 use crate::workload::{Ended, Taken, Tallies};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A statement in flight that is counted.
@@ -102,21 +102,29 @@ impl Session {
     }
 
     /// The same for a text that is not read.
-    pub(super) fn watch_unread(&self, routes: &Routes, why: Reason, taken: Taken) -> Option<Watch> {
+    pub(super) fn watch_unread(
+        &self,
+        routes: &Routes,
+        (sql, why): (&[u8], Reason),
+        taken: Taken,
+    ) -> Option<Watch> {
         if routes.routes.is_empty() {
             return None;
         }
-        let understander = self.context.understander(routes);
-        Self::watch_unread_by(&understander, why, taken)
-    }
-
-    fn watch_unread_by(understander: &Understander, why: Reason, taken: Taken) -> Option<Watch> {
-        let tallies = understander.unread(why);
+        let tallies = self.context.understander(routes).unread(sql, why);
         if taken == Taken::Refused {
             tallies.iter().for_each(|(_, tally)| tally.refused());
             return None;
         }
         Watch::of(&tallies, taken)
+    }
+
+    /// The migrations that a text that is not read may write.
+    pub(super) fn unseen(&self, routes: &Routes, (sql, why): (&[u8], Reason)) -> Vec<Arc<Route>> {
+        let understander = self.context.understander(routes);
+        let all = routes.routes.iter().enumerate().filter(|(_, r)| r.mirror != Mirror::Off);
+        let concerned = all.filter(|(target, _)| understander.may_concern(*target, sql, why));
+        concerned.map(|(_, route)| Arc::clone(route)).collect()
     }
 
     /// Those of the tables that the statement means, as far as this session has asked: it is not

@@ -2,7 +2,7 @@
 //! sees what it would see without the proxy. Found with Postgres's own regression suite.
 
 use crate::live::raw::{bind, execute, frame, parse, query, sync};
-use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, orders_toml, text};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml, outcome, text};
 
 #[tokio::test]
 async fn a_text_that_cannot_be_read_and_names_no_migrated_table_passes_unmarked() {
@@ -163,4 +163,62 @@ async fn prepared_writes_go_on_behind_a_text_that_cannot_be_read() {
         }
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+const OTHERS: &str =
+    "CREATE TABLE ec (id int PRIMARY KEY, note text); INSERT INTO ec VALUES (1, 'a');
+    CREATE TABLE ec_v2 (id bigint PRIMARY KEY, note text)";
+
+const OTHERS_TOML: &str = r#"
+[[migration]]
+name = "ec_v2"
+source = "public.ec"
+shadow = "public.ec_v2"
+key = ["id"]
+unclassified = "refuse"
+[migration.columns]
+id = "id"
+note = "note"
+"#;
+
+/// A text that is too long to be read concerns the tables that it spells, each as a word: `ec` is in SELECT.
+#[tokio::test]
+async fn a_long_text_concerns_the_tables_that_it_spells_alone() {
+    let ddl = format!("{ORDERS};{ORDERS_V2};{OTHERS}");
+    let toml = format!("{}{OTHERS_TOML}", orders_toml("", ""));
+    let live = Live::ready(&ddl, &toml, &["orders_v2", "ec_v2"]).await;
+    let client = live.client().await;
+    let long = "x".repeat(1_100_000);
+    let marked = async || {
+        let sql =
+            "SELECT count(*) FROM pgsegue.events WHERE migration = 'ec_v2' AND what = 'divergence'";
+        (live.statements("recorded", "write"), text(&client, sql).await)
+    };
+    let before = marked().await;
+    for sql in [
+        format!("UPDATE orders SET note = '{long}' WHERE id = 1"),
+        format!("INSERT INTO orders (id, user_id, note) VALUES (70, 1, '{long}')"),
+        format!("SELECT '{long}' AS preorders_ec"),
+    ] {
+        outcome(&client, &sql).await.unwrap();
+        let mut raw = live.raw().await;
+        let frames = [parse("", &sql.replace("70", "71"), &[]), bind("", "", 0, &[], 0)].concat();
+        let said = raw.exchange(&[frames, execute("", 0), sync()].concat(), 1).await;
+        assert!(!said.iter().any(|line| line.starts_with("E ")), "{said:?}");
+    }
+    let after = marked().await;
+    assert!(after.0 > before.0 + 1.5 && after.1 == before.1, "{before:?} {after:?}");
+    for sql in [
+        format!("UPDATE ec SET note = '{long}' WHERE id = 1"),
+        format!("UPDATE public.\"ec\" SET note = '{long}' WHERE id = 1"),
+        format!(
+            "DO $$ BEGIN EXECUTE 'UPDATE e' || 'c SET note = 1'; PERFORM '{long}', 'orders'; END $$"
+        ),
+        format!("UPDATE orders SET note = '{long}' WHERE id = 1; SELECT 1"),
+    ] {
+        let refused = outcome(&client, &sql).await.unwrap_err();
+        assert!(refused.starts_with("0A000"), "{refused}");
+        assert!(refused.contains("public.ec"), "{refused}");
+    }
+    live.until_clean("orders_v2").await;
 }
