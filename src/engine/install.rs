@@ -19,7 +19,7 @@ pub(crate) const SERVING_LOCK: (i32, i32) = (0x7067_7365, 3);
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 
 /// Of the tables, and of how processes share them.
-const VERSION: i32 = 5;
+const VERSION: i32 = 6;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -55,7 +55,7 @@ UPDATE pgsegue.migrations SET phase = '{"phase": "observe"}' WHERE phase->>'phas
 -- Whatever may be stale. Append-only, and without a unique index on purpose: a writer never waits
 -- for another one's row, and a newer record is never absorbed by one that is being removed.
 CREATE TABLE IF NOT EXISTS pgsegue.dirty_keys (
-    seq int8 GENERATED ALWAYS AS IDENTITY,
+    seq int8 NOT NULL,
     migration text NOT NULL,
     key text[],
     reason text NOT NULL,
@@ -64,6 +64,11 @@ CREATE TABLE IF NOT EXISTS pgsegue.dirty_keys (
     retry_at timestamptz,
     last_error text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+-- A name that no other record has, by chance: a sequence would be the client's lastval(). It was one up to
+-- version 5.
+ALTER TABLE pgsegue.dirty_keys ALTER COLUMN seq DROP IDENTITY IF EXISTS;
+ALTER TABLE pgsegue.dirty_keys ALTER COLUMN seq
+    SET DEFAULT pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0);
 CREATE INDEX IF NOT EXISTS dirty_keys_seq ON pgsegue.dirty_keys (migration, seq);
 CREATE INDEX IF NOT EXISTS dirty_keys_key ON pgsegue.dirty_keys (migration, key);
 CREATE TABLE IF NOT EXISTS pgsegue.requests (

@@ -53,7 +53,7 @@ impl Db {
 
     /// The keys on record, with their reasons.
     pub(crate) async fn dirty(&self) -> Vec<(Option<Vec<String>>, String)> {
-        let sql = "SELECT key, reason FROM pgsegue.dirty_keys ORDER BY seq";
+        let sql = "SELECT key, reason FROM pgsegue.dirty_keys ORDER BY at, ctid";
         let rows = self.client.query(sql, &[]).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }

@@ -43,7 +43,7 @@ pub async fn phase(proxy: &Proxy, name: &str, phase: &str) {
 /// Waits until the migration is ready and nothing is dirty, in the control schema.
 pub async fn settled(proxy: &Proxy, db: &TestDb, name: &str) {
     phase(proxy, name, "ready").await;
-    let dirty = "SELECT key, reason FROM pgsegue.dirty_keys ORDER BY seq LIMIT 5";
+    let dirty = "SELECT key, reason FROM pgsegue.dirty_keys ORDER BY at, ctid LIMIT 5";
     eventually("no key is dirty", async || {
         let left = rows(&db.client, dirty).await;
         if left.is_empty() { Ok(()) } else { Err(left) }

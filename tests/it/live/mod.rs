@@ -213,7 +213,7 @@ impl Live {
 
     /// Dirty keys as a direct session sees them, with their reasons.
     pub async fn dirty(&self) -> Vec<(String, String)> {
-        let sql = "SELECT key::text, reason FROM pgsegue.dirty_keys ORDER BY seq";
+        let sql = "SELECT key::text, reason FROM pgsegue.dirty_keys ORDER BY at, ctid";
         let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "all".to_owned());
         rows(&self.db.client, sql).await.iter().map(|r| (text(&r[0]), text(&r[1]))).collect()
     }

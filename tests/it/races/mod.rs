@@ -103,7 +103,7 @@ async fn a_savepoint_rolled_back_takes_its_mirrored_write_and_its_records_along(
     run(&client, "UPDATE orders SET note = 'kept' WHERE id = 3; SAVEPOINT b").await;
     run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 4 FOR UPDATE").await;
     run(&client, "UPDATE orders SET total = 3 WHERE id = 4").await;
-    let dirty = "SELECT key FROM pgsegue.dirty_keys ORDER BY seq";
+    let dirty = "SELECT key FROM pgsegue.dirty_keys ORDER BY at, ctid";
     assert_eq!(text(&client, dirty).await, "{4}");
     run(&client, "ROLLBACK TO b").await;
     assert_eq!(text(&client, dirty).await, "");

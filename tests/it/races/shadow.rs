@@ -6,7 +6,7 @@ use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
 use crate::support::eventually;
 
 const DIRTY: &str = "SELECT key::text || ' ' || split_part(reason, ' ', 1) FROM pgsegue.dirty_keys \
-     WHERE reason NOT LIKE 'divergence%' ORDER BY seq";
+     WHERE reason NOT LIKE 'divergence%' ORDER BY at, ctid";
 
 #[tokio::test]
 async fn a_locked_shadow_row_holds_a_write_for_the_budget_only_and_the_transaction_once() {

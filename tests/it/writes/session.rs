@@ -2,7 +2,7 @@
 //! settings, its startup packet; and what a statement hides or names in other ways.
 
 use crate::live::raw::{bind, describe, execute, parse, query, sync};
-use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Raw, orders_toml};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Raw, Table, orders_toml};
 use crate::support::{assert_same, database, rows};
 
 const ELSEWHERE: &str = "CREATE SCHEMA elsewhere; \
@@ -170,4 +170,41 @@ async fn what_shows_or_locks_and_reads_by_cursors_is_not_marked() {
     }
     assert_eq!(live.dirty().await, []);
     pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// What a transaction records is none of the session's sequences.
+#[tokio::test]
+async fn the_last_value_of_a_sequence_is_the_clients() {
+    const JOBS: &str = "CREATE TABLE jobs (id serial PRIMARY KEY, q text)";
+    const TOML: &str = r#"
+[[migration]]
+name = "jobs_v2"
+source = "public.jobs"
+shadow = "public.jobs_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+q = "q"
+"#;
+    let shadow = "CREATE TABLE jobs_v2 (id bigint PRIMARY KEY, q text)";
+    let live = Live::ready(&format!("{JOBS};{shadow}"), TOML, &["jobs_v2"]).await;
+    let mut pair = Pair::new(&live, JOBS).await;
+    pair.simple("DO $$ BEGIN UPDATE jobs SET q = 'a'; END $$").await;
+    pair.simple("SELECT lastval()").await;
+    pair.simple("BEGIN").await;
+    for _ in 0..70 {
+        pair.simple("INSERT INTO jobs (q) VALUES ('b')").await;
+    }
+    pair.simple("SELECT lastval(), currval('jobs_id_seq')").await;
+    pair.simple("DO $$ BEGIN UPDATE jobs SET q = 'c' WHERE id = 1; END $$").await;
+    pair.simple("SELECT lastval()").await;
+    pair.simple("COMMIT").await;
+    assert!(live.statements("recorded", "write") > 1.5);
+    let table = Table {
+        migration: "jobs_v2",
+        source: "TABLE jobs ORDER BY id",
+        mapped: "TABLE jobs ORDER BY id",
+        shadow: "TABLE jobs_v2 ORDER BY id",
+    };
+    pair.finish(&live, &[table]).await;
 }
