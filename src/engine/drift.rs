@@ -26,7 +26,7 @@ const JOIN_POLL: Duration = Duration::from_millis(5);
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// Both tables: their oids, then a hash of columns, unique indexes, constraints that reach further,
+/// Both tables: their oids, then a hash of columns and what their types are made of, unique indexes, constraints that reach further,
 /// triggers, rules and policies. A table that does not exist is left out. Of partitions and what
 /// inherits it has what is their own: what they have from the table comes and goes with them, and
 /// a partition that joins is to change nothing but the names.
@@ -45,6 +45,15 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
         a.attgenerated, CASE WHEN a.attgenerated <> '' THEN d.adbin::text END), E'\\n' ORDER BY a.attnum) \
       FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+    (SELECT string_agg(concat_ws(' ', made.of, labels.list, attributes.list), ',' ORDER BY made.of) \
+      FROM (SELECT DISTINCT unnest(ARRAY[t.oid, t.typelem, t.typbasetype]) FROM pg_attribute a \
+          JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0) AS made (of) \
+      CROSS JOIN LATERAL (SELECT string_agg(quote_ident(enumlabel), ' ' ORDER BY enumsortorder) \
+          FROM pg_enum WHERE enumtypid = made.of) AS labels (list) \
+      CROSS JOIN LATERAL (SELECT string_agg(concat_ws(' ', quote_ident(p.attname), p.atttypid), ' ' \
+              ORDER BY p.attnum) FROM pg_type t JOIN pg_attribute p ON p.attrelid = t.typrelid \
+          WHERE t.oid = made.of AND t.typtype = 'c' AND NOT p.attisdropped) AS attributes (list) \
+      WHERE labels.list IS NOT NULL OR attributes.list IS NOT NULL), \
     (SELECT string_agg(DISTINCT i.indkey::text, ',') FROM pg_index i WHERE i.indrelid = c.oid \
       AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL \
       AND i.indexprs IS NULL), \

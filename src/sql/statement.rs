@@ -105,7 +105,7 @@ pub enum Effect {
 /// What stands for a migrated table under another name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defined {
-    /// A table that holds rows of it.
+    /// A table that holds rows of it; a type that its values may be of.
     Part,
     /// A view, function, procedure, rule or trigger by which it may be written.
     Way,

@@ -44,7 +44,7 @@ const UNWRITTEN: [&str; 24] = [
 ];
 
 /// Kinds of what ALTER changes that have names of tables, or none that matters.
-const ALTERED: [&str; 13] = [
+const ALTERED: [&str; 12] = [
     "aggregate",
     "default",
     "domain",
@@ -56,7 +56,6 @@ const ALTERED: [&str; 13] = [
     "procedure",
     "sequence",
     "table",
-    "type",
     "view",
 ];
 
@@ -195,6 +194,13 @@ impl Reader<'_> {
         let c = self.behind_first();
         let says = |word| self.tokens.iter().any(|t| is_keyword(self.text, t, word));
         let moves = (says("rename") || says("schema")) && self.has_migrated_name();
+        if c.is("type") {
+            // What a value of it is called, and which attributes it has, may be another: of whichever
+            // table's columns.
+            let all = (0..self.targets.len()).fold(Targets::default(), Targets::with);
+            let keeps = if moves { Keeps::Nothing } else { Keeps::Names };
+            return Effect::Defines(Defined::Part, all, keeps);
+        }
         match ALTERED.iter().any(|kind| c.is(kind)) && !moves {
             true => Effect::KeepsNames,
             false => Effect::State,

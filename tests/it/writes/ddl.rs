@@ -124,3 +124,61 @@ async fn definitions_of_tables_of_the_name_that_the_same_text_has_made_come_thro
     pair.simple("UPDATE orders SET total = total + 1").await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+const MOODS: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'ok');
+    CREATE TYPE pair AS (a int, b text);
+    CREATE TABLE days (id int PRIMARY KEY, m mood, p pair);
+    INSERT INTO days SELECT i, 'ok', '(1,b)' FROM generate_series(1, 10) AS i; ANALYZE;
+    CREATE TABLE days_v2 (id int PRIMARY KEY, state text, p pair)";
+
+const MOODS_TOML: &str = r#"
+[[migration]]
+name = "days_v2"
+source = "public.days"
+shadow = "public.days_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+state = "m"
+p = "p"
+[migration.reverse]
+m = "state"
+[migration.routing]
+reads = 100
+"#;
+
+/// The shadow has the old name of a value until it is compared again.
+#[tokio::test]
+async fn behind_a_change_of_what_a_value_is_called_the_source_is_read() {
+    const READ: &str = "SELECT m FROM days WHERE id = 5";
+    let live = Live::ready(MOODS, MOODS_TOML, &["days_v2"]).await;
+    let (client, other, direct) = (live.client().await, live.client().await, live.direct().await);
+    let mut now = "ok".to_owned();
+    for (n, begins) in [false, true, false].into_iter().enumerate() {
+        live.until_shadow_serves(&other, READ).await;
+        let next = format!("fine {n}");
+        let rename = format!("ALTER TYPE mood RENAME VALUE '{now}' TO '{next}'");
+        if begins {
+            client.batch_execute(&format!("BEGIN; {rename}")).await.unwrap();
+            assert_eq!(text(&client, READ).await, next);
+            client.batch_execute("COMMIT").await.unwrap();
+        } else {
+            client.batch_execute(&rename).await.unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(text(&client, READ).await, next);
+            assert_eq!(text(&other, READ).await, next);
+        }
+        now = next;
+    }
+    // Past the proxy it is noticed by the look.
+    live.until_shadow_serves(&other, READ).await;
+    direct.batch_execute("ALTER TYPE mood RENAME VALUE 'fine 2' TO 'well'").await.unwrap();
+    live.until_source_serves(&other, READ).await;
+    assert_eq!(text(&other, READ).await, "well");
+    live.until_shadow_serves(&other, READ).await;
+    assert_eq!(text(&other, READ).await, "well");
+    let shadow = "SELECT DISTINCT state FROM days_v2";
+    assert_eq!(text(&direct, shadow).await, "well");
+}
