@@ -17,7 +17,7 @@ use std::process::ExitCode;
   pgsegue explain \"UPDATE orders SET total = 5 WHERE id = 7 RETURNING total\"
   pgsegue explain --reads 10 \"SELECT * FROM orders WHERE id = $1\"")]
 pub(super) struct Explain {
-    /// The SQL; several statements are explained one by one
+    /// The SQL; several statements are explained one by one, as sent in one text
     #[arg(allow_hyphen_values = true)]
     sql: String,
     /// As if the migrations were ready and the shadow served so many percent of the reads

@@ -9,7 +9,9 @@ use crate::sql::lex::{identifier, tokens};
 use crate::sql::mention::{Spelling, Table};
 use crate::sql::prepare::Prepare;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Defined, Effect, Name, Statement, main_verb, understand};
+use crate::sql::statement::{
+    Class, Defined, Effect, Name, Place, Statement, main_verb, understand,
+};
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::sql::truncate::{Extent, Reach, Truncate};
 use crate::sql::write::{Feed, Modes, Write};
@@ -30,7 +32,7 @@ impl Known {
         &self,
         client: &mut Client,
         text: &str,
-        statement: &Statement,
+        (statement, place): (&Statement, Place),
     ) -> Explained {
         let sql = text.get(statement.at.clone()).unwrap_or_default();
         let tables = self.tables(text, statement);
@@ -59,7 +61,7 @@ impl Known {
                 said.describe(client, sql, tag_of(sql).to_owned()).await;
             }
             Class::Read(read) => {
-                self.read(client, (text, statement), read, &mut said).await;
+                self.read(client, (text, statement, place), read, &mut said).await;
                 said.describe(client, sql, "SELECT n".to_owned()).await;
             }
         }

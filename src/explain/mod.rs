@@ -26,7 +26,7 @@ pub const STATEMENTS_MAX: usize = 100;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// The text; several statements are explained one by one.
+    /// The text; several statements are explained one by one, as they are when one text has them all.
     pub sql: String,
     /// As if the migrations were ready and so many percent of the reads allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,8 +84,9 @@ pub async fn explain(
     let mut client = database.client("pgsegue explain").await.map_err(engine::Error::from)?;
     let understanding = understand(&question.sql, &known.targets, &known.functions);
     let mut explained = Vec::with_capacity(understanding.statements.len());
+    let place = understanding.place();
     for statement in &understanding.statements {
-        explained.push(known.explain(&mut client, &question.sql, statement).await);
+        explained.push(known.explain(&mut client, &question.sql, (statement, place)).await);
     }
     Ok(explained)
 }

@@ -5,10 +5,11 @@ use super::said::{Said, Vetting};
 use super::setting::{Filled, Setting};
 use crate::manifest::{Percent, Scans};
 use crate::proxy::{self, Unfit};
+use crate::sql::indirect;
 use crate::sql::layout::pretty;
 use crate::sql::lex::{Kind, identifier, tokens};
 use crate::sql::read::Read;
-use crate::sql::statement::Statement;
+use crate::sql::statement::{Place, Statement};
 use tokio_postgres::Client;
 
 /// Words before a parenthesis that call nothing.
@@ -60,7 +61,7 @@ impl Known {
     pub(super) async fn read(
         &self,
         client: &mut Client,
-        (text, statement): (&str, &Statement),
+        (text, statement, place): (&str, &Statement, Place),
         read: &Read,
         said: &mut Said,
     ) {
@@ -71,6 +72,10 @@ impl Known {
                 return said.route("read", "source", &why);
             }
         };
+        if place == Place::Among {
+            said.route("read", "source", indirect::AMONG);
+            return said.way_out(indirect::AMONG_WAY_OUT);
+        }
         let at = statement.at.clone();
         let Some(form) = fit.on_shadow(text, at.clone(), &self.targets, |_| 0) else {
             return said.route("read", "source", "the shadow has no form of it");

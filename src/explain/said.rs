@@ -22,7 +22,7 @@ pub struct Explained {
     pub why: String,
     /// What is not understood of it.
     pub not_understood: Option<String>,
-    /// What to change so that it is understood.
+    /// What to change so that it is understood, or can be read of the shadow.
     pub way_out: Option<String>,
     /// Whether the shadow's form is as good as the client's, by its plan and its types.
     pub vetting: Option<String>,
@@ -79,7 +79,11 @@ impl Said {
 
     pub(super) fn not_understood(&mut self, reason: Reason) {
         self.0.not_understood = Some(reason.text().to_owned());
-        self.0.way_out = Some(reason.way_out().to_owned());
+        self.way_out(reason.way_out());
+    }
+
+    pub(super) fn way_out(&mut self, way_out: &str) {
+        self.0.way_out = Some(way_out.to_owned());
     }
 
     pub(super) fn vetted(&mut self, vetted: Vetting) {

@@ -152,6 +152,7 @@ impl Understander {
     /// With the tallies of its statements.
     pub(super) fn counted(&self, text: &str, understanding: Understanding) -> Arc<Counted> {
         let ways = &self.functions.ways;
+        let place = understanding.place();
         let tallies = understanding.statements.iter().map(|statement| {
             let views = indirect::views(text, statement, ways);
             let behind = |target: usize| {
@@ -163,7 +164,7 @@ impl Understander {
             let tally = |(target, observed): (usize, &Arc<Observed>)| {
                 let tally = match behind(target) {
                     true => observed.through_view(text, statement, self.generation),
-                    false => observed.tally(target, text, statement, self.generation)?,
+                    false => observed.tally(target, text, (statement, place), self.generation)?,
                 };
                 Some((target, tally))
             };

@@ -1,5 +1,5 @@
-//! Statements that read a source and are no query of the client's: their reads stay on the source. It is
-//! said where a team looks for what the shadow will serve.
+//! Statements that read a source and are no query of the client's, or none by itself: their reads stay on
+//! the source. It is said where a team looks for what the shadow will serve.
 
 use super::lex::{Kind, Token, first_word, identifier, is_keyword, tokens};
 use super::mention::Table;
@@ -7,6 +7,11 @@ use super::statement::{Class, Statement};
 use super::ways::Ways;
 use super::write::with::with_list;
 use std::collections::BTreeSet;
+
+/// Why a query that the shadow could answer stays on the source when its text has other statements.
+pub const AMONG: &str = "it is one of several statements of one text";
+/// What to do about that.
+pub const AMONG_WAY_OUT: &str = "send it as a text of its own";
 
 /// Why what a statement reads of a migrated table stays on the source, though it is no query.
 pub fn reads(text: &str, statement: &Statement) -> Option<&'static str> {

@@ -25,6 +25,22 @@ pub struct Understanding {
     pub statements: Vec<Statement>,
 }
 
+/// Where a statement stands in its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// It is the only one.
+    Alone,
+    /// It is one of several.
+    Among,
+}
+
+impl Understanding {
+    /// Where each of its statements stands.
+    pub fn place(&self) -> Place {
+        if self.statements.len() > 1 { Place::Among } else { Place::Alone }
+    }
+}
+
 /// One statement of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statement {

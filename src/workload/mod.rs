@@ -17,7 +17,7 @@ pub use report::{Class, Line, Part, Report, Routes, Vetting};
 use crate::sql::indirect;
 use crate::sql::normal::normal;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Place, Statement};
 use crate::sql::truncate::{Extent, Reach};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use latency::Latency;
@@ -82,6 +82,8 @@ enum Verdict {
     Read,
     /// A read that it cannot: why.
     UnfitRead(Box<str>),
+    /// A read among other statements of one text: why it could not alone either, if so.
+    ReadAmong(Option<Box<str>>),
     /// It changes nothing, and has nothing to read for the shadow.
     Other,
     /// A change of the table's definition.
@@ -173,16 +175,16 @@ impl Observed {
         self.no_reads.store(why.map(|why| Arc::new(why.to_owned())));
     }
 
-    /// The tally of a statement in a text, for the target of this index: none if it does not
-    /// concern it.
+    /// The tally of a statement at its place in a text, for the target of this index: none if it
+    /// does not concern it.
     pub fn tally(
         &self,
         target: usize,
         text: &str,
-        statement: &Statement,
+        (statement, place): (&Statement, Place),
         generation: u64,
     ) -> Option<Arc<Tally>> {
-        let verdict = Verdict::of(text, statement, target)?;
+        let verdict = Verdict::of(text, (statement, place), target)?;
         let text = text.get(statement.at.clone()).and_then(normal);
         Some(self.find(Text::of(text.as_deref()), verdict, generation))
     }
@@ -240,8 +242,10 @@ impl Observed {
 impl Kind {
     /// What is kept of a kind that there is no room for: what it is. There are few of these.
     fn without_detail(self) -> Self {
+        const SEVERAL: &str = "several reasons";
         let verdict = match self.verdict {
-            Verdict::UnfitRead(_) => Verdict::UnfitRead("several reasons".into()),
+            Verdict::UnfitRead(_) => Verdict::UnfitRead(SEVERAL.into()),
+            Verdict::ReadAmong(Some(_)) => Verdict::ReadAmong(Some(SEVERAL.into())),
             other => other,
         };
         Self { text: Text::Others, verdict }
@@ -264,13 +268,16 @@ impl Verdict {
     fn room(&self) -> usize {
         match self {
             Self::NotUnderstood(_) => KINDS_MAX,
-            Self::Write | Self::Read | Self::UnfitRead(_) | Self::Other | Self::Ddl => {
-                KINDS_MAX - NOT_UNDERSTOOD_ROOM
-            }
+            Self::Write
+            | Self::Read
+            | Self::UnfitRead(_)
+            | Self::ReadAmong(_)
+            | Self::Other
+            | Self::Ddl => KINDS_MAX - NOT_UNDERSTOOD_ROOM,
         }
     }
 
-    fn of(text: &str, statement: &Statement, target: usize) -> Option<Self> {
+    fn of(text: &str, (statement, place): (&Statement, Place), target: usize) -> Option<Self> {
         let named = statement.names.iter().any(|name| name.target == target);
         let any = statement.names.is_empty();
         match &statement.class {
@@ -302,10 +309,14 @@ impl Verdict {
             }
             statement::Class::Ddl(of) if of.contains(&target) => Some(Self::Ddl),
             statement::Class::Ddl(_) => Some(Self::Other),
-            statement::Class::Read(read) => Some(match &read.fit {
-                Ok(_) => Self::Read,
-                Err(why) => Self::UnfitRead(without_values(why).into()),
-            }),
+            statement::Class::Read(read) => {
+                let unfit = read.fit.as_ref().err().map(|why| without_values(why).into());
+                Some(match (place, unfit) {
+                    (Place::Alone, None) => Self::Read,
+                    (Place::Alone, Some(why)) => Self::UnfitRead(why),
+                    (Place::Among, unfit) => Self::ReadAmong(unfit),
+                })
+            }
         }
     }
 }

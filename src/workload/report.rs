@@ -2,6 +2,8 @@
 
 use super::latency::Counts;
 use super::{Kind, Observed, Tally, Text, Verdict, millis};
+use crate::sql::indirect;
+use crate::sql::statement::Place;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -71,7 +73,7 @@ pub struct Line {
     /// Of a read that the shadow can answer, by what it says: whether it may.
     #[serde(default)]
     pub vetting: Option<Vetting>,
-    /// What to change so that it is understood.
+    /// What to change so that it is understood, or can be read of the shadow.
     pub way_out: Option<String>,
     /// How often it was answered or refused.
     pub calls: u64,
@@ -184,9 +186,17 @@ impl Seen {
         self.last = self.last.max(older.last);
     }
 
-    fn is_kept_read(&self) -> bool {
-        let read = matches!(self.kind.verdict, Verdict::Read | Verdict::UnfitRead(_));
-        read && matches!(self.kind.text, Text::Kept(..))
+    /// What reads share that were understood for different sets of tables and functions: the text, and
+    /// whether others stood beside it.
+    fn kept_read(&self) -> Option<(Text, Place)> {
+        let place = match self.kind.verdict {
+            Verdict::Read | Verdict::UnfitRead(_) => Place::Alone,
+            Verdict::ReadAmong(_) => Place::Among,
+            Verdict::Write | Verdict::Other | Verdict::Ddl | Verdict::NotUnderstood(_) => {
+                return None;
+            }
+        };
+        matches!(self.kind.text, Text::Kept(..)).then(|| (self.kind.text.clone(), place))
     }
 
     /// Whether its reads are vetted, and each of them by this line.
@@ -198,7 +208,14 @@ impl Seen {
         let (class, why, way_out) = match &self.kind.verdict {
             Verdict::Write => (Class::Write, None, None),
             Verdict::Read => (Class::Read, self.vetting.1.clone(), None),
-            Verdict::UnfitRead(why) => (Class::UnfitRead, Some(why.to_string()), None),
+            Verdict::UnfitRead(why) | Verdict::ReadAmong(Some(why)) => {
+                (Class::UnfitRead, Some(why.to_string()), None)
+            }
+            Verdict::ReadAmong(None) => (
+                Class::UnfitRead,
+                Some(indirect::AMONG.to_owned()),
+                Some(indirect::AMONG_WAY_OUT.to_owned()),
+            ),
             Verdict::Other => (Class::Other, None, None),
             Verdict::Ddl => (Class::Ddl, None, None),
             Verdict::NotUnderstood(why) => {
@@ -275,18 +292,20 @@ impl Observed {
 /// Reads that were understood otherwise for an earlier set of tables and functions count as what
 /// they are now. Whatever else was not understood stays on record as that.
 fn as_known_now(seen: Vec<Seen>) -> Vec<Seen> {
-    let mut newest: HashMap<Text, u64> = HashMap::new();
-    for one in seen.iter().filter(|one| one.is_kept_read()) {
-        let newest = newest.entry(one.kind.text.clone()).or_default();
-        *newest = one.generation.max(*newest);
+    let mut newest: HashMap<(Text, Place), u64> = HashMap::new();
+    for (read, generation) in seen.iter().filter_map(|one| Some((one.kept_read()?, one.generation)))
+    {
+        let newest = newest.entry(read).or_default();
+        *newest = generation.max(*newest);
     }
     let is_old = |one: &Seen| {
-        let newest = newest.get(&one.kind.text);
-        one.is_kept_read() && newest.is_some_and(|newest| one.generation < *newest)
+        let newest = one.kept_read().and_then(|read| newest.get(&read));
+        newest.is_some_and(|newest| one.generation < *newest)
     };
     let (old, mut now): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(is_old);
     for older in &old {
-        let same = |one: &&mut Seen| one.is_kept_read() && one.kind.text == older.kind.text;
+        let read = older.kept_read();
+        let same = |one: &&mut Seen| one.kept_read() == read;
         if let Some(one) = now.iter_mut().find(same) {
             one.merge(older);
         }

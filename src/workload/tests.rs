@@ -31,9 +31,17 @@ fn target() -> Arc<Target> {
 
 fn count(observed: &Observed, sql: &str, generation: u64) -> Option<Arc<Tally>> {
     let understanding = understand(sql, &[target()], &Functions::default());
-    let tally = observed.tally(0, sql, &understanding.statements[0], generation)?;
-    tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
-    Some(tally)
+    let place = understanding.place();
+    let tallies: Vec<_> = understanding
+        .statements
+        .iter()
+        .filter_map(|statement| {
+            let tally = observed.tally(0, sql, (statement, place), generation)?;
+            tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
+            Some(tally)
+        })
+        .collect();
+    tallies.into_iter().next()
 }
 
 #[test]
@@ -46,7 +54,9 @@ fn memory_has_a_bound_and_sums_stay_right_whatever_is_sent() {
     let used = allocation_counter::measure(|| {
         let observed = workload.of("m");
         for n in 0..TEXTS {
-            let tally = observed.tally(0, &name(n), &understanding.statements[0], 1).unwrap();
+            let tally = observed
+                .tally(0, &name(n), (&understanding.statements[0], Place::Alone), 1)
+                .unwrap();
             tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
         }
     });
@@ -129,6 +139,33 @@ fn a_read_counts_as_what_it_is_now_and_nothing_else_does() {
     let calls = [report.reads.calls, report.unfit_reads.calls, report.not_understood.calls];
     assert_eq!(calls, [2, 0, 1]);
     assert_eq!(report.coverage, Some(66.66));
+}
+
+#[test]
+fn a_read_among_others_stays_whatever_the_same_text_does_alone() {
+    let observed = Observed::new();
+    let (read, unfit) = ("SELECT id FROM orders", "SELECT ctid FROM orders");
+    // There is no shadow: nothing is fit for the first set of tables.
+    count(&observed, &format!("{read}; {read}"), 1);
+    count(&observed, read, 1);
+    let read_as_fit = |verdict, generation| {
+        let tally = observed.find(Text::of(normal(read).as_deref()), verdict, generation);
+        tally.answered(Taken::Source, Ended::Well, Duration::from_millis(1));
+    };
+    read_as_fit(Verdict::Read, 2);
+    read_as_fit(Verdict::ReadAmong(None), 2);
+    count(&observed, &format!("BEGIN; {unfit}; COMMIT"), 2);
+    let report = observed.report("m");
+    assert_eq!((report.reads.calls, report.unfit_reads.calls), (2, 4));
+    let said = |text: &str, class| {
+        let line = report.statements.iter().find(|s| s.text == text && s.class == class).unwrap();
+        (line.calls, line.why.as_deref(), line.way_out.as_deref())
+    };
+    use super::Class::{Read, UnfitRead};
+    assert_eq!(said("select id from orders", Read), (2, None, None));
+    let among = (3, Some(indirect::AMONG), Some(indirect::AMONG_WAY_OUT));
+    assert_eq!(said("select id from orders", UnfitRead), among);
+    assert_eq!(said("select ctid from orders", UnfitRead).1, Some("a system column"));
 }
 
 #[test]

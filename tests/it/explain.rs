@@ -252,6 +252,23 @@ async fn what_is_read_by_no_query_of_the_clients_stays_on_the_source_and_says_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_among_other_statements_of_one_text_stays_on_the_source_and_says_what_to_do() {
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let text = "SELECT total FROM orders WHERE id = 7";
+    let alone = explained(&proxy, &[&format!("{text};")]);
+    assert_eq!((field(&alone[0], "route"), &alone[0]["way_out"]), ("shadow", &json!(null)));
+    let among = explained(&proxy, &[&format!("{text}; SELECT 1; SELECT ctid FROM orders")]);
+    assert_eq!(field(&among[0], "class"), "read");
+    assert_eq!(field(&among[0], "route"), "source");
+    assert_eq!(field(&among[0], "why"), "it is one of several statements of one text");
+    assert_eq!(field(&among[0], "way_out"), "send it as a text of its own");
+    // Alone it stays just as well.
+    let unfit = "the shadow cannot answer it: a system column";
+    assert_eq!((field(&among[2], "why"), &among[2]["way_out"]), (unfit, &json!(null)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_runs_in_psql_and_does_what_the_statement_does() {
     let (db, proxy) = proxy().await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));

@@ -344,6 +344,26 @@ async fn after_the_start_the_report_says_where_each_statement_went() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_among_other_statements_of_one_text_counts_as_one_that_stays() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
+    let app = through(&proxy).await;
+    let read = "SELECT total FROM orders WHERE id = 7";
+    app.batch_execute(&format!("{read}; {read}")).await.unwrap();
+    app.batch_execute(&format!("BEGIN; {read}; COMMIT")).await.unwrap();
+    app.batch_execute(read).await.unwrap();
+    let report = report_of_calls(&proxy, 4).await;
+    assert_eq!(report["reads"], json!({ "kinds": 1, "calls": 1 }));
+    assert_eq!(report["unfit_reads"], json!({ "kinds": 1, "calls": 3 }));
+    let lines = report["statements"].as_array().unwrap();
+    let among = lines.iter().find(|line| line["class"] == "unfit_read").unwrap();
+    assert_eq!(among["text"], "select total from orders where id = ?");
+    assert_eq!(among["why"], "it is one of several statements of one text");
+    assert_eq!(among["way_out"], "send it as a text of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_name_and_no_statement_moves_a_terminal_or_forges_a_line() {
     const NAME: &str = "x\u{1b}[2J\u{7}\r\n  understood  forged\u{202e}\u{2028}\u{9b}";
     let db = orders().await;
