@@ -55,6 +55,9 @@ impl Known {
             Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(sql, truncate, &mut said),
             Class::Unclassified(why) => self.unclassified(statement, *why, &mut said),
+            Class::CopyFrom(..) if place == Place::Among => {
+                self.unclassified(statement, Reason::CopyAmong, &mut said);
+            }
             Class::CopyFrom(names, _) => self.copied(names, &mut said),
             Class::Write(write) => {
                 self.write(text, write, &mut said);

@@ -303,6 +303,10 @@ impl Verdict {
                 let fed = write.feeds().any(|feed| feed.name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })
             }
+            // Keys are read along only where the COPY is all of its text.
+            statement::Class::CopyFrom(..) if place == Place::Among => {
+                Some(Self::NotUnderstood(Reason::CopyAmong))
+            }
             statement::Class::CopyFrom(names, _) => {
                 let fed = names.iter().any(|name| name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })

@@ -269,6 +269,21 @@ async fn a_read_among_other_statements_of_one_text_stays_on_the_source_and_says_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_among_other_statements_is_not_understood_and_one_by_itself_is() {
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let alone = explained(&proxy, &["COPY orders FROM STDIN;"]);
+    assert_eq!(field(&alone[0], "route"), "source, mirrored to the shadow");
+    let among = explained(&proxy, &["BEGIN; COPY orders FROM STDIN; COMMIT"]);
+    assert_eq!(field(&among[1], "class"), "unclassified");
+    assert_eq!(field(&among[1], "route"), "source, behind a mark");
+    assert_eq!(field(&among[1], "not_understood"), "COPY FROM among other statements");
+    assert_eq!(field(&among[1], "way_out"), "send COPY FROM STDIN as a text of its own");
+    let refused = explained(&proxy, &["--reads", "0", "SELECT 1; COPY items FROM STDIN"]);
+    assert_eq!(field(&refused[1], "route"), "refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_runs_in_psql_and_does_what_the_statement_does() {
     let (db, proxy) = proxy().await;
     said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));

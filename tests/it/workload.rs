@@ -2,6 +2,7 @@
 //! nothing changed for it.
 
 use crate::support::{ORDERS_V2, Proxy, TestDb, connect, database, eventually};
+use futures_util::SinkExt as _;
 use serde_json::{Value, json};
 use std::process::Output;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -361,6 +362,28 @@ async fn a_read_among_other_statements_of_one_text_counts_as_one_that_stays() {
     assert_eq!(among["text"], "select total from orders where id = ?");
     assert_eq!(among["why"], "it is one of several statements of one text");
     assert_eq!(among["way_out"], "send it as a text of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_among_other_statements_counts_as_not_understood() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
+    let app = through(&proxy).await;
+    let sink = app.copy_in::<_, bytes::Bytes>("COPY orders FROM STDIN").await.unwrap();
+    let mut sink = Box::pin(sink);
+    sink.send(bytes::Bytes::from_static(b"4711\t1\t1\n")).await.unwrap();
+    sink.as_mut().finish().await.unwrap();
+    // Fails before it asks for data.
+    let among = "BEGIN READ ONLY; COPY orders FROM STDIN; COMMIT";
+    app.batch_execute(among).await.unwrap_err();
+    let report = report_of_calls(&proxy, 2).await;
+    assert_eq!(report["writes"], json!({ "kinds": 1, "calls": 1 }));
+    assert_eq!(report["not_understood"], json!({ "kinds": 1, "calls": 1 }));
+    let lines = report["statements"].as_array().unwrap();
+    let line = lines.iter().find(|line| line["class"] == "unclassified").unwrap();
+    assert_eq!(line["why"], "COPY FROM among other statements");
+    assert_eq!(line["way_out"], "send COPY FROM STDIN as a text of its own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
