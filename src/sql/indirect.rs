@@ -3,7 +3,7 @@
 
 use super::lex::{Kind, Token, first_word, identifier, is_keyword, tokens};
 use super::mention::Table;
-use super::statement::{Class, Statement};
+use super::statement::{Class, Statement, is_write_verb, main_verb, nested_write};
 use super::ways::Ways;
 use super::write::with::with_list;
 use std::collections::BTreeSet;
@@ -20,17 +20,29 @@ pub fn reads(text: &str, statement: &Statement) -> Option<&'static str> {
         return None;
     }
     let text = text.get(statement.at.clone())?;
+    // A query of the source itself is passed on only for what it writes besides.
+    let names_source = || statement.names.iter().any(|name| name.table == Table::Source);
     let mut buffer = [0; 16];
     match first_word(text.as_bytes(), &mut buffer)? {
         "declare" => Some("it is read by a cursor"),
         "copy" => Some("it is read by COPY"),
         "explain" => Some("the plan that EXPLAIN shows is the source's"),
-        "insert" | "update" | "delete" | "merge" | "with" | "select" => {
+        "select" | "with" | "values" | "table" if !names_source() && !writes(text) => {
+            Some("partitions by their names are the source's")
+        }
+        "insert" | "update" | "delete" | "merge" | "select" | "with" | "values" | "table" => {
             Some("it is read by a statement that writes another table")
         }
         "create" if is_filled(text) => Some("it is read to fill another table"),
         _ => None,
     }
+}
+
+/// Whether it is a write, be it in its WITH list.
+fn writes(text: &str) -> bool {
+    let tokens = tokens(text).unwrap_or_default();
+    let main = main_verb(text, &tokens).and_then(|verb| tokens.get(verb));
+    main.is_some_and(|verb| is_write_verb(text, verb)) || nested_write(text, &tokens, 0).is_some()
 }
 
 /// The views by which a statement that names no migrated table reads some.

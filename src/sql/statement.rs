@@ -272,6 +272,20 @@ pub fn main_verb(text: &str, tokens: &[Token]) -> Option<usize> {
     with_list(text, tokens).map(|list| list.end)
 }
 
+/// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group, or follows the WITH
+/// list of one.
+pub(super) fn nested_write(text: &str, tokens: &[Token], from: usize) -> Option<usize> {
+    (from..tokens.len()).find(|i| {
+        let before = i.checked_sub(1).and_then(|before| tokens.get(before));
+        let opened = before.is_some_and(|t| matches!(t.kind, Kind::Open | Kind::Close));
+        opened && tokens.get(*i).is_some_and(|t| t.depth > 0 && is_write_verb(text, t))
+    })
+}
+
+pub(super) fn is_write_verb(text: &str, token: &Token) -> bool {
+    ["insert", "update", "delete", "merge"].iter().any(|verb| is_keyword(text, token, verb))
+}
+
 /// One statement in its surroundings.
 pub(super) struct Reader<'a> {
     pub(super) text: &'a str,
@@ -425,21 +439,12 @@ impl<'a> Reader<'a> {
         mention_at(self.found, token).copied()
     }
 
-    /// Index of the first INSERT, UPDATE, DELETE or MERGE that begins a bracketed group, or follows
-    /// the WITH list of one.
     fn nested_write(&self, from: usize) -> Option<usize> {
-        (from..self.tokens.len()).find(|i| {
-            let opened = i
-                .checked_sub(1)
-                .and_then(|p| self.tokens.get(p))
-                .is_some_and(|t| matches!(t.kind, Kind::Open | Kind::Close));
-            let inside = self.tokens.get(*i).is_some_and(|t| t.depth > 0);
-            inside && opened && self.tokens.get(*i).is_some_and(|t| self.is_write_verb(t))
-        })
+        nested_write(self.text, self.tokens, from)
     }
 
     fn is_write_verb(&self, token: &Token) -> bool {
-        ["insert", "update", "delete", "merge"].iter().any(|v| is_keyword(self.text, token, v))
+        is_write_verb(self.text, token)
     }
 
     /// Whether a nested write names a migrated table.

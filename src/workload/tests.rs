@@ -3,7 +3,7 @@
 use super::*;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::statement::understand;
-use crate::sql::target::{Functions, Privileges, Target};
+use crate::sql::target::{Functions, Part, Privileges, Target, by_name};
 
 fn target() -> Arc<Target> {
     Arc::new(Target {
@@ -12,7 +12,7 @@ fn target() -> Arc<Target> {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 0,
-        parts: Default::default(),
+        parts: by_name(&[Part { oid: 2, name: QualifiedName::parse("public.orders_eu").unwrap() }]),
         key: vec![Ident::new("id")],
         old_shape: Err("there is no shadow".to_owned()),
         sync_function: "sync".into(),
@@ -112,6 +112,18 @@ fn what_is_read_by_no_query_counts_as_a_read_that_stays() {
     );
     let cursor = report.statements.iter().find(|s| s.text.starts_with("declare")).unwrap();
     assert_eq!(cursor.why.as_deref(), Some("it is read by a cursor"));
+}
+
+#[test]
+fn what_is_read_of_a_partition_by_its_name_stays_and_is_no_write_of_another_table() {
+    let observed = Observed::new();
+    for sql in ["SELECT * FROM orders_eu WHERE id = 8", "TABLE orders_eu"] {
+        count(&observed, sql, 1).unwrap();
+    }
+    let report = observed.report("m");
+    assert_eq!((report.unfit_reads.calls, report.other.calls), (2, 0));
+    let whys: Vec<_> = report.statements.iter().map(|s| s.why.as_deref().unwrap()).collect();
+    assert_eq!(whys, ["partitions by their names are the source's"; 2]);
 }
 
 #[test]

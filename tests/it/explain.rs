@@ -283,6 +283,43 @@ async fn a_copy_among_other_statements_is_not_understood_and_one_by_itself_is() 
     assert_eq!(field(&refused[1], "route"), "refused");
 }
 
+/// A proxy for a source with two partitions, both with rows.
+async fn parted() -> (TestDb, Proxy) {
+    let db = database().await;
+    let tables = "CREATE TABLE orders (id int PRIMARY KEY, user_id int NOT NULL, total int) \
+            PARTITION BY RANGE (id); \
+        CREATE TABLE orders_low PARTITION OF orders FOR VALUES FROM (0) TO (50); \
+        CREATE TABLE orders_high PARTITION OF orders FOR VALUES FROM (50) TO (100); \
+        CREATE TABLE orders_v2 (id int PRIMARY KEY, customer_id int NOT NULL, total_minor bigint); \
+        CREATE TABLE words (word text); \
+        INSERT INTO orders SELECT i, i % 7, i FROM generate_series(1, 99) AS i";
+    db.client.batch_execute(tables).await.unwrap();
+    let proxy = Proxy::start(&db, &format!("{ORDERS_V2}[migration.routing]\nreads = 100\n")).await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    (db, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_of_a_partition_by_its_name_is_the_sources() {
+    let (_db, proxy) = parted().await;
+    let (parts, writes) = (
+        "partitions by their names are the source's",
+        "it is read by a statement that writes another table",
+    );
+    for (text, why) in [
+        ("SELECT * FROM orders_low WHERE id = 8", parts),
+        ("SELECT * FROM orders_low WHERE id = 8 FOR UPDATE", parts),
+        ("WITH o AS (SELECT id FROM orders_high) SELECT * FROM o", parts),
+        ("TABLE public.orders_low", parts),
+        ("INSERT INTO words SELECT id FROM orders_low", writes),
+        ("WITH d AS (DELETE FROM words RETURNING word) SELECT * FROM orders_low, d", writes),
+        ("WITH d AS (DELETE FROM words RETURNING word) SELECT * FROM orders, d", writes),
+    ] {
+        let of = explained(&proxy, &[text]);
+        assert_eq!((field(&of[0], "route"), field(&of[0], "why")), ("source", why), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_runs_in_psql_and_does_what_the_statement_does() {
     let (db, proxy) = proxy().await;
