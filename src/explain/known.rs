@@ -219,29 +219,33 @@ impl Known {
             .reached(truncate)
             .filter_map(|i| self.targets.get(i).zip(self.settings.get(i)))
             .collect();
-        let (mirrored, others): (Vec<_>, Vec<_>) = reached.iter().partition(|(_, s)| s.dual_write);
+        let (mirrored, others): (Vec<&(&Arc<Target>, &Setting)>, Vec<_>) =
+            reached.iter().partition(|(_, s)| s.dual_write);
         let at = |all: &[&(&Arc<Target>, &Setting)]| {
             all.iter().map(|(_, setting)| setting.at()).collect::<Vec<_>>().join(", ")
         };
-        let refuses = |(_, s): &&&(&Arc<Target>, &Setting)| s.unclassified == Unclassified::Refuse;
-        let part = truncate.extent == Extent::Part;
-        if part && let Some((_, setting)) = mirrored.iter().find(refuses) {
-            return Self::refused(&[setting], Reason::TruncatePart, said);
-        }
-        match mirrored.is_empty() {
-            true => {
-                let why = format!("not mirrored: {}", at(&others));
-                said.route("truncate", "source", &why);
+        if truncate.extent == Extent::Part {
+            let concerned: Vec<_> = reached.iter().map(|(_, setting)| *setting).collect();
+            Self::not_understood(&concerned, Reason::TruncatePart, said);
+            if mirrored.iter().any(|(_, s)| s.unclassified == Unclassified::Refuse) {
+                return;
             }
-            false => said.route("truncate", "source, then the shadow", &at(&mirrored)),
+        } else {
+            match mirrored.is_empty() {
+                true => {
+                    let why = format!("not mirrored: {}", at(&others));
+                    said.route("truncate", "source", &why);
+                }
+                false => said.route("truncate", "source, then the shadow", &at(&mirrored)),
+            }
+            said.client("TRUNCATE TABLE".to_owned());
+            said.note(
+                "once dual write is on, the shadow is emptied behind it, in the same transaction; \
+                 where only a part of the source is empty then, the migration is marked for a full \
+                 verify"
+                    .to_owned(),
+            );
         }
-        said.client("TRUNCATE TABLE".to_owned());
-        said.note(
-            "once dual write is on, the shadow is emptied behind it, in the same transaction; \
-             where only a part of the source is empty then, the migration is marked for a full \
-             verify"
-                .to_owned(),
-        );
         let functions = mirrored.iter().filter_map(|(target, _)| target.truncate_function.as_ref());
         let calls: Vec<_> =
             functions.map(|name| format!("{name}({})", SyncMode::Sync.as_sql())).collect();
@@ -261,7 +265,10 @@ impl Known {
     }
 
     fn unclassified(&self, statement: &Statement, reason: Reason, said: &mut Said) {
-        let concerned = self.concerned(statement);
+        Self::not_understood(&self.concerned(statement), reason, said);
+    }
+
+    fn not_understood(concerned: &[&Setting], reason: Reason, said: &mut Said) {
         let mirrored: Vec<_> = concerned.iter().copied().filter(|s| s.dual_write).collect();
         let refuse: Vec<_> =
             mirrored.iter().copied().filter(|s| s.unclassified == Unclassified::Refuse).collect();
@@ -271,7 +278,7 @@ impl Known {
         if mirrored.is_empty() {
             let why = match concerned.is_empty() {
                 true => "there is no migration".to_owned(),
-                false => format!("not mirrored: {}", all_at(&concerned)),
+                false => format!("not mirrored: {}", all_at(concerned)),
             };
             said.route("unclassified", "source", &why);
             said.unchanged();
@@ -282,13 +289,19 @@ impl Known {
             );
         } else {
             let why = format!("{} unclassified = \"record\"", have(&mirrored));
-            said.route("unclassified", "source, behind a mark", &why);
+            // What a TRUNCATE has left is looked at behind it.
+            let (route, unless) = match reason {
+                Reason::TruncatePart => {
+                    ("source, then a mark", ", unless the whole source is empty behind it")
+                }
+                _ => ("source, behind a mark", ""),
+            };
+            said.route("unclassified", route, &why);
             said.unchanged();
-            said.note(
-                "in the same transaction it is recorded that any row may be stale: the source \
-                 answers all reads until a full verify has passed"
-                    .to_owned(),
-            );
+            said.note(format!(
+                "in the same transaction it is recorded that any row may be stale{unless}: the \
+                 source answers all reads until a full verify has passed"
+            ));
         }
         said.not_understood(reason);
     }

@@ -101,7 +101,7 @@ pub enum Taken {
     Mirrored,
     /// To the shadow.
     Shadow,
-    /// To the source, behind a mark.
+    /// To the source, with a mark before it or behind it.
     Marked,
     /// Nowhere.
     Refused,

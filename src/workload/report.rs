@@ -132,7 +132,7 @@ pub struct Routes {
     pub mirrored: u64,
     /// To the shadow.
     pub shadow: u64,
-    /// To the source, behind a mark.
+    /// To the source, with a mark.
     pub marked: u64,
     /// Nowhere.
     pub refused: u64,

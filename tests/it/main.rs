@@ -32,6 +32,7 @@ mod engine_support;
 mod engine_sync;
 mod engine_verify;
 mod explain;
+mod explain_places;
 mod faults;
 mod flips;
 mod gone;

@@ -14,6 +14,7 @@ use crate::sql::reason::Reason;
 use crate::sql::target::SyncMode;
 use crate::sql::truncate::{Extent, Reach, Truncate};
 use crate::wire::{backend, build};
+use crate::workload::Taken;
 use std::sync::Arc;
 
 const STEPS: &str = "pgsegue steps";
@@ -24,6 +25,7 @@ pub(super) struct Steps {
     calls: Vec<(Arc<Route>, SyncMode)>,
     /// Of the statement before them.
     tag: &'static str,
+    extent: Extent,
 }
 
 impl Steps {
@@ -34,6 +36,14 @@ impl Steps {
             Some(format!("{function}({})", mode.as_sql()))
         });
         format!("SELECT {}", calls.collect::<Vec<_>>().join(", "))
+    }
+
+    /// What becomes of the statement: the steps mark what they cannot mirror, as a rule a part.
+    pub(super) fn taken(&self) -> Taken {
+        match self.extent {
+            Extent::Whole => Taken::Mirrored,
+            Extent::Part => Taken::Marked,
+        }
     }
 
     /// The migrations that they are for.
@@ -69,7 +79,8 @@ impl Session {
             let mode = self.mode_now(&route, mode);
             Some((route, mode))
         });
-        let steps = Steps { calls: calls.collect(), tag: "TRUNCATE TABLE" };
+        let (calls, extent) = (calls.collect(), truncate.extent);
+        let steps = Steps { calls, tag: "TRUNCATE TABLE", extent };
         Decision::Followed(Arc::new(steps))
     }
 

@@ -49,7 +49,8 @@ impl Watch {
 pub(super) fn taken(decision: &Decision) -> Taken {
     match decision {
         Decision::Original(_) => Taken::Source,
-        Decision::Mirrored(..) | Decision::Followed(_) | Decision::Copied(_) => Taken::Mirrored,
+        Decision::Mirrored(..) | Decision::Copied(_) => Taken::Mirrored,
+        Decision::Followed(steps) => steps.taken(),
         Decision::Shadow(..) => Taken::Shadow,
         Decision::Marked(_) => Taken::Marked,
         Decision::Refused(_) => Taken::Refused,
