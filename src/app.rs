@@ -88,7 +88,7 @@ pub async fn serve(config: &Path, shutdown: CancellationToken) -> Result<(), Err
     };
     let served = serve_admin(&admin, first, process.admin, admin_shutdown.clone());
     let work = async {
-        let started = start_engine(&settings, &routes, &metrics);
+        let started = start_engine(&settings, (&routes, &workload), &metrics);
         let engine = tokio::select! {
             engine = started => engine?,
             () = shutdown.cancelled() => return Ok(()),
@@ -289,14 +289,15 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 /// An engine that has published the routes of the config file; none without `[control]`.
 async fn start_engine(
     settings: &Settings,
-    routes: &Arc<Handle>,
+    (routes, workload): (&Arc<Handle>, &Arc<Workload>),
     metrics: &Metrics,
 ) -> Result<Option<Arc<Engine>>, Error> {
     let Some(control) = &settings.process.control else { return Ok(None) };
     loop {
         let started = async {
+            let (routes, workload) = (Arc::clone(routes), Arc::clone(workload));
             let engine =
-                Engine::connect(control.clone(), Arc::clone(routes), metrics.clone()).await?;
+                Engine::connect(control.clone(), routes, workload, metrics.clone()).await?;
             engine.apply(settings.migrations.clone()).await?;
             Ok(engine)
         };

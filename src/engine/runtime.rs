@@ -11,6 +11,7 @@ use crate::pg::{self, Connection};
 use crate::routing::{self, Mirror, Routes};
 use crate::sql::target::{Functions, Target};
 use crate::telemetry::Metrics;
+use crate::workload::Workload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Declared {
 pub struct Engine {
     config: pg::Database,
     routes: Arc<routing::Handle>,
+    /// Where the sessions count what they see of each route's table.
+    workload: Arc<Workload>,
     metrics: Metrics,
     // Held for in-memory work and a publication, never over an await.
     state: Mutex<State>,
@@ -78,6 +81,7 @@ impl Engine {
     pub async fn connect(
         control: pg::Database,
         routes: Arc<routing::Handle>,
+        workload: Arc<Workload>,
         metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
         let mut connection = pg::connect(&control, "pgsegue engine").await?;
@@ -89,6 +93,7 @@ impl Engine {
         let engine = Arc::new(Self {
             config: control,
             routes,
+            workload,
             metrics,
             state: Mutex::new(state),
             control: tokio::sync::Mutex::new(None),
@@ -401,6 +406,16 @@ impl Engine {
         // Under the lock: two publications cannot overtake each other.
         self.routes
             .publish(|now, epoch| entry::routes(&state.entries, &state.functions, now, epoch));
+        self.observe();
+    }
+
+    /// What is published is observed from here on, though no statement has come yet. Under the lock,
+    /// as the publication.
+    fn observe(&self) {
+        for route in &self.routes.load().routes {
+            let why = route.target.old_shape.as_ref().err();
+            self.workload.of(&route.target.migration).set_no_reads(why.map(String::as_str));
+        }
     }
 
     /// Publishes routes under which every statement is understood anew.
@@ -410,6 +425,7 @@ impl Engine {
             generation: now.generation + 1,
             ..entry::routes(&state.entries, &state.functions, now, epoch)
         });
+        self.observe();
     }
 
     /// The declarations whose writes are mirrored.

@@ -107,10 +107,7 @@ impl Context {
 impl Understander {
     fn new(routes: &Routes, workload: &Workload) -> Self {
         let targets: Vec<_> = routes.routes.iter().map(|r| Arc::clone(&r.target)).collect();
-        let observed = targets.iter().map(|t| workload.of(&t.migration)).collect::<Vec<_>>();
-        for (observed, target) in observed.iter().zip(&targets) {
-            observed.set_no_reads(target.old_shape.as_ref().err().map(String::as_str));
-        }
+        let observed = targets.iter().map(|t| workload.of(&t.migration)).collect();
         Self {
             generation: routes.generation,
             prefilter: Prefilter::new(&targets, &routes.functions.ways),

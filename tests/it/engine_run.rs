@@ -294,7 +294,9 @@ async fn a_started_migration_must_stay_declared_as_it_was() {
     assert_ne!(running.mirror(), Mirror::Off, "nothing has changed");
     running.stop().await;
     let routes = Handle::new(Routes::none());
-    let engine = Engine::connect(db.config(), routes, Metrics::new().unwrap()).await.unwrap();
+    let engine = Engine::connect(db.config(), routes, Arc::default(), Metrics::new().unwrap())
+        .await
+        .unwrap();
     assert!(engine.apply(Vec::new()).await.is_err());
     assert!(engine.apply(vec![declared(&changed, 0.0)]).await.is_err());
     let error = control.start("orders_v2", "a test").await.unwrap_err().to_string();

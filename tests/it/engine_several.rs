@@ -131,7 +131,10 @@ async fn a_process_does_not_join_one_whose_schema_it_does_not_know() {
     db.client.batch_execute("UPDATE pgsegue.schema_version SET version = 3").await.unwrap();
     let routes = pgsegue::routing::Handle::new(pgsegue::routing::Routes::none());
     let metrics = pgsegue::telemetry::Metrics::new().unwrap();
-    let error = Engine::connect(db.config(), routes, metrics).await.unwrap_err().to_string();
+    let error = Engine::connect(db.config(), routes, Arc::default(), metrics)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("pgsegue engine") && error.contains("stop it"), "{error}");
     running.stop().await;
 }

@@ -195,7 +195,8 @@ pub(crate) struct Running {
 pub(crate) async fn run(db: &Db, migration: &Migration, reads: f64) -> Running {
     let routes = Handle::new(Routes::none());
     let metrics = Metrics::new().unwrap();
-    let engine = Engine::connect(db.config(), Arc::clone(&routes), metrics).await.unwrap();
+    let engine =
+        Engine::connect(db.config(), Arc::clone(&routes), Arc::default(), metrics).await.unwrap();
     engine.apply(vec![declared(migration, reads)]).await.unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&engine).run(stop.clone()));

@@ -387,6 +387,24 @@ async fn a_copy_among_other_statements_counts_as_not_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_while_it_runs_is_observed_before_any_statement_comes() {
+    let db = orders().await;
+    let proxy = Proxy::start(&db, "").await;
+    let path = "/migrations/orders_v2/workload";
+    assert_eq!(proxy.get(path).0, 404);
+    proxy.rewrite_config(ORDERS_V2);
+    let report = eventually("it is observed", async || match proxy.get(path) {
+        (200, body) => Ok(serde_json::from_str::<Value>(&body).unwrap()),
+        (_, body) => Err(body),
+    })
+    .await;
+    assert_eq!((&report["calls"], &report["statements"]), (&json!(0), &json!([])));
+    assert_eq!(report["no_reads"], "the shadow public.orders_v2 does not exist yet");
+    let shown = said(&proxy.pgsegue(&["migration", "status", "orders_v2", "--workload"]));
+    assert!(shown.contains("nothing was seen yet"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_name_and_no_statement_moves_a_terminal_or_forges_a_line() {
     const NAME: &str = "x\u{1b}[2J\u{7}\r\n  understood  forged\u{202e}\u{2028}\u{9b}";
     let db = orders().await;

@@ -166,9 +166,10 @@ impl Stand {
         let routes = Handle::new(Routes::none());
         let config: tokio_postgres::Config = SERVER.conninfo(&live).parse().unwrap();
         let control = pg::Database::from(config);
-        let engine = Engine::connect(control.clone(), Arc::clone(&routes), metrics.clone())
-            .await
-            .map_err(|e| e.to_string())?;
+        let engine =
+            Engine::connect(control.clone(), Arc::clone(&routes), Arc::default(), metrics.clone())
+                .await
+                .map_err(|e| e.to_string())?;
         engine.apply(declared(case, 0.0)).await.map_err(|e| e.to_string())?;
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(Arc::clone(&engine).run(stop.clone()))];
