@@ -387,6 +387,21 @@ async fn a_copy_among_other_statements_counts_as_not_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_rejects_before_it_is_executed_is_no_call() {
+    let db = orders().await;
+    db.client.batch_execute(SHADOW).await.unwrap();
+    let proxy = Proxy::start(&db, ORDERS_V2).await;
+    let app = through(&proxy).await;
+    app.prepare("SELECT nope FROM orders").await.unwrap_err();
+    // The constant is worked out when it is planned, at Bind.
+    let read = app.prepare("SELECT total FROM orders WHERE id = $1::text::int").await.unwrap();
+    app.query(&read, &[&"no number"]).await.unwrap_err();
+    app.query(&read, &[&"1"]).await.unwrap();
+    let report = report_of_calls(&proxy, 1).await;
+    assert_eq!((&report["kinds"], &report["statements"][0]["errors"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_declared_while_it_runs_is_observed_before_any_statement_comes() {
     let db = orders().await;
     let proxy = Proxy::start(&db, "").await;
