@@ -327,6 +327,23 @@ async fn a_blocker_says_what_to_do_and_resume_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parameter_in_a_mapping_blocks_the_start() {
+    let db = database().await;
+    let mut migration = orders(&db, 10).await;
+    migration.columns[4].1 = "$1".to_owned();
+    let running = run(&db, &migration, 0.0).await;
+    let control = Control::connect(&db.config()).await.unwrap();
+    control.start("orders_v2", "a test").await.unwrap();
+    until_phase(&control, "blocked").await;
+    let said = "mapping public.orders_v2.note: the mapping of note has a parameter, such as $1";
+    match status(&control).await.phase {
+        Phase::Blocked { reason, .. } => assert!(reason.contains(said), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_install_that_waits_for_another_one_is_tried_again() {
     let db = database().await;
     let migration = orders(&db, 10).await;

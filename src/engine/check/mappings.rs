@@ -56,14 +56,22 @@ async fn broken(subject: &Subject<'_>, mapped: &Mapped) -> Result<Option<Finding
         subject.shape.source.name.quoted(),
         mapped.column.type_sql
     );
-    let Err(error) = subject.client.prepare(&fitting).await else { return Ok(None) };
+    let object = format!("{}.{column}", subject.shadow());
+    let error = match subject.client.prepare(&fitting).await {
+        Ok(statement) if statement.params().is_empty() => return Ok(None),
+        Ok(_) => {
+            let message = format!("the mapping of {column} has a parameter, such as $1");
+            let remedy = parameter("source");
+            return Ok(Some(Finding::blocker(Kind::Mapping, object, message, remedy)));
+        }
+        Err(error) => error,
+    };
     let hint = schema_hint(subject, &error).await?;
     let of_rows = error.code().is_some_and(|code| {
         [SqlState::GROUPING_ERROR, SqlState::WINDOWING_ERROR, SqlState::FEATURE_NOT_SUPPORTED]
             .contains(code)
     });
     let reason = server_error(error)?;
-    let object = format!("{}.{column}", subject.shadow());
     let (message, remedy) = match of_rows {
         true => (
             format!("the mapping of {column} is not worked out from one row: {reason}"),
@@ -237,15 +245,18 @@ async fn reverse(
     let object = format!("{}.{spelled}", subject.source());
     let cast = format!("CAST(({expression}) AS {})", column.type_sql);
     let sql = format!("SELECT {cast} FROM {} LIMIT 0", shadow.name.quoted());
-    if let Err(error) = subject.client.prepare(&sql).await {
-        let hint = schema_hint(subject, &error).await?;
-        let reason = server_error(error)?;
-        return Ok(Some(Finding::blocker(
-            Kind::Reverse,
-            object,
-            format!("the way back for {spelled} does not work: {reason}"),
-            format!("it is SQL over the shadow's columns; {hint}"),
-        )));
+    let broken = match subject.client.prepare(&sql).await {
+        Ok(statement) if statement.params().is_empty() => None,
+        Ok(_) => Some(("has a parameter, such as $1".to_owned(), parameter("shadow"))),
+        Err(error) => {
+            let hint = schema_hint(subject, &error).await?;
+            let message = format!("does not work: {}", server_error(error)?);
+            Some((message, format!("it is SQL over the shadow's columns; {hint}")))
+        }
+    };
+    if let Some((message, remedy)) = broken {
+        let message = format!("the way back for {spelled} {message}");
+        return Ok(Some(Finding::blocker(Kind::Reverse, object, message, remedy)));
     }
     let proof = prove(subject, shadow, &cast, &column.type_sql).await?;
     let proof = prove_label(subject, shadow, proof, (expression, column)).await?;
@@ -268,6 +279,11 @@ async fn reverse(
             .or_accept(),
         ),
     })
+}
+
+/// What to do about an expression to which nobody would give a value.
+fn parameter(side: &str) -> String {
+    format!("a parameter is not SQL over the {side}'s columns: write the value itself")
 }
 
 /// How types and functions are written, with the name of the type that was not found.

@@ -239,6 +239,32 @@ async fn mappings_that_fail_or_give_another_result_each_time() {
 }
 
 #[tokio::test]
+async fn a_parameter_in_an_expression_is_no_failure_of_the_check() {
+    let db = database().await;
+    let base = orders(&db, 3).await;
+    for bad in ["$1", "note || $1", "coalesce($1::text, note)"] {
+        let mut migration = base.clone();
+        migration.columns[4].1 = bad.to_owned();
+        let findings = found(&db, &migration).await;
+        assert_eq!(findings[0].id, "mapping public.orders_v2.note", "{bad}: {findings:?}");
+        assert!(findings[0].is_blocker(), "{bad}: {findings:?}");
+        assert_eq!(findings[0].message, "the mapping of note has a parameter, such as $1");
+        let remedy = "a parameter is not SQL over the source's columns: write the value itself";
+        assert_eq!(findings[0].remedy, remedy);
+        let mut migration = base.clone();
+        migration.reverse = vec![(pgsegue::sql::ident::Ident::new("note"), bad.to_owned())];
+        let findings = found(&db, &migration).await;
+        assert_eq!(ids(&findings)[0], "B reverse public.orders.note", "{bad}: {findings:?}");
+        assert_eq!(findings[0].message, "the way back for note has a parameter, such as $1");
+    }
+    let mut migration = base;
+    migration.columns[4].1 = "note || '$1' || $$2$$".to_owned();
+    let way = (pgsegue::sql::ident::Ident::new("note"), "left(note, -3)".to_owned());
+    migration.reverse.push(way);
+    assert_eq!(found(&db, &migration).await, []);
+}
+
+#[tokio::test]
 async fn triggers_by_what_their_functions_do() {
     let trigger = |when: &str, body: &str| {
         format!(
