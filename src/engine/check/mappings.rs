@@ -208,6 +208,32 @@ async fn prove_label(
     })
 }
 
+/// The other direction: an enum of the shadow that comes back as the text of its label, the column alone or
+/// under a cast. The probe has text in its place, so that all that is done to the label is asked of.
+async fn prove_spelled(
+    subject: &Subject<'_>,
+    proof: Proof,
+    (expression, column): (&str, &Column),
+) -> Result<Proof, Error> {
+    // A cast that somebody has made for the enum may do anything.
+    let by_label = "SELECT typtype = 'e' AND NOT EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid) \
+                    FROM pg_type t WHERE oid = $1";
+    let (Form::Column(name) | Form::Cast(name, _)) = form(expression) else { return Ok(proof) };
+    let mut shadow = subject.shape.shadow.clone();
+    let Some(label) = shadow.columns.iter_mut().find(|column| column.name == name) else {
+        return Ok(proof);
+    };
+    if !matches!(proof, Proof::Refused(_)) || !subject.holds(by_label, &[&label.type_oid]).await? {
+        return Ok(proof);
+    }
+    "text".clone_into(&mut label.type_sql);
+    let cast = format!("CAST(({expression}) AS {})", column.type_sql);
+    Ok(match prove(subject, &shadow, &cast, &column.type_sql).await? {
+        Proof::Refused(_) => proof,
+        proved => proved,
+    })
+}
+
 /// The ways back: each is SQL over the shadow that gives the same in every session. They run with
 /// the settings of the clients' sessions.
 async fn reverses(subject: &Subject<'_>, tried: &mut Tried) -> Result<(), Error> {
@@ -260,6 +286,7 @@ async fn reverse(
     }
     let proof = prove(subject, shadow, &cast, &column.type_sql).await?;
     let proof = prove_label(subject, shadow, proof, (expression, column)).await?;
+    let proof = prove_spelled(subject, proof, (expression, column)).await?;
     Ok(match proof {
         Proof::Immutable => None,
         Proof::Denied(reason) => Some(Finding::warning(

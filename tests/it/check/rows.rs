@@ -385,6 +385,32 @@ async fn a_way_back_that_hangs_on_the_session_is_refused_unless_it_is_accepted()
 }
 
 #[tokio::test]
+async fn a_label_comes_back_as_the_text_that_it_was() {
+    let text = ["text", "mood"];
+    for (types, reverse, steady) in [
+        (text, None, true),
+        (text, Some("v"), true),
+        (text, Some("v::text"), true),
+        (["varchar(9)", "mood"], Some("CAST(v AS varchar)"), true),
+        // Anything else that is done to it is asked of the server.
+        (text, Some("v::text || left(now()::text, 0)"), false),
+    ] {
+        let db = database().await;
+        db.client.batch_execute("CREATE TYPE mood AS ENUM ('sad', 'happy')").await.unwrap();
+        let migration = pair(&db, types, "v", reverse, "'sad', 'happy', NULL").await;
+        let back = ["B mutable way back public.orders.v"];
+        let findings = found(&db, &migration).await;
+        let seen = ids(&findings);
+        assert_eq!(seen, back[..usize::from(!steady)], "{reverse:?}: {findings:?}");
+        let cast = "CREATE FUNCTION spelled(mood) RETURNS text LANGUAGE sql AS $$SELECT now()::text$$; \
+                    CREATE CAST (mood AS text) WITH FUNCTION spelled(mood) AS IMPLICIT";
+        db.client.batch_execute(cast).await.unwrap();
+        let findings = found(&db, &migration).await;
+        assert!(ids(&findings).contains(&back[0].to_owned()), "{reverse:?}: {findings:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_mapping_that_reads_a_setting_that_nobody_pins_is_refused() {
     let db = database().await;
     let mapping = "xmlelement(name a, v)::text";
