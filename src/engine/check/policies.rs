@@ -97,7 +97,13 @@ async fn differing(subject: &Subject<'_>) -> Result<Option<Finding>, Error> {
     let table = shadow.name.quoted();
     let enable = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY");
     let missing = of_source.iter().filter(|[what, _]| of_shadow.iter().all(|[w, _]| w != what));
-    let create = missing.map(|[what, name]| format!("CREATE POLICY {name} ON {table} {what}"));
+    // Those for writes as well: a name is taken, whatever it is for.
+    let sql = "SELECT quote_ident(polname) FROM pg_policy WHERE polrelid = $1";
+    let taken = subject.rows(sql, &[&shadow.oid]).await?.concat();
+    let create = missing.flat_map(|[what, name]| {
+        let drop = taken.contains(name).then(|| format!("DROP POLICY {name} ON {table}"));
+        drop.into_iter().chain([format!("CREATE POLICY {name} ON {table} {what}")])
+    });
     let (source, shadow) = (subject.source(), subject.shadow());
     let remedy = "give the shadow policies of the same meaning, over its own columns";
     let found = match secured {

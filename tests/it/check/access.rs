@@ -194,6 +194,17 @@ async fn policies_that_differ_between_the_two_tables() {
     let both = format!("{source}; {shadow}; CREATE POLICY a ON orders_v2 FOR SELECT USING (true)");
     let differ = ["B policies public.orders_v2"];
     case(&both, &differ, &differ).await;
+    // A name that is taken is free before it is given.
+    for other in [
+        "FOR SELECT USING (true)",
+        "FOR SELECT USING (note IS NULL)",
+        "USING (true)",
+        "FOR DELETE USING (true)",
+    ] {
+        let taken = format!("CREATE POLICY \"p 1\" ON orders_v2 {other}");
+        case(&format!("{source}; {shadow}; {taken}"), &differ, &[]).await;
+        case(&format!("{source}; {taken}"), &differ, &[]).await;
+    }
 }
 
 /// Whether a row that policies let a role write may be one that they hide from it.
