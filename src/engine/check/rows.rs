@@ -3,7 +3,7 @@
 
 use super::mappings::Broken;
 use super::scan::{Answer, Question, Scan};
-use super::{Finding, Kind, Subject, mappings, refused, settings, size};
+use super::{Finding, Kind, Subject, mappings, refused, settings, size, unique};
 use crate::engine::Error;
 use crate::engine::mapping::{Form, form};
 use crate::engine::shape::{Column, Mapped};
@@ -26,6 +26,7 @@ pub(super) async fn check(
     );
     subject.client.batch_execute(&set).await?;
     count_nulls(subject, found_before).await?;
+    unique::count_duplicates(subject, found_before).await?;
     let looked = Box::pin(looks(subject, broken)).await;
     subject.client.batch_execute("RESET synchronize_seqscans").await?;
     looked

@@ -2,15 +2,13 @@
 
 use super::{Finding, Kind, Subject, finding};
 use crate::engine::Error;
-use crate::engine::shape::{Column, Relation};
+use crate::engine::shape::{Column, Relation, Shape};
+use tokio_postgres::error::SqlState;
 
 /// Both tables.
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let shape = subject.shape;
-    let source_key: Vec<&Column> = shape.key.iter().map(|pair| &pair.source).collect();
-    let shadow_key: Vec<&Column> = shape.key.iter().map(|pair| &pair.shadow).collect();
     let mut findings = Vec::new();
-    for (relation, key) in [(&shape.source, source_key), (&shape.shadow, shadow_key)] {
+    for (relation, key) in keys(subject.shape) {
         let indexes = indexes(subject, relation).await?;
         let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
         if !indexes.iter().any(|index| index.is_over(&names) && index.flaws.is_empty()) {
@@ -20,6 +18,71 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
         }
     }
     Ok(findings)
+}
+
+/// The two tables with the columns of the key.
+fn keys(shape: &Shape) -> [(&Relation, Vec<&Column>); 2] {
+    let source = shape.key.iter().map(|pair| &pair.source).collect();
+    let shadow = shape.key.iter().map(|pair| &pair.shadow).collect();
+    [(&shape.source, source), (&shape.shadow, shadow)]
+}
+
+/// Says which keys several rows have, where no index makes them unique: none can be created before
+/// these rows are gone.
+pub(super) async fn count_duplicates(
+    subject: &Subject<'_>,
+    findings: &mut [Finding],
+) -> Result<(), Error> {
+    for (relation, key) in keys(subject.shape) {
+        let object = relation.name.spelled();
+        let of_table = |f: &&mut Finding| f.kind == Kind::Unique && f.object == object;
+        let Some(finding) = findings.iter_mut().find(of_table) else { continue };
+        let (table, columns) = (relation.name.quoted(), quoted(&key, ""));
+        let texts: Vec<String> =
+            key.iter().map(|column| format!("{}::text", column.name.quoted())).collect();
+        let sql = format!(
+            "SELECT count(*)::text, min(k) FROM (SELECT '(' || concat_ws(', ', {}) || ')' FROM {table} \
+             WHERE ({columns}) IS NOT NULL GROUP BY {columns} HAVING count(*) > 1) AS several (k)",
+            texts.join(", ")
+        );
+        let rows = match subject.rows(&sql, &[]).await {
+            Ok(rows) => rows.concat(),
+            Err(Error::Postgres(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+                finding.message.push_str("; whether several rows have one key was too slow to see");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let [several, one] = rows.as_slice() else { continue };
+        if several == "0" {
+            continue;
+        }
+        finding
+            .message
+            .push_str(&format!("; several rows have one key: {several} times, such as {one}"));
+        let first = if relation.oid == subject.shape.shadow.oid {
+            let delete = format!(
+                "DELETE FROM {table} a USING {table} b WHERE ({}) = ({}) \
+                 AND (a.tableoid, a.ctid) < (b.tableoid, b.ctid)",
+                quoted(&key, "a."),
+                quoted(&key, "b.")
+            );
+            finding.sql.insert(0, delete);
+            "delete all but one of these rows, which the backfill corrects, then "
+        } else {
+            finding.sql.clear();
+            "give these rows other keys or delete them, then "
+        };
+        finding.remedy.insert_str(0, first);
+    }
+    Ok(())
+}
+
+/// The columns of a key, each behind a prefix.
+fn quoted(key: &[&Column], prefix: &str) -> String {
+    let names: Vec<String> =
+        key.iter().map(|column| format!("{prefix}{}", column.name.quoted())).collect();
+    names.join(", ")
 }
 
 /// An index, as far as it could serve a key.
@@ -134,7 +197,6 @@ fn no_order(relation: &Relation, key: &[&Column]) -> Finding {
 
 /// Concurrently where that can be: writers are not held up.
 fn create(what: &str, relation: &Relation, key: &[&Column]) -> String {
-    let columns: Vec<String> = key.iter().map(|column| column.name.quoted()).collect();
     let concurrently = if relation.kind == "p" { "" } else { " CONCURRENTLY" };
-    format!("CREATE {what}{concurrently} ON {} ({})", relation.name.quoted(), columns.join(", "))
+    format!("CREATE {what}{concurrently} ON {} ({})", relation.name.quoted(), quoted(key, ""))
 }

@@ -55,6 +55,32 @@ async fn keys_that_cannot_be_keys() {
 }
 
 #[tokio::test]
+async fn keys_that_several_rows_have_are_counted() {
+    let db = database().await;
+    let migration = orders(&db, 3).await;
+    let several = "ALTER TABLE orders_v2 DROP CONSTRAINT orders_v2_pkey; \
+                   INSERT INTO orders_v2 SELECT i % 4, 1, 1, 'USD' FROM generate_series(1, 10) i";
+    db.client.batch_execute(several).await.unwrap();
+    let findings = found(&db, &migration).await;
+    assert_eq!(ids(&findings), ["B unique public.orders_v2"]);
+    let message = "public.orders_v2 has no unique index over exactly (id); several rows have one key: 4 \
+                   times, such as (0)";
+    assert_eq!(findings[0].message, message);
+    assert!(findings[0].remedy.starts_with("delete all but one of these rows"), "{findings:?}");
+    super::remedy(&db, &findings).await;
+    assert_eq!(found(&db, &migration).await, []);
+    let several = "ALTER TABLE orders DROP CONSTRAINT orders_pkey; INSERT INTO orders TABLE orders";
+    db.client.batch_execute(several).await.unwrap();
+    let findings = found(&db, &migration).await;
+    assert_eq!(findings[0].id, "unique public.orders");
+    assert!(findings[0].message.ends_with(": 3 times, such as (1)"), "{findings:?}");
+    // Which of them are wrong is not known.
+    assert!(findings[0].sql.is_empty(), "{findings:?}");
+    let remedy = "give these rows other keys or delete them, then create one: ";
+    assert!(findings[0].remedy.starts_with(remedy), "{findings:?}");
+}
+
+#[tokio::test]
 async fn what_is_nearly_a_unique_index_is_named_and_so_is_another_key() {
     let db = database().await;
     let migration = orders(&db, 3).await;
