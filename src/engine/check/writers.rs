@@ -282,7 +282,8 @@ fn reads(subject: &Subject<'_>, readers: &[String]) -> Option<Finding> {
 async fn shadow_triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let sql = format!(
         "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, \
-         CASE WHEN t.tgconstraint <> 0 THEN 'constraint' WHEN t.tgtype & 3 = 3 THEN 'BEFORE' ELSE '' END \
+         CASE WHEN t.tgconstraint <> 0 THEN 'constraint' WHEN t.tgtype & 3 = 3 THEN 'BEFORE' ELSE '' END, \
+         (t.tgenabled = 'R')::text \
          FROM pg_trigger t WHERE t.tgrelid IN {} AND t.tgparentid = 0 \
          AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 2, 1",
         tree(1)
@@ -290,8 +291,17 @@ async fn shadow_triggers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let rows = subject.rows(&sql, &[&subject.shape.shadow.oid]).await?;
     let mut findings = Vec::new();
     for row in rows {
-        let [name, table, kind] = row.as_slice() else { continue };
+        let [name, table, kind, in_replicas] = row.as_slice() else { continue };
         let object = format!("{table}.{name}");
+        if in_replicas == "true" {
+            let message = format!(
+                "the shadow's trigger {name} is ENABLE REPLICA: it fires for no write but of a session \
+                 with session_replication_role = replica"
+            );
+            let remedy = "make sure that no role that writes the source has this setting";
+            findings.push(Finding::info(Kind::Trigger, object, message, remedy));
+            continue;
+        }
         let found = if kind.is_empty() {
             let message = format!("the shadow's trigger {name} runs within the clients' writes");
             Finding::warning(Kind::Trigger, object, message, "disable it until the cutover")

@@ -327,6 +327,12 @@ async fn triggers_by_what_their_functions_do() {
     case(&format!("{sync}; {late}"), &on_shadow, &[]).await;
     let after = "CREATE TRIGGER t AFTER INSERT ON orders_v2 FOR EACH ROW EXECUTE FUNCTION f()";
     case(&format!("{sync}; {after}"), &["W trigger public.orders_v2.t"], &[]).await;
+    // Clients' sessions are no replicas.
+    let enabled = |how: &str| format!("{sync}; {before}; ALTER TABLE orders_v2 {how} TRIGGER t");
+    let elsewhere = ["I trigger public.orders_v2.t"];
+    case(&enabled("ENABLE REPLICA"), &elsewhere, &elsewhere).await;
+    case(&enabled("ENABLE ALWAYS"), &on_shadow, &[]).await;
+    case(&enabled("DISABLE"), &[], &[]).await;
 }
 
 #[tokio::test]
