@@ -231,17 +231,12 @@ pub async fn read(
                 source.name, migration.name
             ))
         })?;
-        key.push(pair(client, column, &mapped).await?.ok_or_else(|| {
-            Error::Shape(match misfit(column, &mapped) {
-                Some(reason) => reason,
-                None => format!(
-                    "no shadow column of {} holds the key column {quoted} as it is or in a wider type \
-                     (such as {quoted} or {quoted}::bigint); map one",
-                    migration.name,
-                    quoted = name.spelled(),
-                ),
-            })
-        })?);
+        match pair(client, column, &mapped).await? {
+            Some(pair) => key.push(pair),
+            None => {
+                return Err(Error::Shape(unpaired(client, migration, column, &mapped).await?));
+            }
+        }
     }
     let name = &migration.name;
     let counted = counted::read(client, &source, &migration.key).await?;
@@ -313,17 +308,54 @@ fn numbers(kind: &str) -> Option<String> {
     Some(numbers.split_whitespace().collect())
 }
 
-/// Why the shadow column to which the key column is mapped does not hold it.
-fn misfit(key: &Column, mapped: &[Mapped]) -> Option<String> {
-    let of_key = |candidate: &&Mapped| match form(&candidate.expression) {
+/// Why no shadow column holds a key column.
+async fn unpaired(
+    client: &impl GenericClient,
+    migration: &Migration,
+    key: &Column,
+    mapped: &[Mapped],
+) -> Result<String, Error> {
+    let Some(of_key) = of_key(key, mapped) else {
+        let quoted = key.name.spelled();
+        return Ok(format!(
+            "no shadow column of {} holds the key column {quoted} as it is or in a wider type \
+             (such as {quoted} or {quoted}::bigint); map one",
+            migration.name,
+        ));
+    };
+    let sides = [("key", &migration.source, key), ("shadow", &migration.shadow, &of_key.column)];
+    for (side, table, column) in sides {
+        let sql = "SELECT format_type(typbasetype, typtypmod) FROM pg_type \
+                   WHERE oid = $1 AND typtype = 'd'";
+        if let Some(row) = client.query_opt(sql, &[&column.type_oid]).await? {
+            let base: String = row.try_get(0)?;
+            return Ok(format!(
+                "the {side} column {} is of the domain {}, and keys are compared as values of built-in \
+                 types; make it {base}: ALTER TABLE {} ALTER COLUMN {} TYPE {base}; or choose another key",
+                column.name.spelled(),
+                column.type_sql,
+                table.quoted(),
+                column.name.quoted(),
+            ));
+        }
+    }
+    Ok(misfit(key, of_key))
+}
+
+/// The shadow column to which a key column is mapped as it is or under a cast.
+fn of_key<'m>(key: &Column, mapped: &'m [Mapped]) -> Option<&'m Mapped> {
+    mapped.iter().find(|candidate| match form(&candidate.expression) {
         Form::Column(name) | Form::Cast(name, _) => name == key.name,
         Form::Other => false,
-    };
-    let Mapped { column, expression } = mapped.iter().find(of_key)?;
+    })
+}
+
+/// Why the shadow column to which the key column is mapped does not hold it.
+fn misfit(key: &Column, Mapped { column, expression }: &Mapped) -> String {
     let (from, to) = (key.name.spelled(), column.name.spelled());
     let collations = key.collation_sql.as_ref().zip(column.collation_sql.as_ref());
     let keys = (key.type_oid, column.type_oid);
-    Some(match collations.filter(|_| key.collation != column.collation) {
+    match collations.filter(|_| key.collation != column.collation) {
         _ if keys.0 == BPCHAR && keys.1 != BPCHAR => format!(
             "the shadow column {to} holds the key column {from} as {}, which tells values apart by \
              trailing blanks, as {} does not; give both the same type",
@@ -340,7 +372,7 @@ fn misfit(key: &Column, mapped: &[Mapped]) -> Option<String> {
              {from} or {from}::bigint)",
             key.type_sql, column.type_sql
         ),
-    })
+    }
 }
 
 const INT2: u32 = 21;

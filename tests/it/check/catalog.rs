@@ -197,6 +197,31 @@ async fn a_key_that_the_shadow_holds_otherwise_is_told_what_differs() {
 }
 
 #[tokio::test]
+async fn a_key_of_a_domain_is_to_become_one_of_its_type() {
+    for (types, table, said) in [
+        (["number", "int"], "orders", "the key column id is of the domain public.number,"),
+        (["number", "int8"], "orders", "the key column id is of the domain public.number,"),
+        (["int", "number"], "orders_v2", "the shadow column id is of the domain public.number,"),
+    ] {
+        let db = database().await;
+        let migration = migration(&[("id", "id")]);
+        let tables = format!(
+            "CREATE DOMAIN number AS int; CREATE TABLE orders (id {} PRIMARY KEY); \
+             CREATE TABLE orders_v2 (id {} PRIMARY KEY)",
+            types[0], types[1]
+        );
+        db.client.batch_execute(&tables).await.unwrap();
+        let findings = found(&db, &migration).await;
+        assert_eq!(ids(&findings), ["B declaration orders_v2"], "{findings:?}");
+        let alter = format!("ALTER TABLE \"public\".\"{table}\" ALTER COLUMN \"id\" TYPE integer");
+        let message = &findings[0].message;
+        assert!(message.starts_with(said) && message.contains(&alter), "{message}");
+        db.client.batch_execute(&alter).await.unwrap();
+        assert_eq!(found(&db, &migration).await, []);
+    }
+}
+
+#[tokio::test]
 async fn key_types_that_are_compared_as_something_else() {
     let db = database().await;
     let migration = migration(&[("id", "id")]);
