@@ -119,16 +119,31 @@ async fn publications(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     for row in subject.rows(sql, &[&shape.source.oid, &shape.shadow.oid]).await? {
         let [name, all, changes, of_source, of_shadow] = row.as_slice() else { continue };
         changes_published |= changes == "true" && of_shadow == "true";
-        let message = match (of_source.as_str(), of_shadow.as_str()) {
-            ("true", "true") => {
-                format!("{name} publishes both tables: its subscribers get every write twice")
-            }
-            ("true", _) => format!(
-                "{name} publishes {source} but not {shadow}: after the cutover its subscribers get nothing"
+        let (message, remedy) = match (of_source.as_str(), of_shadow.as_str()) {
+            ("true", "true") => (
+                format!(
+                    "{name} publishes both tables: its subscribers get every write twice, once in each"
+                ),
+                format!(
+                    "nothing, if they have both tables: their copy of {shadow} is then complete at the \
+                     cutover, behind which the source goes; otherwise have it publish {source} alone"
+                ),
             ),
-            _ => format!("{name} publishes {shadow}: its subscribers get the backfill as well"),
+            ("true", _) => (
+                format!(
+                    "{name} publishes {source} but not {shadow}: after the cutover its subscribers get nothing"
+                ),
+                format!(
+                    "publish both before the cutover, if its subscribers shall have {shadow} then: they \
+                     get every write twice until the source goes, once in each; leave it, if they shall not"
+                ),
+            ),
+            _ => (
+                format!("{name} publishes {shadow}: its subscribers get the backfill as well"),
+                "nothing, if they shall; otherwise leave the shadow out until it is filled"
+                    .to_owned(),
+            ),
         };
-        let remedy = "decide what its subscribers shall get, before the cutover";
         let found = Finding::info(Kind::Publication, name, message, remedy);
         findings.push(if of_shadow != "true" && all != "true" {
             found.run(format!("ALTER PUBLICATION {name} ADD TABLE {}", shape.shadow.name.quoted()))
