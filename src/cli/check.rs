@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::{connect, output};
 use crate::config;
 use crate::engine::check::{
-    Effort, Extent, Finding, Progress, Severity, check_with, leads_elsewhere,
+    Effort, Extent, Finding, Progress, Severity, accept_line, check_with, leads_elsewhere,
 };
 use crate::manifest::Migration;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -174,6 +174,12 @@ fn print(report: &Report) {
             findings.for_each(print_one);
         }
     }
+    if report.findings.iter().any(|finding| finding.may_be_accepted() && !finding.accepted) {
+        let all = report.findings.iter().filter(|f| f.may_be_accepted() || f.accepted);
+        output::line("");
+        output::line("Accept what you have made sure of; this line accepts all that may be:");
+        output::line(&format!("    config: {}", accept_line(all)));
+    }
     let counted = |count: usize, one: &str| match count {
         1 => format!("1 {one}"),
         count => format!("{count} {one}s"),
@@ -202,7 +208,11 @@ fn print_one(finding: &Finding) {
     for statement in &finding.sql {
         output::line(&format!("    sql: {};", statement));
     }
-    if let Some(line) = &finding.config {
+    if finding.may_be_accepted() {
+        if !finding.accepted {
+            output::line("    or accept it: the line is at the end");
+        }
+    } else if let Some(line) = &finding.config {
         output::line(&format!("    config: {}", line));
     }
 }

@@ -106,8 +106,13 @@ impl Finding {
     /// With the line of the config file that accepts it.
     #[must_use]
     pub(super) fn or_accept(self) -> Self {
-        let line = format!("accepted = [{}]", toml_string(&self.id));
+        let line = accept_line(std::iter::once(&self));
         self.write(line)
+    }
+
+    /// Whether its line of the config file is the one that accepts it.
+    pub fn may_be_accepted(&self) -> bool {
+        self.config.as_ref().is_some_and(|line| *line == accept_line(std::iter::once(self)))
     }
 
     /// Whether it keeps the migration from starting.
@@ -124,6 +129,14 @@ impl fmt::Display for Finding {
         }
         Ok(())
     }
+}
+
+/// The one line of the config file that accepts all of these: a key may be there once.
+pub fn accept_line<'a>(findings: impl Iterator<Item = &'a Finding>) -> String {
+    let mut ids: Vec<String> = findings.map(|finding| toml_string(&finding.id)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    format!("accepted = [{}]", ids.join(", "))
 }
 
 /// A string as TOML: in single quotes as it is, where it can be.

@@ -21,7 +21,7 @@ mod unique;
 mod writers;
 
 pub use effort::{Effort, Extent, Progress};
-pub use finding::{Finding, Severity};
+pub use finding::{Finding, Severity, accept_line};
 pub use kind::Kind;
 pub use server::leads_elsewhere;
 

@@ -62,7 +62,8 @@ async fn findings_are_grouped_by_severity_with_the_remedy_to_copy() {
         "\n  column public.orders_v2.x\n    the shadow column x is NOT NULL, not mapped, without default\n    why: ",
         "\n    sql: ALTER TABLE \"public\".\"orders_v2\" ALTER COLUMN \"x\" DROP NOT NULL;\n",
         "\n  view public.\"o\\u{1b}[2Jv\"\n",
-        "\n    config: accepted = [",
+        "\n    or accept it: the line is at the end\n",
+        "\n    config: accepted = [\"view public.\\\"o\\u001B[2Jv\\\"\"]\n",
     ] {
         assert!(out.contains(part), "{part}\n{out}");
     }
@@ -74,6 +75,25 @@ async fn findings_are_grouped_by_severity_with_the_remedy_to_copy() {
         })
         .collect();
     assert!(long.is_empty(), "{long:?}");
+}
+
+#[tokio::test]
+async fn one_line_accepts_all_that_may_be_accepted() {
+    let db = database().await;
+    db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
+    let views = "CREATE VIEW one AS TABLE orders; CREATE VIEW \"t w\" AS TABLE orders; \
+                 CREATE VIEW three AS TABLE orders";
+    db.client.batch_execute(views).await.unwrap();
+    // What is accepted already stays in the line that takes the place of the old one.
+    let proxy = Proxy::prepare(&db, &orders_toml("accepted = [\"view public.three\"]", ""));
+    let (code, out, _) = ran(&proxy, &["check"]);
+    assert_eq!(code, Some(1));
+    let lines: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("    config: ")).collect();
+    let expected = "accepted = ['view public.\"t w\"', \"view public.one\", \"view public.three\"]";
+    assert_eq!(lines, [expected], "{out}");
+    proxy.rewrite_config(&orders_toml(lines[0], ""));
+    let (code, out, _) = ran(&proxy, &["check"]);
+    assert!(code == Some(0) && !out.contains("config: "), "{out}");
 }
 
 #[tokio::test]
