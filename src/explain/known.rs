@@ -194,8 +194,8 @@ impl Known {
         concerned.map(|(_, setting)| setting).collect()
     }
 
-    fn ddl(&self, targets: &[usize], said: &mut Said) {
-        let settings = || targets.iter().filter_map(|target| self.settings.get(*target));
+    fn ddl(&self, changed: &[(usize, Table)], said: &mut Said) {
+        let settings = || changed.iter().filter_map(|(target, _)| self.settings.get(*target));
         let mirrored = settings().find(|setting| setting.dual_write);
         let Some(setting) = mirrored.or_else(|| settings().next()) else { return };
         if setting.dual_write {

@@ -14,7 +14,7 @@ pub(super) enum Ddl {
     /// Nothing that matters.
     Harmless,
     /// It changes what these migrations go by.
-    Changes(Vec<usize>),
+    Changes(Vec<(usize, Table)>),
     /// It may bring rows to a source, or take some away.
     MovesRows,
 }
@@ -69,7 +69,12 @@ impl Reader<'_> {
 
     /// What changes the table at a mention: of every migration that it may be in.
     fn changes(&self, mention: &Mention) -> Ddl {
-        Ddl::Changes(mentions_at(self.found, mention.token).iter().map(|m| m.target).collect())
+        Ddl::Changes(self.meant(mention).collect())
+    }
+
+    /// The migrations that a mention may speak of, and the table of each.
+    fn meant(&self, mention: &Mention) -> impl Iterator<Item = (usize, Table)> {
+        mentions_at(self.found, mention.token).iter().map(|m| (m.target, m.table))
     }
 
     /// Triggers and rules would write behind our back; by policies a table shows other rows than the
@@ -112,13 +117,15 @@ impl Reader<'_> {
         let mut changed = Vec::new();
         while let Some(name) = c.name() {
             let holds = |t: &Arc<Target>| {
-                let mut tables = [&t.source, &t.shadow]
-                    .into_iter()
-                    .chain(t.parts.values().flatten().map(|p| &p.name));
-                name == "pgsegue" || tables.any(|table| table.schema.as_str() == name)
+                let parts = t.parts.values().flatten().map(|p| &p.name);
+                let mut of_source = std::iter::once(&t.source).chain(parts);
+                if name == "pgsegue" || of_source.any(|table| table.schema.as_str() == name) {
+                    return Some(Table::Source);
+                }
+                (t.shadow.schema.as_str() == name).then_some(Table::Shadow)
             };
-            let held = self.targets.iter().enumerate().filter(|(_, t)| holds(t));
-            changed.extend(held.map(|(target, _)| target));
+            let all = self.targets.iter().enumerate();
+            changed.extend(all.filter_map(|(target, t)| Some((target, holds(t)?))));
             if !c.eat_kind(Kind::Comma) {
                 break;
             }
@@ -138,10 +145,7 @@ impl Reader<'_> {
         loop {
             match self.named(&mut c) {
                 Some(Mention { table: Table::Part(_), .. }) => does = Ddl::MovesRows,
-                Some(mention) => {
-                    let all = mentions_at(self.found, mention.token);
-                    changed.extend(all.iter().map(|m| m.target));
-                }
+                Some(mention) => changed.extend(self.meant(mention)),
                 None => {}
             }
             if !c.eat_kind(Kind::Comma) {

@@ -84,8 +84,8 @@ pub enum Class {
     Deallocate(Deallocate),
     /// A COPY … FROM STDIN into a source, which these names may mean.
     CopyFrom(Arc<[Name]>, Arc<CopyFrom>),
-    /// A change of the definition of tables of these targets.
-    Ddl(Vec<usize>),
+    /// A change of the definition of these tables of these targets.
+    Ddl(Vec<(usize, Table)>),
     /// It may change a migrated table in a way that is not understood; says why.
     Unclassified(Reason),
 }

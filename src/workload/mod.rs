@@ -311,8 +311,10 @@ impl Verdict {
                 let fed = names.iter().any(|name| name.target == target);
                 Some(if fed { Self::Write } else { Self::Other })
             }
-            statement::Class::Ddl(of) if of.contains(&target) => Some(Self::Ddl),
-            statement::Class::Ddl(_) => Some(Self::Other),
+            statement::Class::Ddl(of) => {
+                let concerned = of.iter().any(|(changed, _)| *changed == target);
+                Some(if concerned { Self::Ddl } else { Self::Other })
+            }
             statement::Class::Read(read) => {
                 let unfit = read.fit.as_ref().err().map(|why| without_values(why).into());
                 Some(match (place, unfit) {

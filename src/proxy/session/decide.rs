@@ -10,11 +10,12 @@ use crate::manifest::{Scans, Sticky, Unclassified};
 use crate::proxy::context::Understander;
 use crate::proxy::vet::{Native, Vetted};
 use crate::routing::{Mirror, Route, Routes};
+use crate::sql::mention::Table;
 use crate::sql::read::Fit;
 use crate::sql::reason::Reason;
 use crate::sql::splice::Spliced;
 use crate::sql::statement::{Class, Defined, Effect, Isolation, Name, Statement};
-use crate::sql::target::SyncMode;
+use crate::sql::target::{SyncMode, Target};
 use crate::sql::write::{Layout, Modes, Told, Write};
 use crate::wire::build::{Report, Severity};
 use std::sync::Arc;
@@ -168,12 +169,14 @@ impl Session {
                     Err(_) => Decision::Original(route),
                 }
             }
-            Class::Ddl(targets) => {
-                let mut meant = targets.iter().filter(|t| self.concerns(case, **t));
-                let migrated =
-                    meant.find_map(|t| case.route(*t).filter(|route| route.mirror != Mirror::Off));
+            Class::Ddl(changed) => {
+                let mut meant = changed.iter().filter(|(t, _)| self.concerns(case, *t));
+                let migrated = meant.find_map(|(target, table)| {
+                    let route = case.route(*target).filter(|route| route.mirror != Mirror::Off)?;
+                    Some((route, *table))
+                });
                 match migrated {
-                    Some(route) => Decision::Refused(Box::new(ddl_refused(route))),
+                    Some((route, table)) => Decision::Refused(Box::new(ddl_refused(route, table))),
                     None => Decision::Original(None),
                 }
             }
@@ -460,11 +463,19 @@ pub(super) fn mark_or_refuse(routes: Vec<Arc<Route>>, why: Reason) -> Decision {
     }
 }
 
-fn ddl_refused(route: &Route) -> Report {
+fn ddl_refused(route: &Route, table: Table) -> Report {
+    let Target { source, shadow, .. } = &*route.target;
     Report {
         severity: Severity::Error,
         code: "55006",
-        message: format!("\"{}\" is being migrated", route.target.source),
+        message: match table {
+            Table::Shadow => {
+                format!("\"{shadow}\" is the shadow of \"{source}\", which is being migrated")
+            }
+            Table::Source | Table::Part(_) | Table::Through => {
+                format!("\"{source}\" is being migrated")
+            }
+        },
         hint: format!(
             "Finish the migration first, or abort it: pgsegue migration abort {}.",
             route.target.migration
