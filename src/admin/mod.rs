@@ -75,6 +75,7 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/migrations", get(migrations))
+            .route("/migrations/", get(migrations))
             .route("/migrations/{name}/status", get(status))
             .route("/migrations/{name}/events", get(events))
             .route("/migrations/{name}/workload", get(workload))

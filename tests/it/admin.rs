@@ -11,6 +11,7 @@ async fn answers_health_metrics_and_unknown_paths() {
     assert_eq!(proxy.get("/readyz"), (200, "ready\n".to_owned()));
     assert_eq!(proxy.metric("pgsegue_config_rejected"), Some(0.0));
     assert_eq!(proxy.get("/migrations"), (200, "[]".to_owned()));
+    assert_eq!(proxy.get("/migrations/"), (200, "[]".to_owned()));
     let unknown = r#"{"error":"there is nothing at this path","hint":"GET /healthz, /readyz, /metrics, /migrations, /migrations/{name}/status, /migrations/{name}/workload or /migrations/{name}/events; POST /explain"}"#;
     assert_eq!(proxy.get("/nothing"), (404, unknown.to_owned()));
     for path in ["/migrations/orders/status", "/migrations/orders/events"] {
