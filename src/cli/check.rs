@@ -6,7 +6,9 @@ use crate::config;
 use crate::engine::check::{
     Effort, Extent, Finding, Progress, Severity, accept_line, check_with, leads_elsewhere,
 };
+use crate::engine::{Control, Status};
 use crate::manifest::Migration;
+use crate::pg::Database;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::path::Path;
@@ -121,10 +123,21 @@ impl Check {
         if self.json {
             output::json(&reports)?;
         } else {
-            reports.iter().for_each(print);
+            let started = started(database).await;
+            for report in &reports {
+                print(report, started.iter().find(|status| status.name == report.migration));
+            }
         }
         Ok(ExitCode::from(u8::from(reports.iter().any(|report| report.blockers > 0))))
     }
+}
+
+/// The migrations that are past the start, as far as the control schema is there and may be read: a check
+/// needs neither.
+async fn started(database: &Database) -> Vec<Status> {
+    let Ok(control) = Control::connect(database).await else { return Vec::new() };
+    let all = control.list().await.unwrap_or_default();
+    all.into_iter().filter(|status| status.phase.is_started()).collect()
 }
 
 /// Where a full look is, on a terminal.
@@ -158,11 +171,15 @@ impl Bar {
     }
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, started: Option<&Status>) {
     let name = &report.migration;
     output::line(&format!("{name}: {} to {}", report.source, report.shadow));
+    let blockers = match started {
+        Some(_) => "BLOCKERS: the migration is started, and would not be once more",
+        None => "BLOCKERS: the migration is not started",
+    };
     for (severity, title) in [
-        (Severity::Blocker, "BLOCKERS: the migration is not started"),
+        (Severity::Blocker, blockers),
         (Severity::Warning, "Warnings: it works, less well"),
         (Severity::Info, "To know"),
     ] {
@@ -185,10 +202,16 @@ fn print(report: &Report) {
         count => format!("{count} {one}s"),
     };
     let rest = format!("{}, {} to know", counted(report.warnings, "warning"), report.infos);
-    let verdict = match (report.blockers, report.findings.len()) {
-        (0, 0) => "nothing is in the way".to_owned(),
-        (0, _) => format!("can be started: {rest}"),
-        (blockers, _) => format!("cannot be started: {}, {rest}", counted(blockers, "blocker")),
+    let blockers = counted(report.blockers, "blocker");
+    let phase = started.map(|status| status.phase.name().replace('_', " "));
+    let verdict = match (report.blockers, report.findings.len(), phase) {
+        (0, 0, _) => "nothing is in the way".to_owned(),
+        (0, _, None) => format!("can be started: {rest}"),
+        (0, _, Some(phase)) => format!("is started ({phase}): {rest}"),
+        (_, _, None) => format!("cannot be started: {blockers}, {rest}"),
+        (_, _, Some(phase)) => {
+            format!("is started ({phase}), and would not be once more: {blockers}, {rest}")
+        }
     };
     output::line("");
     output::line(&format!("{name}: {verdict}"));

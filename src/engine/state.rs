@@ -81,6 +81,11 @@ impl Phase {
         }
     }
 
+    /// Whether it is past what keeps it from starting: writes are mirrored.
+    pub fn is_started(&self) -> bool {
+        self.mirror() != Mirror::Off
+    }
+
     /// Whether the declaration is bound: changing it needs an abort first.
     pub(crate) fn is_bound(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
 //! `pgsegue check` as an operator runs it: text, JSON, exit codes.
 
-use crate::live::{ORDERS, ORDERS_V2, orders_toml};
+use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml};
 use crate::support::{Proxy, database};
 use pgsegue::throwaway::{Auth, Options, Postgres};
 use serde_json::{Value, json};
@@ -94,6 +94,23 @@ async fn one_line_accepts_all_that_may_be_accepted() {
     proxy.rewrite_config(&orders_toml(lines[0], ""));
     let (code, out, _) = ran(&proxy, &["check"]);
     assert!(code == Some(0) && !out.contains("config: "), "{out}");
+}
+
+#[tokio::test]
+async fn a_migration_that_is_started_is_not_said_not_to_be() {
+    let live = Live::orders("", "").await;
+    let client = live.direct().await;
+    client.batch_execute("CREATE TABLE items (o bigint REFERENCES orders_v2)").await.unwrap();
+    let (code, out, _) = ran(&live.proxy, &["check"]);
+    assert_eq!(code, Some(0));
+    assert!(out.ends_with("\norders_v2: is started (ready): 1 warning, 0 to know\n"), "{out}");
+    client.batch_execute("CREATE VIEW ov AS TABLE orders").await.unwrap();
+    let (code, out, _) = ran(&live.proxy, &["check"]);
+    assert_eq!(code, Some(1));
+    let title = "\nBLOCKERS: the migration is started, and would not be once more\n";
+    assert!(out.contains(title) && !out.contains("not started"), "{out}");
+    let end = "\norders_v2: is started (ready), and would not be once more: 1 blocker, 1 warning, 1 to know\n";
+    assert!(out.ends_with(end), "{out}");
 }
 
 #[tokio::test]
