@@ -54,7 +54,7 @@ impl List {
         let rows: Vec<[String; 6]> = all
             .into_iter()
             .map(|status| {
-                let phase = phase(&status.phase).replace('\n', "; ");
+                let phase = short(&status.phase);
                 let reads = format!("{} %", status.reads);
                 let dirty = status.dirty_keys.to_string();
                 [status.name, status.source, status.shadow, phase, reads, dirty]
@@ -116,6 +116,15 @@ fn print(status: &Status) {
 }
 
 /// A phase in words, with what is known about its progress.
+/// The phase in a column: why it is blocked takes hundreds of characters, and is in `status`.
+fn short(phase: &Phase) -> String {
+    match phase {
+        Phase::Blocked { .. } => "blocked".to_owned(),
+        Phase::Paused { from } => format!("paused in: {}", short(from)),
+        other => self::phase(other),
+    }
+}
+
 pub(super) fn phase(phase: &Phase) -> String {
     match phase {
         Phase::Observe => "observe (not started)".to_owned(),

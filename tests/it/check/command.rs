@@ -114,6 +114,23 @@ async fn a_migration_that_is_started_is_not_said_not_to_be() {
 }
 
 #[tokio::test]
+async fn the_reason_of_a_block_is_in_the_status_and_not_in_the_list() {
+    let ddl = format!("{ORDERS};{ORDERS_V2};CREATE VIEW ov AS TABLE orders");
+    let live = Live::declared(&ddl, &orders_toml("", "")).await;
+    live.start("orders_v2");
+    live.until_phase("orders_v2", "blocked").await;
+    let (_, out, _) = ran(&live.proxy, &["migration", "list"]);
+    let list = "NAME       SOURCE         SHADOW            PHASE    READS  DIRTY KEYS\n\
+                orders_v2  public.orders  public.orders_v2  blocked  0 %    0\n";
+    assert_eq!(out, list);
+    let (_, out, _) = ran(&live.proxy, &["migration", "status", "orders_v2"]);
+    assert!(out.contains("blocked: view public.ov: "), "{out}");
+    // It is not started yet.
+    let (_, out, _) = ran(&live.proxy, &["check"]);
+    assert!(out.contains("\nBLOCKERS: the migration is not started\n"), "{out}");
+}
+
+#[tokio::test]
 async fn the_fields_of_json_are_these() {
     let db = database().await;
     db.client.batch_execute(&format!("{ORDERS};{ORDERS_V2}")).await.unwrap();
