@@ -466,7 +466,7 @@ async fn big_tables_are_sampled_and_looked_at_whole_when_asked() {
     assert_eq!(ids(&findings), [size[0], size[1], "I sampled public.orders"], "{findings:?}");
     let said = &findings[2].message;
     assert!(said.starts_with("sampled 50 of about 1000 rows only: "), "{said}");
-    for what in ["mappings", "small", "alone", "way back of total"] {
+    for what in ["mappings", "small", "alone"] {
         assert!(said.contains(what), "{said}");
     }
     assert!(findings[0].message.contains("takes 16 min or more, at 1 rows/s"), "{findings:?}");
