@@ -57,6 +57,9 @@ async fn only_what_may_change_the_meaning_of_a_name_marks_the_writes_behind_it()
             pair.simple(&format!("{sql}; {update}; UPDATE public.orders SET note = note")).await;
             pair.simple("COMMIT").await;
             let now = live.statements("recorded", "write");
+            // By a view the table may be written: it is marked itself.
+            let defines = sql.starts_with("CREATE") && sql.contains(" VIEW ");
+            let marks = marks + f64::from(u8::from(defines));
             assert!((now - seen - marks).abs() < 0.1, "{sql}: {seen} to {now}");
             seen = now;
         }
