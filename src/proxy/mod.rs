@@ -6,6 +6,7 @@ mod dark;
 mod dial;
 mod driver;
 mod ending;
+mod failed;
 mod limits;
 mod listen;
 mod listener;

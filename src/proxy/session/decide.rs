@@ -417,7 +417,10 @@ impl Session {
         let shadow =
             || case.form(FormKey::Shadow(case.routes.generation)).map(|s| s.text().to_owned());
         match self.context.vetting.look(query, shadow, || targets().collect()) {
-            Vetted::Fit(native) => Some(native),
+            Vetted::Fit(native) => {
+                let fails = self.context.dark_reads.fails_alone(&native.fingerprint);
+                (!fails).then_some(native)
+            }
             Vetted::Unfit | Vetted::Unknown => None,
         }
     }
