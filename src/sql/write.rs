@@ -131,12 +131,12 @@ pub struct Written {
     pub returns: Returns,
 }
 
-/// Whether a write of the client's has a RETURNING.
+/// Whether a write of the client's returns something of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Returns {
-    /// It has none.
+    /// It does not, or not for certain: the server may let it write rows that it does not see.
     Nothing,
-    /// It has one: the server lets it see its rows, or refuses it.
+    /// It does: the server lets it see its rows, or refuses it.
     Rows,
 }
 
@@ -287,10 +287,7 @@ impl Write {
     /// What each of its writes is on, and whether the client asks for rows of it.
     pub fn written(&self) -> impl Iterator<Item = Written> + '_ {
         self.parts.iter().flat_map(|part| {
-            let returns = match part.shape.returning {
-                Some(_) => Returns::Rows,
-                None => Returns::Nothing,
-            };
+            let returns = part.shape.returns;
             part.shape.feeds.iter().map(move |feed| Written { name: feed.name, returns })
         })
     }

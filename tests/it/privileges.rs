@@ -297,6 +297,12 @@ async fn a_row_that_policies_hide_from_its_writer_is_written_as_without_the_prox
         "UPDATE orders SET total = 5",
         "UPDATE orders SET user_id = 2 WHERE id = 22",
         "UPDATE orders SET total = 6 RETURNING id",
+        // With a constant alone the server asks for no right to see the rows.
+        "UPDATE orders SET total = 7 RETURNING 1 AS total",
+        "WITH u AS (UPDATE orders SET total = 8 RETURNING 'x', 2 * 3) SELECT count(*) FROM u",
+        "UPDATE orders AS o SET total = 9 RETURNING o.note",
+        "UPDATE orders AS o SET total = 10 RETURNING o",
+        "UPDATE orders SET total = 11 FROM (VALUES (1)) AS v (note) RETURNING v.note",
         "DELETE FROM orders WHERE id = 5",
         "DELETE FROM orders",
     ] {

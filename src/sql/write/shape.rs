@@ -3,12 +3,13 @@
 use super::clauses::Clauses;
 use super::merge::{self, When};
 use super::with::with_list;
-use super::{Feed, Verb};
+use super::{Feed, Returns, Verb};
 use crate::sql::cursor::Cursor;
-use crate::sql::lex::{Kind, Token, identifier};
+use crate::sql::lex::{Kind, Token, identifier, is_keyword};
 use crate::sql::mention::{Mention, Table, mentions_at};
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Name, Reader};
+use crate::sql::target::Target;
 use std::ops::Range;
 
 /// The first Postgres with MERGE … RETURNING.
@@ -38,6 +39,7 @@ pub(super) struct Shape {
     /// What its table is called in it.
     pub(super) refname: String,
     pub(super) returning: Option<Returning>,
+    pub(super) returns: Returns,
     /// Whether `*` in RETURNING is the table's columns and no more.
     pub(super) is_alone: bool,
     /// How the keys that it vacates are learnt, if it vacates any.
@@ -155,6 +157,7 @@ impl Shape {
             refname: head.refname.clone(),
             is_alone: clauses.is_alone(&c),
             returning: returning.map(|r| r.shifted(offset)),
+            returns: Returns::Nothing,
             vacated: None,
             locked_for: None,
             noted: None,
@@ -162,6 +165,7 @@ impl Shape {
         };
         for mention in found {
             let target = reader.targets.get(mention.target).ok_or(Reason::WriteShape)?;
+            shape.returns = shape.returns_of(reader, target);
             let vacates = clauses.vacates(&c, target)?;
             if vacates && shape.vacated.is_none() {
                 let in_own_with = verb > 0 && list == List::Own;
@@ -192,6 +196,39 @@ impl Shape {
             });
         }
         Ok(Some(shape))
+    }
+}
+
+impl Shape {
+    /// Whether the list says a column of the table, all of them or a row: with a constant alone the server
+    /// asks for no right to see what is written.
+    fn returns_of(&self, reader: &Reader<'_>, target: &Target) -> Returns {
+        let list = self.returning.as_ref().map(|r| r.tokens.clone()).unwrap_or_default();
+        let tokens = reader.tokens.get(list).unwrap_or_default();
+        let name = |at: usize| tokens.get(at).and_then(|t| identifier(reader.text, t));
+        let kind = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map(|t| t.kind);
+        let is_word =
+            |at: usize, word| tokens.get(at).is_some_and(|t| is_keyword(reader.text, t, word));
+        let says = |at: usize| {
+            let before = at.checked_sub(1);
+            if kind(before) == Some(Kind::Dot) {
+                return at.checked_sub(2).and_then(name).is_some_and(|of| of == self.refname);
+            }
+            let star = tokens.get(at).and_then(|t| reader.text.get(t.at.clone())) == Some("*");
+            if star {
+                return self.is_alone && matches!(kind(before), None | Some(Kind::Comma));
+            }
+            let renames = matches!(kind(before), Some(Kind::Number | Kind::Text | Kind::Close))
+                || before.is_some_and(|before| is_word(before, "as"));
+            let Some(name) = name(at).filter(|_| !renames) else { return false };
+            let bare = !matches!(kind(Some(at + 1)), Some(Kind::Dot | Kind::Open));
+            let of_table = target.columns.iter().any(|column| *column.as_str() == *name);
+            bare && (name == self.refname || self.is_alone && of_table)
+        };
+        match (0..tokens.len()).any(says) {
+            true => Returns::Rows,
+            false => Returns::Nothing,
+        }
     }
 }
 
