@@ -1,7 +1,7 @@
 //! Simple queries: one text, any number of statements.
 
 use super::decide::{Case, Decision};
-use super::expect::{Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, Waits};
+use super::expect::{Expect, Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, Waits};
 use super::hidden;
 use super::inject::Isolated;
 use super::plan::Plan;
@@ -75,9 +75,15 @@ impl Session {
         self.has_failed() && self.replies.is_empty() && !self.in_group
     }
 
-    /// The same for the frame at hand.
+    /// The same for the frame at hand, behind others of its group that run nothing.
     pub(super) fn finds_a_failed_transaction(&self) -> bool {
-        self.has_failed() && self.replies.is_empty()
+        let runs_nothing = |reply: &Expect| {
+            matches!(
+                reply,
+                Expect::Parse(..) | Expect::Bind(..) | Expect::Describe(..) | Expect::Close(..)
+            )
+        };
+        self.has_failed() && self.replies.iter().all(runs_nothing)
     }
 
     /// Whether the transaction had failed when the server was last ready.

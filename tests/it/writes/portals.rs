@@ -1,7 +1,7 @@
 //! What the server says of the portals and statements that a client has made: errors of their Bind,
 //! portals that are executed again or fetched from in SQL, and none that the client has not made.
 
-use crate::live::raw::{bind, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
 async fn pair() -> (Live, Pair) {
@@ -107,6 +107,22 @@ async fn a_portal_that_is_done_says_so_in_the_servers_words() {
             assert!(said[0].iter().any(|m| m.contains("cannot be run")), "{said:?}");
         }
     }
+    // In the transaction that has failed by it the portal is there still.
+    let again = [describe(b'P', "p"), execute("p", 0), sync()].concat();
+    let close = [execute("p", 0), close(b'P', "p"), sync()].concat();
+    pair.simple("BEGIN").await;
+    let sql = "DELETE FROM orders WHERE id = 8";
+    let bound = [parse("", sql, &[]), bind("p", "", 0, &[], 0), execute("p", 0), sync()].concat();
+    let groups = [bound, [execute("p", 0), sync()].concat(), again, close];
+    let mut said = [Vec::new(), Vec::new()];
+    for (raw, said) in [&mut pair.plain, &mut pair.live].into_iter().zip(&mut said) {
+        for group in &groups {
+            let messages = raw.pipeline(group, 1).await;
+            said.extend(messages.iter().map(|m| raw.show_without(m, b"")));
+        }
+    }
+    assert_eq!(said[1], said[0]);
+    pair.simple("ROLLBACK").await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
