@@ -52,9 +52,21 @@ pub(crate) fn form(expression: &str) -> Form {
     }
 }
 
-/// `column * number` (or another operator), the column or the whole perhaps under a cast to a whole number:
-/// the column, and the number if it is one above zero.
-pub(crate) fn scaled(expression: &str, operator: &str) -> Option<(Ident, u32)> {
+/// `column * number`, or with another operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scaled {
+    pub(crate) column: Ident,
+    /// Above zero.
+    pub(crate) by: u32,
+    /// The whole number that the column is cast to, before.
+    pub(crate) column_as: Option<String>,
+    /// The same of the result.
+    pub(crate) result_as: Option<String>,
+}
+
+/// Reads `column * number` (or another operator), the column or the whole perhaps under a cast to a whole
+/// number.
+pub(crate) fn scaled(expression: &str, operator: &str) -> Option<Scaled> {
     const WHOLE: [&str; 5] = ["int", "int4", "integer", "int8", "bigint"];
     let all = lex::tokens(expression).ok()?;
     let spelled = |token: &Token| expression.get(token.at.clone()).unwrap_or_default();
@@ -63,19 +75,20 @@ pub(crate) fn scaled(expression: &str, operator: &str) -> Option<(Ident, u32)> {
             if spelled(cast) == "::"
                 && WHOLE.iter().any(|k| lex::is_keyword(expression, kind, k)) =>
         {
-            without_parentheses(expression, inner)
+            (without_parentheses(expression, inner), Some(spelled(kind).to_ascii_lowercase()))
         }
-        other => other,
+        other => (other, None),
     };
     // The cast binds more tightly than the operator: the whole is cast only in parentheses.
-    let whole = match without_parentheses(expression, &all) {
+    let (whole, result_as) = match without_parentheses(expression, &all) {
         tokens @ [open, ..] if spelled(open) == "(" => uncast(tokens),
-        tokens => tokens,
+        tokens => (tokens, None),
     };
     let [from @ .., sign, number] = whole else { return None };
     let by = spelled(number).parse().ok().filter(|by| *by > 0)?;
     (spelled(sign) == operator).then_some(())?;
-    Some((column(expression, uncast(from))?, by))
+    let (from, column_as) = uncast(from);
+    Some(Scaled { column: column(expression, from)?, by, column_as, result_as })
 }
 
 /// Whether the words after a cast can be a type's: not those of an operator that follows it, and
@@ -262,7 +275,7 @@ mod tests {
             ("*", "*", None),
             ("", "*", None),
         ] {
-            let read = scaled(text, operator);
+            let read = scaled(text, operator).map(|read| (read.column, read.by));
             assert_eq!(read, expected.map(|by| (Ident::new("total"), by)), "{text}");
         }
     }

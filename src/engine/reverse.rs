@@ -3,7 +3,7 @@
 //! comparison through the mapping finds it; a read on the shadow would.
 
 use super::Error;
-use super::mapping::{self, Form, form};
+use super::mapping::{self, Form, Scaled, form};
 use super::range::{Range, nth_key_sql};
 use super::shape::{Column, Shape};
 use crate::pg;
@@ -92,22 +92,25 @@ pub(crate) fn needs(shape: &Shape) -> mapping::Needs {
 /// A column that is mapped as it is, into a type that holds all of its values, or as a multiple, and
 /// comes back from there.
 fn is_proven(shape: &Shape, old: &OldColumn) -> bool {
+    let Some(source) = shape.source.column(&old.name) else { return false };
     let (from, divided) = match &old.reverse {
         Reverse::Bare(column) => (column.clone(), None),
         Reverse::Expression(sql) => match form(sql) {
             Form::Column(column) => (column, None),
-            Form::Cast(column, kind) if is_whole(&kind) => (column, None),
+            Form::Cast(column, kind) if takes(&kind, source) => (column, None),
             Form::Cast(..) => return false,
             Form::Other => match mapping::scaled(sql, "/") {
-                Some((column, by)) => (column, Some(by)),
-                None => return false,
+                // The multiple itself may not fit what the column would be cast to.
+                Some(Scaled { column, by, column_as: None, result_as })
+                    if result_as.as_ref().is_none_or(|kind| takes(kind, source)) =>
+                {
+                    (column, Some(by))
+                }
+                _ => return false,
             },
         },
     };
-    let (Some(mapped), Some(source)) = (
-        shape.mapped.iter().find(|mapped| mapped.column.name == from),
-        shape.source.column(&old.name),
-    ) else {
+    let Some(mapped) = shape.mapped.iter().find(|mapped| mapped.column.name == from) else {
         return false;
     };
     let whole = |column: &Column| [INT2, INT4, INT8].contains(&column.type_oid);
@@ -118,7 +121,9 @@ fn is_proven(shape: &Shape, old: &OldColumn) -> bool {
         }
         // Whole numbers: a multiple that does not fit is an error.
         (Form::Other, Some(by)) if whole(source) && whole(&mapped.column) => {
-            mapping::scaled(&mapped.expression, "*") == Some((old.name.clone(), by))
+            // A cast that does not take the value is an error, too.
+            mapping::scaled(&mapped.expression, "*")
+                .is_some_and(|read| (read.column, read.by) == (old.name.clone(), by))
         }
         _ => false,
     }
@@ -130,6 +135,15 @@ const INT8: u32 = 20;
 
 fn is_whole(kind: &str) -> bool {
     ["int", "int4", "integer", "int8", "bigint"].contains(&kind)
+}
+
+/// Whether a cast to this type gives every value of a column of whole numbers as it is.
+fn takes(kind: &str, column: &Column) -> bool {
+    match column.type_oid {
+        INT2 | INT4 => is_whole(kind),
+        INT8 => ["int8", "bigint"].contains(&kind),
+        _ => false,
+    }
 }
 
 /// Whether every value of a column is one of another, and is the same again in its own type.

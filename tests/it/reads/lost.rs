@@ -79,3 +79,48 @@ async fn a_row_that_does_not_come_back_behind_its_repair_is_the_sources() {
     live.until_shadow_serves(&other, READ).await;
     assert_eq!(text(&other, READ).await, "6 note");
 }
+
+/// Ways back that look like those that need not be tried.
+#[tokio::test]
+async fn a_cast_that_does_not_take_every_value_is_no_way_back() {
+    const DDL: &str = "
+        CREATE TABLE v (id int PRIMARY KEY, n numeric, b bigint, t text, i int);
+        INSERT INTO v SELECT i, i, i, i::text, i FROM generate_series(1, 10) AS i; ANALYZE;
+        CREATE TABLE v_v2 (id int PRIMARY KEY, n numeric, b numeric, t text, i bigint);";
+    const TOML: &str = r#"
+[[migration]]
+name = "v_v2"
+source = "public.v"
+shadow = "public.v_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+n = "n"
+b = "b"
+t = "t"
+i = "i::bigint * 100"
+[migration.reverse]
+n = "n::int"
+b = "b::int"
+t = "t::int"
+i = "i::int / 100"
+[migration.routing]
+reads = 100
+"#;
+    let live = Live::ready(DDL, TOML, &["v_v2"]).await;
+    let (writer, other) = (live.client().await, live.client().await);
+    for (column, value) in [("n", "2.75"), ("b", "3000000000"), ("t", "007"), ("i", "30000000")] {
+        let read = format!("SELECT {column} FROM v WHERE id = 5");
+        live.until_shadow_serves(&other, &read).await;
+        writer
+            .batch_execute(&format!("UPDATE v SET {column} = '{value}' WHERE id = 5"))
+            .await
+            .unwrap();
+        writer.batch_execute("BEGIN").await.unwrap();
+        assert_eq!(text(&writer, &read).await, value);
+        writer.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(text(&other, &read).await, value);
+        let mend = format!("UPDATE v SET {column} = '5' WHERE id = 5");
+        writer.batch_execute(&mend).await.unwrap();
+    }
+}
