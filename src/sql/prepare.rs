@@ -37,7 +37,7 @@ pub enum Deallocate {
 pub(super) fn prepare(text: &str, tokens: &[Token]) -> Option<Prepare> {
     let mut c = Cursor::new(text, tokens);
     c.eat("prepare").then_some(())?;
-    let name = c.name()?;
+    let name = clipped(c.name()?);
     let from = c.at;
     c.eat_group();
     let types = span(tokens.get(from..c.at)?);
@@ -51,7 +51,7 @@ pub(super) fn execute(text: &str, tokens: &[Token]) -> Option<Execute> {
     let mut c = Cursor::new(text, tokens);
     c.eat("execute").then_some(())?;
     let named = c.peek()?.at.clone();
-    let name = c.name()?;
+    let name = clipped(c.name()?);
     c.eat_group();
     c.peek().is_none().then_some(Execute { name, named })
 }
@@ -69,7 +69,14 @@ pub(super) fn deallocate(text: &str, tokens: &[Token]) -> Option<Deallocate> {
     if c.is("all") {
         return Some(Deallocate::All);
     }
-    c.name().map(Deallocate::One)
+    c.name().map(clipped).map(Deallocate::One)
+}
+
+/// As much of a name as the server keeps (`NAMEDATALEN - 1` bytes, and no part of a character).
+fn clipped(mut name: String) -> String {
+    const BYTES_MAX: usize = 63;
+    name.truncate(name.floor_char_boundary(BYTES_MAX));
+    name
 }
 
 fn span(tokens: &[Token]) -> Range<usize> {

@@ -117,8 +117,11 @@ impl Session {
         routes: &Routes,
         out: &mut Out,
     ) -> Flow {
-        // It may give names to other statements.
-        self.names.in_sql.forget();
+        let name = std::str::from_utf8(bind.statement).unwrap_or_default();
+        if why != Reason::PreparedInSql || self.executed(routes, name, &[]).is_err() {
+            // It may give names to other statements.
+            self.names.in_sql.forget();
+        }
         let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
         let unseen = (sql.as_deref().unwrap_or_default(), why);
         let decision = super::decide::mark_or_refuse(self.unseen(routes, unseen), why);

@@ -73,7 +73,9 @@ impl Session {
                 Expect::Sync(_) | Expect::Query(_) => return false,
                 Expect::Close(_, Some(closed)) if closed.1 == statement.id => return true,
                 Expect::Execute(_, rows) => match rows.change().map(|change| &**change) {
-                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == name => return true,
+                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == counting(name) => {
+                        return true;
+                    }
                     Some(Change::AllDropped) => return true,
                     _ => {}
                 },

@@ -12,7 +12,7 @@ use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Form, Mirrors, Reply, Rows};
 use super::parse::one;
 use super::plan::Plan;
-use super::prepared::{FormKey, Marks, Meant, Names, Portal, Prepared, form_name};
+use super::prepared::{FormKey, Marks, Meant, Names, Portal, Prepared, counting, form_name};
 use super::query::Text;
 use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
@@ -67,6 +67,8 @@ pub(super) struct Statements {
     pub(super) orphans: Vec<String>,
     /// A text that was not read may have prepared others.
     pub(super) has_unseen: bool,
+    /// How often what is known was forgotten.
+    pub(super) times_forgotten: u64,
     /// The session has used PREPARE or DEALLOCATE.
     pub(super) used: bool,
 }
@@ -89,6 +91,7 @@ impl Statements {
             }
             Change::AllDropped => {
                 self.forget();
+                self.orphans.clear();
                 self.has_unseen = false;
             }
             Change::Form(id, key) => {
@@ -100,8 +103,10 @@ impl Statements {
     /// A text that was not read may have changed what any name stands for.
     pub(super) fn forget(&mut self) {
         self.named.clear();
-        self.forms.clear();
-        self.orphans.clear();
+        // They may be there still: what is prepared anew has other names.
+        let left: Vec<_> = self.forms.drain().map(|(id, key)| form_name(id, key)).collect();
+        self.orphans.extend(left);
+        self.times_forgotten += 1;
         self.meant.clear();
         self.has_unseen = true;
     }
@@ -109,7 +114,8 @@ impl Statements {
     /// The protocol has given the name to another statement, or closed it; returns the server's names
     /// of the forms that are left.
     pub(super) fn lose(&mut self, name: &[u8]) -> Vec<String> {
-        let Some(name) = std::str::from_utf8(name).ok().filter(|_| !self.named.is_empty()) else {
+        let name = std::str::from_utf8(counting(name)).ok();
+        let Some(name) = name.filter(|_| !self.named.is_empty()) else {
             return Vec::new();
         };
         let forms = self.forms_of(name);
@@ -277,8 +283,12 @@ impl Session {
 
     /// Whether the name of a Bind stands for a statement of SQL that may write a migrated table.
     pub(super) fn binds_a_hidden_write(&self, routes: &Routes, name: &[u8]) -> bool {
-        let name = std::str::from_utf8(name).unwrap_or_default();
-        self.executed(routes, name, &[]).is_ok_and(|executed| may_write(&executed.known))
+        let Ok(name) = std::str::from_utf8(counting(name)) else { return false };
+        match self.executed(routes, name, &[]) {
+            Ok(executed) => may_write(&executed.known),
+            Err(Missing::Dropped) => false,
+            Err(Missing::Unknown) => self.names.in_sql.has_unseen,
+        }
     }
 
     /// Whether any statement that SQL can name may write a migrated table.

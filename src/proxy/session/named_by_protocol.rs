@@ -21,7 +21,7 @@ impl Session {
             return None;
         }
         Some(Arc::new(Named {
-            id: statement.id | BY_PREPARE,
+            id: self.by_prepare(statement.id),
             name: name.to_owned(),
             sql: Arc::from(std::str::from_utf8(&statement.sql).ok()?),
             types: types(&statement.types)?,
@@ -37,7 +37,13 @@ impl Session {
 
     /// A statement of the protocol is gone: what EXECUTE has had prepared for it is of no use.
     pub(super) fn lose_executed(&mut self, id: u64) {
-        self.names.in_sql.lose_forms(id | BY_PREPARE);
+        let id = self.by_prepare(id);
+        self.names.in_sql.lose_forms(id);
+    }
+
+    /// The number of what PREPARE prepares of it, another one each time that what was is forgotten.
+    fn by_prepare(&self, id: u64) -> u64 {
+        BY_PREPARE | (self.names.in_sql.times_forgotten & 0x3f_ffff) << 41 | id
     }
 }
 
