@@ -4,7 +4,6 @@
 //! bounded and drops.
 
 use super::Options;
-use super::failed::Failed;
 use super::side;
 use super::vet::Native;
 use crate::pg::Database;
@@ -13,6 +12,8 @@ use crate::sql::ident::literal;
 use crate::telemetry::Metrics;
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, pin_mut};
+use quick_cache::sync::Cache;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -22,6 +23,13 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 /// A result with more rows than this is not compared.
 const ROWS_MAX: usize = 10_000;
+/// A read that has failed is looked into again after this time at the earliest.
+const FAILED_EVERY: Duration = Duration::from_secs(10);
+/// The same where the shadow alone has failed. It may be no row's fault: the conditions of the shadow's form
+/// are worked out in another order, and one of them may guard another.
+const FOUND_EVERY: Duration = Duration::from_secs(3600);
+/// Texts of such reads that are told apart.
+const FAILED_KEPT: usize = 100;
 /// Differing rows that are shown in the log.
 const ROWS_SHOWN: usize = 3;
 
@@ -81,7 +89,7 @@ impl DarkReads {
     /// Starts the worker. Without a control connection every dark read is dropped.
     pub(super) fn start(options: &Options, metrics: &Metrics) -> Self {
         let metrics = metrics.clone();
-        let failed = Arc::new(Failed::new());
+        let failed = Arc::new(Failed(Cache::new(FAILED_KEPT)));
         let jobs = options.control.clone().map(|control| {
             let (send, receive) = mpsc::channel(options.dark_reads_max.max(1));
             tokio::spawn(work(control, (metrics.clone(), Arc::clone(&failed)), receive));
@@ -100,19 +108,34 @@ impl DarkReads {
 
     /// The same for a read that has failed. An app may have queries that fail whenever they are sent, on
     /// either table: each text is looked into now and then.
-    pub(super) fn offer_failed(&self, text: &str, kind: &str, job: impl FnOnce() -> Option<Job>) {
+    pub(super) fn offer_failed(&self, text: &str, job: impl FnOnce() -> Option<Job>) {
         let Some(jobs) = &self.jobs else { return };
-        if self.failed.is_due(text, kind)
+        if self.failed.is_due(text)
             && let Some(job) = job()
             && jobs.try_send(Arc::new(job)).is_ok()
         {
-            self.failed.is_looked_into(text);
+            self.failed.wait(text, FAILED_EVERY);
         }
     }
+}
 
-    /// Whether reads of this kind have failed on the shadow alone of late: they are the source's.
-    pub(super) fn fails_alone(&self, kind: &str) -> bool {
-        self.failed.alone(kind)
+/// When reads that have failed may be looked into again, by the hashes of their texts.
+#[derive(Debug)]
+struct Failed(Cache<u64, Instant>);
+
+impl Failed {
+    fn key(text: &str) -> u64 {
+        let mut hash = DefaultHasher::new();
+        text.hash(&mut hash);
+        hash.finish()
+    }
+
+    fn is_due(&self, text: &str) -> bool {
+        self.0.get(&Self::key(text)).is_none_or(|next| next <= Instant::now())
+    }
+
+    fn wait(&self, text: &str, time: Duration) {
+        self.0.insert(Self::key(text), Instant::now() + time);
     }
 }
 
@@ -159,7 +182,7 @@ async fn work(
         {
             count("mismatched");
             if job.question == Question::Fails {
-                failed.fails_alone(&job.source_sql, &job.native.fingerprint);
+                failed.wait(&job.source_sql, FOUND_EVERY);
             }
             mismatched(&mut client, &job, &difference).await;
         }

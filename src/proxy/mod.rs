@@ -6,7 +6,6 @@ mod dark;
 mod dial;
 mod driver;
 mod ending;
-mod failed;
 mod limits;
 mod listen;
 mod listener;

@@ -91,8 +91,6 @@ pub(super) struct Native {
     pub(super) incomparable: Option<&'static str>,
     /// Resolved parameter types.
     pub(super) parameters: Vec<u32>,
-    /// The query without its constants.
-    pub(super) fingerprint: Box<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,7 +296,6 @@ async fn vet(client: &mut Client, job: &Job) -> Result<Native, Unfit> {
     let source = source.map_err(Unfit::of_the_query)?;
     let shadow = transaction.prepare_typed(&job.shadow, &types).await?;
     let mut native = compare(&source, &shadow, &job.targets)?;
-    native.fingerprint.clone_from(&job.key.fingerprint);
     let on_source = explain(&transaction, &job.source, &source).await?;
     let on_shadow = explain(&transaction, &job.shadow, &shadow).await?;
     for target in &job.targets {
@@ -397,8 +394,7 @@ fn compare(
     }
     let parameters = source.params().iter().map(tokio_postgres::types::Type::oid).collect();
     let shadows = targets.iter().map(|t| t.shadow_oid).collect();
-    let (plan, incomparable, fingerprint) = (Plan::AsCheap, None, Box::default());
-    Ok(Native { columns, shadows, plan, incomparable, parameters, fingerprint })
+    Ok(Native { columns, shadows, plan: Plan::AsCheap, incomparable: None, parameters })
 }
 
 /// The generic plan: what a prepared statement gets, whatever its parameters are.

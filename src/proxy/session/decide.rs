@@ -417,10 +417,7 @@ impl Session {
         let shadow =
             || case.form(FormKey::Shadow(case.routes.generation)).map(|s| s.text().to_owned());
         match self.context.vetting.look(query, shadow, || targets().collect()) {
-            Vetted::Fit(native) => {
-                let fails = self.context.dark_reads.fails_alone(&native.fingerprint);
-                (!fails).then_some(native)
-            }
+            Vetted::Fit(native) => Some(native),
             Vetted::Unfit | Vetted::Unknown => None,
         }
     }

@@ -138,10 +138,9 @@ impl Session {
     /// finds out, and outside the source answers it, each time anew.
     pub(super) fn look_into_failed(&self, rows: &Rows, sqlstate: &[u8]) {
         let Rows::Read(read) = rows.bare() else { return };
-        let ServedBy::Shadow(form, native) = &read.served_by else { return };
+        let ServedBy::Shadow(form, _) = &read.served_by else { return };
         if is_of_rows(sqlstate) && read.route.gate.is_open() {
-            let job = || self.job_of_failed(read);
-            self.context.dark_reads.offer_failed(&form.original, &native.fingerprint, job);
+            self.context.dark_reads.offer_failed(&form.original, || self.job_of_failed(read));
         }
     }
 

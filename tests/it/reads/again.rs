@@ -2,7 +2,7 @@
 
 use super::{extended, served, text};
 use crate::live::raw::{bind, close, describe, execute, flush, parse, query, sync};
-use crate::live::{Live, ORDERS, Pair, outcome};
+use crate::live::{Live, ORDERS, Pair};
 use crate::support::eventually;
 
 fn retries(live: &Live) -> f64 {
@@ -235,33 +235,4 @@ async fn a_read_that_fails_on_the_shadow_among_other_frames_undoes_none_and_answ
         }
     }
     live.orders_in_step().await;
-}
-
-/// No row is at fault: on the shadow the conditions are worked out in another order.
-#[tokio::test]
-async fn a_read_whose_conditions_fail_in_another_order_is_the_sources_behind_its_first_failure() {
-    let live = Live::orders("", "reads = 100").await;
-    let guarded = "SELECT id FROM orders WHERE total = 50 AND 100 / user_id > 1";
-    let client = live.client().await;
-    eventually("it has failed on the shadow, and is the source's", async || {
-        client.batch_execute("BEGIN").await.unwrap();
-        let said = outcome(&client, guarded).await;
-        client.batch_execute("ROLLBACK").await.unwrap();
-        let failed = live.proxy.log().contains("a read fails on the shadow alone");
-        match said {
-            Ok(_) if failed => Ok(()),
-            Ok(_) => Err("it has not failed yet".to_owned()),
-            Err(said) if said.starts_with("22012") => Err(said),
-            Err(said) => panic!("{said}"),
-        }
-    })
-    .await;
-    live.until_shadow_serves(&client, R).await;
-    for constant in ["50", "20", "50"] {
-        client.batch_execute("BEGIN").await.unwrap();
-        let sql = guarded.replace("50", constant);
-        assert_eq!(text(&client, R).await, "50");
-        outcome(&client, &sql).await.unwrap();
-        client.batch_execute("COMMIT").await.unwrap();
-    }
 }
