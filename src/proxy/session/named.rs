@@ -444,7 +444,6 @@ impl Session {
                 (FormKey::Mirrored(query.routes.generation, modes), Some(mirrors))
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
-            (Decision::Original(_), key) if self.is_rewritten(&execute.name) => (key, None),
             (decision, _) => return Some((decision, watch)),
         };
         let (executed, inner) = (executed.as_ref().ok()?, inner?);
@@ -513,7 +512,6 @@ impl Session {
                 (FormKey::Mirrored(outer.routes.generation, modes), Some(mirrors))
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
-            (Decision::Original(_), key) if self.is_rewritten(&execute.name) => (key, None),
             (Decision::Marked(marks), _) => {
                 portal.marks = Some(self.counted_marks(marks));
                 return self.pass_bind(frame, bind.portal, portal, out);

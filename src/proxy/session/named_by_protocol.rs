@@ -1,10 +1,8 @@
-//! SQL's EXECUTE of a statement that the protocol has prepared. Under the client's name the server may
-//! have a form of ours: mirrored, or on the shadow. What is executed is a statement of ours again,
-//! prepared by PREPARE: mirrored now, or as the client wrote it.
+//! SQL's EXECUTE of a statement that the protocol has prepared. Under the client's name the server has the
+//! client's own text. A mirrored write is executed by a statement of ours, prepared by PREPARE.
 
 use super::Session;
 use super::named::Named;
-use super::prepared::FormKey;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio_postgres::types::Type;
@@ -27,12 +25,6 @@ impl Session {
             types: types(&statement.types)?,
             meant: statement.meant.clone(),
         }))
-    }
-
-    /// Whether the server has something else under this name than the client's own text.
-    pub(super) fn is_rewritten(&self, name: &str) -> bool {
-        let statement = self.names.statement(name.as_bytes());
-        statement.is_some_and(|s| s.own.0 != FormKey::Original)
     }
 
     /// A statement of the protocol is gone: what EXECUTE has had prepared for it is of no use.

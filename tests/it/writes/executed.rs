@@ -70,7 +70,7 @@ async fn what_the_protocol_prepared_is_executed_in_sql_as_the_client_wrote_it_an
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
-/// The form under the client's name is on the shadow, which may not answer any more.
+/// What is bound is on the shadow, which may not answer any more.
 #[tokio::test]
 async fn a_read_that_was_prepared_on_the_shadow_is_executed_in_sql_on_the_source() {
     let sql = "SELECT total FROM orders WHERE id = 5";
