@@ -52,6 +52,14 @@ pub(crate) fn form(expression: &str) -> Form {
     }
 }
 
+/// Types of whole numbers from 32 bits on, by all their names.
+const WHOLE: [&str; 5] = ["int", "int4", "integer", "int8", "bigint"];
+
+/// Whether a cast is to one of these.
+pub(crate) fn is_whole(kind: &str) -> bool {
+    WHOLE.contains(&kind)
+}
+
 /// `column * number`, or with another operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scaled {
@@ -67,7 +75,6 @@ pub(crate) struct Scaled {
 /// Reads `column * number` (or another operator), the column or the whole perhaps under a cast to a whole
 /// number.
 pub(crate) fn scaled(expression: &str, operator: &str) -> Option<Scaled> {
-    const WHOLE: [&str; 5] = ["int", "int4", "integer", "int8", "bigint"];
     let all = lex::tokens(expression).ok()?;
     let spelled = |token: &Token| expression.get(token.at.clone()).unwrap_or_default();
     let uncast = |tokens| match without_parentheses(expression, tokens) {

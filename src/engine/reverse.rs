@@ -3,7 +3,7 @@
 //! comparison through the mapping finds it; a read on the shadow would.
 
 use super::Error;
-use super::mapping::{self, Form, Scaled, form};
+use super::mapping::{self, Form, Scaled, form, is_whole};
 use super::range::{Range, nth_key_sql};
 use super::shape::{Column, Shape};
 use crate::pg;
@@ -132,10 +132,6 @@ fn is_proven(shape: &Shape, old: &OldColumn) -> bool {
 const INT2: u32 = 21;
 const INT4: u32 = 23;
 const INT8: u32 = 20;
-
-fn is_whole(kind: &str) -> bool {
-    ["int", "int4", "integer", "int8", "bigint"].contains(&kind)
-}
 
 /// Whether a cast to this type gives every value of a column of whole numbers as it is.
 fn takes(kind: &str, column: &Column) -> bool {

@@ -52,7 +52,14 @@ pub enum Mirror {
 impl Routes {
     /// The routes whose writes are mirrored.
     pub fn mirrored(&self) -> Vec<Arc<Route>> {
-        self.routes.iter().filter(|r| r.mirror != Mirror::Off).cloned().collect()
+        self.mirrored_of(|_| true)
+    }
+
+    /// Of these targets, by index, the routes whose writes are mirrored.
+    pub fn mirrored_of(&self, these: impl Fn(usize) -> bool) -> Vec<Arc<Route>> {
+        let all = self.routes.iter().enumerate();
+        let mirrored = all.filter(|(target, r)| r.mirror != Mirror::Off && these(*target));
+        mirrored.map(|(_, route)| Arc::clone(route)).collect()
     }
 
     /// No migration at all.

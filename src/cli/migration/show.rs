@@ -115,7 +115,6 @@ fn print(status: &Status) {
     }
 }
 
-/// A phase in words, with what is known about its progress.
 /// The phase in a column: why it is blocked takes hundreds of characters, and is in `status`.
 fn short(phase: &Phase) -> String {
     match phase {
@@ -125,6 +124,7 @@ fn short(phase: &Phase) -> String {
     }
 }
 
+/// A phase in words, with what is known about its progress.
 pub(super) fn phase(phase: &Phase) -> String {
     match phase {
         Phase::Observe => "observe (not started)".to_owned(),

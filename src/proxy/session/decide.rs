@@ -190,9 +190,7 @@ impl Session {
         let Effect::Defines(Defined::Way, targets, _) = case.statement.effect else {
             return Decision::Original(None);
         };
-        let routes = case.routes.routes.iter().enumerate();
-        let named = routes.filter(|(target, r)| targets.has(*target) && r.mirror != Mirror::Off);
-        let routes: Vec<_> = named.map(|(_, route)| Arc::clone(route)).collect();
+        let routes = case.routes.mirrored_of(|target| targets.has(target));
         match routes.is_empty() {
             true => Decision::Original(None),
             false => Decision::Marked(Marks { routes, why: Reason::Defines }),
@@ -323,15 +321,7 @@ impl Session {
 
     fn decide_named(case: &Case<'_>, why: Reason, means: impl Fn(usize) -> bool) -> Decision {
         let named = |target: usize| case.statement.names.is_empty() || means(target);
-        let concerned: Vec<_> = case
-            .routes
-            .routes
-            .iter()
-            .enumerate()
-            .filter(|(target, route)| route.mirror != Mirror::Off && named(*target))
-            .map(|(_, route)| Arc::clone(route))
-            .collect();
-        mark_or_refuse(concerned, why)
+        mark_or_refuse(case.routes.mirrored_of(named), why)
     }
 
     /// The route by which the shadow may answer a query now, or `None`: the source does.

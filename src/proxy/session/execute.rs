@@ -53,11 +53,7 @@ impl Session {
         }
         let watch = name.and_then(|name| self.names.take_watch(name));
         let dropped = self.forms_dropped(&portal.rows);
-        let rows = match (portal.effect, &portal.rows) {
-            (Effect::Begin(_), Rows::Plain) => Rows::Begins,
-            _ => Rows::of_portal(&portal),
-        };
-        let rows = rows.watched(watch);
+        let rows = Rows::of_portal(&portal).watched(watch);
         self.replies.push_back(Expect::Execute(Reply::Forward, rows));
         self.drop_forms(dropped, out);
         if let Some(steps) = &portal.steps {

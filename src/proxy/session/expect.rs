@@ -7,6 +7,7 @@ use super::steps::Steps;
 use super::watch::Watch;
 use crate::routing::Route;
 use crate::sql::splice::Spliced;
+use crate::sql::statement::Effect;
 use crate::sql::write::{Layout, Verb};
 use crate::wire::backend::Called;
 use crate::wire::build::Report;
@@ -332,6 +333,7 @@ impl Rows {
     /// What an Execute of this portal gives.
     pub(super) fn of_portal(portal: &Portal) -> Self {
         match &portal.rows {
+            Self::Plain if matches!(portal.effect, Effect::Begin(_)) => Self::Begins,
             Self::Read(read) => {
                 let mut read = read.clone();
                 read.began = Instant::now();

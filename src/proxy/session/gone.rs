@@ -17,9 +17,7 @@ impl Session {
         match change {
             // The server had no statement of the name that is prepared.
             Change::Prepared(named) => self.is_gone(named.name.as_bytes()),
-            Change::Dropped(name) => {
-                self.is_gone(name.as_bytes());
-            }
+            Change::Dropped(name) => self.is_gone(name.as_bytes()),
             Change::AllDropped => self.are_gone(|_| true),
             Change::Form(..) => {}
         }
@@ -28,7 +26,7 @@ impl Session {
 
     /// The server has dropped the statements of these names. What has been sent behind may have given a
     /// name to another one.
-    pub(super) fn are_gone(&mut self, gone: impl Fn(&[u8]) -> bool) {
+    fn are_gone(&mut self, gone: impl Fn(&[u8]) -> bool) {
         let later: HashSet<u64> = self.replies.iter().filter_map(Expect::parsed).collect();
         for reply in &mut self.replies {
             if let Expect::Parse(_, Some(undo)) = reply
@@ -44,6 +42,7 @@ impl Session {
         self.names.in_sql.orphans.extend(left);
     }
 
+    /// The same of one name.
     pub(super) fn is_gone(&mut self, name: &[u8]) {
         if self.names.statement(name).is_some() {
             let name = counting(name);

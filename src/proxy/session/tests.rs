@@ -62,10 +62,10 @@ pub(super) fn frames(parts: &[(u8, &[u8])]) -> Vec<u8> {
     parts.iter().flat_map(|(tag, body)| frame(*tag, body)).collect()
 }
 
-/// The same of the unnamed statement.
-const UNNAMED: (u8, &[u8]) = (b'B', b"\0\0\0\0\0\0\0\0");
 const SYNC: (u8, &[u8]) = (b'S', b"");
 const BIND: (u8, &[u8]) = (b'B', b"\0s\0\0\0\0\0\0\0");
+/// The same of the unnamed statement.
+const UNNAMED: (u8, &[u8]) = (b'B', b"\0\0\0\0\0\0\0\0");
 const EXECUTE: (u8, &[u8]) = (b'E', b"\0\0\0\0\x01");
 const READY: (u8, &[u8]) = (b'Z', b"I");
 /// Two columns: rows 3, outcome as given.

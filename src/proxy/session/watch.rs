@@ -4,7 +4,7 @@
 use super::Session;
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Rows};
-use crate::routing::{Mirror, Route, Routes};
+use crate::routing::{Route, Routes};
 use crate::sql::reason::Reason;
 use crate::sql::statement::Name;
 use crate::workload::{Ended, Taken, Tallies};
@@ -123,9 +123,7 @@ impl Session {
     /// The migrations that a text that is not read may write.
     pub(super) fn unseen(&self, routes: &Routes, (sql, why): (&[u8], Reason)) -> Vec<Arc<Route>> {
         let understander = self.context.understander(routes);
-        let all = routes.routes.iter().enumerate().filter(|(_, r)| r.mirror != Mirror::Off);
-        let concerned = all.filter(|(target, _)| understander.may_concern(*target, sql, why));
-        concerned.map(|(_, route)| Arc::clone(route)).collect()
+        routes.mirrored_of(|target| understander.may_concern(target, sql, why))
     }
 
     /// Those of the tables that the statement means, as far as this session has asked: it is not
