@@ -65,7 +65,7 @@ impl Session {
         }
     }
 
-    /// Whether a Bind has to wait: what its name stands for is known when the earlier groups are
+    /// Whether a frame has to wait: what its name stands for is known when the earlier groups are
     /// answered.
     pub(super) fn waits_for_name(&mut self, name: &[u8], out: &mut Out) -> bool {
         let waits = self.is_uncertain(name);

@@ -160,6 +160,11 @@ impl Session {
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
         let rows = match frontend::named(body) {
+            // Only the statement without a name may be a form of ours at the server: which of two it is, the
+            // server says that answers the groups before this one.
+            Some(frontend::Named::Statement(b"")) if self.waits_for_name(b"", out) => {
+                return Flow::Hold;
+            }
             Some(frontend::Named::Statement(name)) => {
                 self.is_looked_up(name);
                 self.statement_rows(name, &routes)

@@ -185,3 +185,28 @@ async fn sql_sees_a_prepared_statement_as_the_client_wrote_it() {
     assert!(live.statements("recorded", "write") > 0.5, "what was executed is not mirrored");
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn the_unnamed_statement_is_described_behind_a_parse_of_it_that_was_skipped_or_failed() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let described = [describe(b'S', ""), sync()].concat();
+    let (skipped, failed) = (extended("SELECT 1 / 0"), parse("", "nonsense", &[]));
+    for first in [UPDATE, "UPDATE orders SET total = 1 WHERE id = 4 RETURNING id", "TABLE orders"] {
+        for then in [OTHER, "SELECT 1", "INSERT INTO orders VALUES (70, 1, 1) RETURNING *"] {
+            let group = [parse("", first, &[]), sync()].concat();
+            pair.exchange(first, &group, 1).await;
+            let others = [&skipped[..], &parse("", then, &[]), &sync(), &described].concat();
+            pair.exchange(&format!("{then}, skipped"), &others, 2).await;
+            pair.exchange(
+                then,
+                &[&group[..], &parse("", then, &[]), &sync(), &described].concat(),
+                3,
+            )
+            .await;
+            pair.exchange(first, &group, 1).await;
+            pair.exchange("failed", &[&failed[..], &sync(), &described].concat(), 2).await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
