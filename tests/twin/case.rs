@@ -6,6 +6,7 @@ use crate::pen::{Constants, Format, Sql};
 use crate::random::Random;
 use crate::schema::Schema;
 use crate::{reads, sessions, writes};
+use std::collections::BTreeMap;
 
 /// One thing that is done on both sides, or to the live side alone.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct Session {
     pub cursor: bool,
     /// Prepared by the protocol.
     pub named: Vec<(String, Sql)>,
+    /// What is likely to be under the names that the protocol and SQL share.
+    pub shared: BTreeMap<String, Sql>,
     /// Prepared by PREPARE.
     pub prepared: Vec<(String, Sql)>,
     pub savepoints: usize,

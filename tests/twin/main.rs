@@ -25,6 +25,7 @@ mod copy;
 mod forms;
 mod frames;
 mod mapping;
+mod packets;
 mod pen;
 mod random;
 #[path = "../it/live/raw.rs"]

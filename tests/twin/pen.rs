@@ -47,6 +47,13 @@ impl Sql {
         Self { text: text.into(), params, order, binary: true, width: None }
     }
 
+    /// The values of its parameters, for EXECUTE.
+    pub fn given(&self) -> String {
+        let value = |p: &Param| p.image.as_deref().map_or_else(|| "NULL".to_owned(), literal);
+        let values: Vec<String> = self.params.iter().map(value).collect();
+        if values.is_empty() { String::new() } else { format!("({})", values.join(", ")) }
+    }
+
     /// The format codes of a Bind.
     pub fn formats(&self, format: Format) -> Vec<u16> {
         match (format, self.width) {
@@ -56,6 +63,10 @@ impl Sql {
             (Format::Binary | Format::Mixed, _) => vec![1],
         }
     }
+}
+
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Whether constants may be parameters.

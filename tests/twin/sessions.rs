@@ -3,10 +3,10 @@
 
 use crate::case::{Author, Step};
 use crate::frames::{self, Exchange, Until};
-use crate::pen::{Constants, Format, Order, Pen, Sql};
+use crate::pen::{Constants, Format, Order, Pen, Sql, literal};
 use crate::schema::{Column, Fill, Table, quoted};
 use crate::sql::statement;
-use crate::{copy, forms, reads, writes};
+use crate::{copy, forms, packets, reads, writes};
 
 /// What a prepared transaction is called in a case; a run gives each database's its own name of
 /// this length, as the names are the whole server's.
@@ -23,7 +23,8 @@ pub fn something(author: &mut Author, session: usize) {
         37..=52 => several(author, session),
         53..=64 => copy::copy(author, session),
         65..=74 => named(author, session),
-        75..=82 => pipeline(author, session),
+        75..=78 => pipeline(author, session),
+        79..=82 => packets::packet(author, session),
         83..=91 => setting(author, session),
         92..=93 => odd_frames(author, session),
         94..=95 => cancel(author, session),
@@ -83,15 +84,10 @@ fn prepared(author: &mut Author, session: usize) {
         author.sessions[session].prepared.retain(|(n, _)| *n != name);
         return author.plain(session, &format!("DEALLOCATE {name}"));
     }
-    let values: Vec<String> = sql
-        .params
-        .iter()
-        .map(|p| p.image.as_deref().map_or_else(|| "NULL".to_owned(), literal))
-        .collect();
-    let given = if values.is_empty() { String::new() } else { format!("({})", values.join(", ")) };
+    let given = sql.given();
     let execute = match author.random.below(20) {
         // With values, its plan hangs on how often it ran in which form.
-        0 if values.is_empty() => format!("EXPLAIN (COSTS OFF) EXECUTE {name}"),
+        0 if given.is_empty() => format!("EXPLAIN (COSTS OFF) EXECUTE {name}"),
         1 => {
             return author
                 .made(session, format!("CREATE TEMP TABLE made AS EXECUTE {name}{given}"));
@@ -309,6 +305,7 @@ fn setting(author: &mut Author, session: usize) {
         if text != "DISCARD PLANS" {
             author.sessions[session].prepared.clear();
             author.sessions[session].named.clear();
+            author.sessions[session].shared.clear();
         }
         if text == "DISCARD ALL" {
             author.sessions[session].hidden = None;
@@ -317,10 +314,6 @@ fn setting(author: &mut Author, session: usize) {
     }
     let text = author.random.pick(&texts).clone();
     author.say(session, &Sql::plain(text));
-}
-
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn cancel(author: &mut Author, session: usize) {

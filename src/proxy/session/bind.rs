@@ -2,6 +2,7 @@
 
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
+use super::gone::Happens;
 use super::parse::one;
 use super::planned::Moved;
 use super::prepared::{AtServer, FormKey, Marks, Names, Portal, Undo};
@@ -20,11 +21,12 @@ impl Session {
         if self.names.hidden_writes || self.is_uncertain(name) || self.names_are_uncertain() {
             return false;
         }
-        self.names.statement(name).is_some_and(|s| {
-            s.known.0 == generation
-                && matches!(s.known.1, Known::Plain)
-                && s.own.0 == FormKey::Original
-        })
+        self.happens_before(name).is_none()
+            && self.names.statement(name).is_some_and(|s| {
+                s.known.0 == generation
+                    && matches!(s.known.1, Known::Plain)
+                    && s.own.0 == FormKey::Original
+            })
     }
 
     /// Whether a Parse or Close of this name in an earlier group is not answered yet: if the server
@@ -45,9 +47,15 @@ impl Session {
         if self.waits_for_name(bind.statement, out) || self.waits_for_names(out) {
             return Flow::Hold;
         }
-        if self.is_dropped_before(bind.statement) {
+        match self.happens_before(bind.statement) {
             // To be refused by the server, whatever form a Bind would ask for.
-            return self.pass_bind(frame, bind.portal, Portal::plain(), out);
+            Some(Happens::Dropped) => {
+                return self.pass_bind(frame, bind.portal, Portal::plain(), out);
+            }
+            Some(Happens::PreparedInSql) => {
+                return self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out);
+            }
+            None => {}
         }
         match self.refresh(bind.statement, &routes) {
             _ if self.names.may_be_hidden(bind.statement) => {
@@ -129,7 +137,7 @@ impl Session {
         let portal = Portal { watch, ..Portal::plain() };
         match decision {
             Decision::Marked(marks) => {
-                let portal = Portal { marks: Some(Arc::new(marks)), ..portal };
+                let portal = Portal { marks: Some(self.counted_marks(marks)), ..portal };
                 self.bind_as_written(frame, bind, portal, out)
             }
             Decision::Refused(report) => self.refuse_bind(report, out),

@@ -160,6 +160,7 @@ impl Session {
     pub(super) fn forward_query(&mut self, frame: &[u8], rows: VecDeque<Rows>, out: &mut Out) {
         out.to_server.extend_from_slice(frame);
         self.replies.push_back(Expect::Query(rows));
+        self.unnamed_may_be_dropped();
         self.marked_query_is_sent();
         self.in_group = false;
     }

@@ -1,15 +1,14 @@
 //! Statements that the client has prepared in SQL, and drops: what is ours of them goes, too, whether it
 //! is there already or only will be when what is sent has run.
 
+use super::decide::Case;
 use super::expect::{Expect, Reply, Rows};
 use super::named::Change;
 use super::plan::Plan;
 use super::prepared::form_name;
-use super::query::Text;
 use super::{Out, Session};
 use crate::sql::ident::Ident;
 use crate::sql::splice::Spliced;
-use crate::sql::statement::Statement;
 use crate::wire::build;
 use std::sync::Arc;
 
@@ -30,9 +29,9 @@ impl Session {
         forms
     }
 
-    /// Plans a statement that changes what names stand for.
-    pub(super) fn plan_change(&mut self, query: &Text<'_>, statement: &Statement, plan: &mut Plan) {
-        let Some(change) = self.change_of(&query.case(statement)) else { return };
+    /// Plans a statement that changes what names stand for; `end` is where it ends in the text.
+    pub(super) fn plan_change(&mut self, case: &Case<'_>, end: usize, plan: &mut Plan) {
+        let Some(change) = self.change_of(case) else { return };
         let forms = match &*change {
             Change::Dropped(name) => self.forms_behind(name, &plan.changes),
             Change::Prepared(_) | Change::AllDropped | Change::Form(..) => Vec::new(),
@@ -42,7 +41,7 @@ impl Session {
         for form in forms {
             let mut drop = Spliced::default();
             drop.ours(&format!("; DEALLOCATE {}", Ident::new(form).quoted()));
-            plan.replace(statement.at.end..statement.at.end, drop);
+            plan.replace(end..end, drop);
             plan.rows.push_back(Rows::Mark(plan.placeholder()));
         }
     }

@@ -11,6 +11,15 @@ use super::named::Change;
 use super::prepared::{Undo, counting};
 use std::collections::HashSet;
 
+/// What happens to a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happens {
+    /// The server has it no more.
+    Dropped,
+    /// Its name stands for one of SQL's PREPARE.
+    PreparedInSql,
+}
+
 impl Session {
     /// A change has happened at the server.
     pub(super) fn names_changed(&mut self, change: &Change) {
@@ -60,29 +69,42 @@ impl Session {
         }
     }
 
-    /// Whether what was sent in the same group drops the statement: the server has it no more when it
-    /// comes to what is sent behind that.
-    pub(super) fn is_dropped_before(&self, name: &[u8]) -> bool {
-        let Some(statement) = self.names.statement(name) else { return false };
+    /// What was sent in the same group and is to happen to the statement before what is sent behind that.
+    pub(super) fn happens_before(&self, name: &[u8]) -> Option<Happens> {
+        let statement = self.names.statement(name)?;
         if statement.touched != self.groups && !self.names.in_sql.used {
-            return false;
+            return None;
         }
         for reply in self.replies.iter().rev() {
             match reply {
-                Expect::Sync(_) | Expect::Query(_) => return false,
-                Expect::Close(_, Some(closed)) if closed.1 == statement.id => return true,
+                Expect::Sync(_) | Expect::Query(_) => return None,
+                Expect::Close(_, Some(closed)) if closed.1 == statement.id => {
+                    return Some(Happens::Dropped);
+                }
                 Expect::Execute(_, rows) => match rows.change().map(|change| &**change) {
-                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == counting(name) => {
-                        return true;
+                    Some(Change::Prepared(named)) if named.name.as_bytes() == counting(name) => {
+                        return Some(Happens::PreparedInSql);
                     }
-                    Some(Change::AllDropped) => return true,
+                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == counting(name) => {
+                        return Some(Happens::Dropped);
+                    }
+                    Some(Change::AllDropped) => return Some(Happens::Dropped),
                     _ => {}
                 },
-                reply if reply.parsed() == Some(statement.id) => return false,
+                reply if reply.parsed() == Some(statement.id) => return None,
                 _ => {}
             }
         }
-        false
+        None
+    }
+
+    /// A simple query is sent, which drops the unnamed statement, unless it is skipped: which of both is
+    /// known when it is answered.
+    pub(super) fn unnamed_may_be_dropped(&mut self) {
+        let group = self.groups;
+        if let Some(unnamed) = self.names.statement_mut(b"") {
+            unnamed.touched = group;
+        }
     }
 
     /// A simple query has been answered. A Parse behind it has made the unnamed statement anew, be it of the

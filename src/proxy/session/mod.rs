@@ -12,6 +12,7 @@ mod copy;
 mod decide;
 mod dropped;
 mod execute;
+mod executed;
 mod expect;
 mod fetch;
 mod gone;

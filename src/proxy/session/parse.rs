@@ -75,7 +75,6 @@ impl Session {
         };
         self.names.statement(view.name).is_some_and(same)
             && self.is_plain(view.name, routes.generation)
-            && !self.is_dropped_before(view.name)
     }
 
     fn put_statement(

@@ -112,7 +112,7 @@ impl Session {
             let decision = match &statement.class {
                 Class::Execute(execute) => self.plan_execute(query, (statement, execute), plan),
                 Class::Prepare(_) | Class::Deallocate(_) => {
-                    self.plan_change(query, statement, plan);
+                    self.plan_change(&query.case(statement), statement.at.end, plan);
                     None
                 }
                 _ => {

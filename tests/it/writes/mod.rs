@@ -21,6 +21,7 @@ mod protocol;
 mod session;
 mod settings;
 mod several;
+mod shared_names;
 mod stale;
 mod texts;
 mod through;

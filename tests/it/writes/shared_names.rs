@@ -1,0 +1,158 @@
+//! Names that the protocol and SQL share: what one has prepared the other runs, drops, or replaces, in one
+//! group or several of one packet.
+
+use crate::live::raw::{bind, close, describe, execute, parse, query, sync};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
+
+const UPDATE: &str = "UPDATE orders SET total = $2 WHERE id = $1";
+
+fn one(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
+}
+
+fn run(name: &str, values: &[Option<&[u8]>]) -> Vec<u8> {
+    [bind("", name, 0, values, 0), execute("", 0)].concat()
+}
+
+async fn pair() -> (Live, Pair) {
+    let live = Live::orders("", "").await;
+    let pair = Pair::new(&live, ORDERS).await;
+    (live, pair)
+}
+
+#[tokio::test]
+async fn a_name_that_a_group_drops_and_sql_prepares_anew_is_marked_when_the_group_binds_it() {
+    let (live, mut pair) = pair().await;
+    let prepare = one(&format!("PREPARE s AS {UPDATE}"));
+    let bound = run("s", &[Some(b"2"), Some(b"77")]);
+    let update = "UPDATE orders SET total = 5 WHERE id = 3";
+    for first in ["SELECT 1", update] {
+        for drop in [close(b'S', "s"), one("DEALLOCATE s"), one("DEALLOCATE ALL")] {
+            let before = live.statements("recorded", "write");
+            let named = [parse("s", first, &[]), sync(), run("s", &[]), sync()].concat();
+            pair.exchange(first, &named, 2).await;
+            let group = [&drop[..], &prepare, &bound, &bound, &sync()].concat();
+            pair.exchange("dropped, prepared and bound", &group, 1).await;
+            assert!(live.statements("recorded", "write") > before, "nothing is marked");
+            live.orders_in_step().await;
+            pair.exchange("dropped", &[close(b'S', "s"), sync()].concat(), 1).await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_executes_a_prepare_or_a_deallocate_of_the_protocol_changes_names() {
+    let (live, mut pair) = pair().await;
+    let by_protocol = [
+        parse("prepares", &format!("PREPARE s AS {UPDATE}"), &[]),
+        parse("drops", "DEALLOCATE s", &[]),
+        parse("drops all", "DEALLOCATE ALL", &[]),
+        sync(),
+    ];
+    for drop in ["EXECUTE drops", "EXECUTE \"drops all\""] {
+        pair.exchange("prepared", &by_protocol.concat(), 1).await;
+        for sql in [
+            "PREPARE s (int, int) AS SELECT $1 + $2",
+            "EXECUTE s(2, 77)",
+            "EXECUTE drops",
+            "EXECUTE prepares",
+            "EXECUTE s(2, 77)",
+            "EXECUTE s(3, 78); EXECUTE drops; SELECT 1",
+            "EXECUTE s(2, 79)",
+            "EXECUTE prepares; EXECUTE s(4, 80)",
+        ] {
+            pair.simple(sql).await;
+            live.orders_in_step().await;
+        }
+        // Its form is there, and is not to be executed any more.
+        pair.simple(drop).await;
+        pair.simple("EXECUTE s(5, 81)").await;
+        pair.simple("DEALLOCATE ALL").await;
+        pair.exchange("prepared", &by_protocol.concat(), 1).await;
+        let groups = [
+            one("EXECUTE prepares"),
+            one("EXECUTE s(6, 82)"),
+            sync(),
+            one("EXECUTE s(7, 83)"),
+            one(drop),
+            sync(),
+            one("EXECUTE s(8, 84)"),
+            sync(),
+        ];
+        pair.exchange("in groups", &groups.concat(), 3).await;
+        pair.simple("DEALLOCATE ALL").await;
+        live.orders_in_step().await;
+    }
+    assert!(live.dirty().await.is_empty());
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn an_execute_in_flight_that_fails_leaves_its_form_to_the_next() {
+    let (live, mut pair) = pair().await;
+    let sql = "INSERT INTO orders (id, user_id) VALUES ($1, $1)";
+    pair.exchange("parsed", &[parse("s", sql, &[23]), sync()].concat(), 1).await;
+    for fails in ["EXECUTE s(1)", "EXECUTE s('x')", "EXECUTE s(1, 2)"] {
+        let packet = [query(fails), query(fails), query("EXECUTE s(50)")];
+        pair.exchange(fails, &packet.concat(), 3).await;
+        pair.simple("DELETE FROM orders WHERE id = 50").await;
+        let packet = [one(fails), sync(), one(fails), sync(), one("EXECUTE s(51)"), sync()];
+        pair.exchange(fails, &packet.concat(), 3).await;
+        pair.simple("DELETE FROM orders WHERE id = 51").await;
+        pair.simple("DEALLOCATE s").await;
+        pair.exchange("parsed", &[parse("s", sql, &[23]), sync()].concat(), 1).await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn the_unnamed_statement_is_bound_behind_a_query_that_is_not_answered() {
+    let (live, mut pair) = pair().await;
+    for sql in ["UPDATE orders SET total = total + 1 WHERE id = 3", "TABLE orders", "SELECT 1"] {
+        for between in ["SELECT 2", "PREPARE s AS SELECT 1", "SELECT 1 / 0", ""] {
+            let parsed = [parse("", sql, &[]), sync()].concat();
+            let bound = [run("", &[]), sync(), describe(b'S', ""), sync()].concat();
+            pair.exchange(sql, &parsed, 1).await;
+            let packet = [&query(between)[..], &bound].concat();
+            pair.exchange(&format!("{sql}, then {between}"), &packet, 3).await;
+            pair.exchange(sql, &parsed, 1).await;
+            let packet = [&query(between)[..], &parsed, &bound].concat();
+            pair.exchange(&format!("{sql}, {between} and again"), &packet, 4).await;
+            // Skipped, so it drops nothing.
+            pair.exchange(sql, &parsed, 1).await;
+            let skipped = [&one("SELECT 1 / 0")[..], &query(between), &sync(), &bound].concat();
+            pair.exchange(&format!("{sql}, {between} skipped"), &skipped, 3).await;
+            pair.simple("DEALLOCATE ALL").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_write_behind_an_execute_of_transaction_control_does_not_end_the_connection() {
+    let (live, mut pair) = pair().await;
+    // Outside a block the server itself breaks off where a savepoint is begun so.
+    let words = ["BEGIN", "COMMIT", "ROLLBACK", "ABORT", "END", "SAVEPOINT a", "ROLLBACK TO a"];
+    let named: Vec<Vec<u8>> = words.iter().map(|word| parse(word, word, &[])).collect();
+    pair.exchange("named", &[named.concat(), sync()].concat(), 1).await;
+    let mut id = 100;
+    for before in ["", "BEGIN", "BEGIN; SAVEPOINT a"] {
+        for word in if before.is_empty() { &words[..5] } else { &words[..] } {
+            for simple in [true, false] {
+                pair.simple(before).await;
+                id += 1;
+                let write = format!("INSERT INTO orders (id, user_id) VALUES ({id}, 1)");
+                let control = format!("EXECUTE \"{word}\"");
+                let frames = match simple {
+                    true => query(&format!("{control}; {write}")),
+                    false => [one(&control), one(&write), sync()].concat(),
+                };
+                pair.exchange(&format!("{before}; {control}"), &frames, 1).await;
+                pair.simple("COMMIT").await;
+                live.orders_in_step().await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
