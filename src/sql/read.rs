@@ -88,7 +88,7 @@ struct Replaced {
     /// Conditions over the shadow's columns that follow from the client's own.
     twins: Vec<Twin>,
     /// Columns of the shadow that it has, too, under hidden names.
-    hidden: Vec<(Ident, Ident)>,
+    hidden: Vec<(String, Ident)>,
 }
 
 impl Fit {
@@ -139,7 +139,7 @@ impl Fit {
 }
 
 /// `(SELECT … FROM shadow)`: every column of the source, in its order, of its exact type.
-fn old_shape(target: &Target, hidden: &[(Ident, Ident)], conditions: &[String]) -> Option<String> {
+fn old_shape(target: &Target, hidden: &[(String, Ident)], conditions: &[String]) -> Option<String> {
     let columns = target.old_shape.as_ref().ok()?.iter().map(|c| match &c.reverse {
         Reverse::Bare(column) if *column == c.name => column.quoted(),
         Reverse::Bare(column) => format!("{} AS {}", column.quoted(), c.name.quoted()),
@@ -150,7 +150,7 @@ fn old_shape(target: &Target, hidden: &[(Ident, Ident)], conditions: &[String]) 
             format!("CAST(({sql}) AS {}){collate} AS {}", c.type_sql, c.name.quoted())
         }
     });
-    let hidden = hidden.iter().map(|(c, name)| format!("{} AS {}", c.quoted(), name.quoted()));
+    let hidden = hidden.iter().map(|(own, name)| format!("{own} AS {}", name.quoted()));
     let columns = columns.chain(hidden).collect::<Vec<_>>().join(", ");
     let condition = match conditions {
         [] => String::new(),

@@ -498,7 +498,7 @@ impl Finder<'_> {
     /// Has the query speak of the shadow's own column, if this is a widened one.
     fn replace(&mut self, reference: &Reference) {
         let Some((factor, column)) = self.column(reference) else { return };
-        let (Some(shadow), name) = (column.widened_as.clone(), hidden_name(&column.name)) else {
+        let (Some(shadow), name) = (column.widened_own(), hidden_name(&column.name)) else {
             return;
         };
         let Some(factor) = self.factors.get_mut(factor) else { return };

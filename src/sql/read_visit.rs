@@ -60,7 +60,7 @@ pub(super) struct Factor {
     pub(super) last_part: (u64, u64),
     pub(super) twins: Vec<Twin>,
     /// Columns of the shadow that the derived table has, too, under hidden names.
-    pub(super) hidden: Vec<(Ident, Ident)>,
+    pub(super) hidden: Vec<(String, Ident)>,
 }
 
 /// What the walk has found.

@@ -179,6 +179,16 @@ impl OldColumn {
             false => &self.type_sql,
         }
     }
+
+    /// The shadow's own column of the same values. Beside a `char(n)` a text is compared as another type
+    /// than a `varchar`: it is made one of those again, which costs it no index.
+    pub fn widened_own(&self) -> Option<String> {
+        let column = self.widened_as.as_ref()?.quoted();
+        Some(match self.type_sql.starts_with("character varying") {
+            true => format!("CAST({column} AS pg_catalog.varchar)"),
+            false => column,
+        })
+    }
 }
 
 /// The way back from the shadow for one source column.

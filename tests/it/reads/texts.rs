@@ -99,3 +99,53 @@ async fn a_lookup_by_a_text_without_its_length_keeps_its_index_and_says_the_same
     }
     assert!(live.shadow_reads() > before + 3.5, "{before} {}", live.shadow_reads());
 }
+
+/// Beside a `char(n)`, blanks at the end of a `varchar` do not count, and those of a text do.
+const PADDED: &str = "
+    CREATE TABLE words (id int PRIMARY KEY, c char(5), v varchar(10));
+    INSERT INTO words SELECT i, (ARRAY['a', 'b', 'ab'])[1 + i % 3], (ARRAY['a', 'a ', 'b  ', 'ab', 'c'])[1 + i % 5]
+        FROM generate_series(1, 60) AS i;
+    CREATE TABLE padded (k char(4));
+    INSERT INTO padded VALUES ('a'), ('b');
+    CREATE TABLE words_v2 (id bigint PRIMARY KEY, c text, v text);
+    ANALYZE";
+
+const PADDED_TOML: &str = r#"
+[[migration]]
+name = "words_v2"
+source = "public.words"
+shadow = "public.words_v2"
+key = ["id"]
+[migration.columns]
+id = "id"
+c = "c"
+v = "v"
+[migration.routing]
+reads = 100
+"#;
+
+#[tokio::test]
+async fn a_varchar_that_has_become_text_is_compared_with_a_char_as_before() {
+    let live = Live::ready(PADDED, PADDED_TOML, &["words_v2"]).await;
+    let mut session = live.raw().await;
+    let mut direct = Raw::connect(live.db.port, "postgres", &live.db.name).await;
+    let warm = live.client().await;
+    for sql in [
+        "SELECT a.id, b.id FROM words a JOIN words b ON a.c = b.v ORDER BY 1, 2",
+        "SELECT a.id, b.id FROM words a LEFT JOIN words b ON b.v = a.c ORDER BY 1, 2",
+        "SELECT id FROM words WHERE c = v ORDER BY id",
+        "SELECT id FROM words WHERE v > c ORDER BY id",
+        "SELECT count(*) FROM words JOIN padded ON v = k",
+        "SELECT count(*) FROM words w WHERE w.v IN (SELECT k FROM padded)",
+        "SELECT count(*) FROM words w WHERE w.c IN (SELECT v FROM words)",
+        "SELECT count(*) FROM padded WHERE k IN (SELECT v FROM words)",
+        "SELECT id FROM words JOIN (VALUES ('a'::char(4))) AS o(k) ON o.k = words.v ORDER BY id",
+        "SELECT id FROM words WHERE v = 'a '::char(4) ORDER BY id",
+        "SELECT max(v), min(v), max(c) FROM words",
+        "SELECT v, c FROM words ORDER BY v, c, id",
+    ] {
+        live.until_shadow_serves(&warm, sql).await;
+        let expected = direct.exchange(&query(sql), 1).await;
+        assert_eq!(session.exchange(&query(sql), 1).await, expected, "{sql}");
+    }
+}
