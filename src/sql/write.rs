@@ -9,6 +9,7 @@ mod clauses;
 mod columns;
 mod form;
 mod merge;
+mod returns;
 mod shape;
 pub(super) mod with;
 

@@ -300,6 +300,9 @@ async fn a_row_that_policies_hide_from_its_writer_is_written_as_without_the_prox
         // With a constant alone the server asks for no right to see the rows.
         "UPDATE orders SET total = 7 RETURNING 1 AS total",
         "WITH u AS (UPDATE orders SET total = 8 RETURNING 'x', 2 * 3) SELECT count(*) FROM u",
+        "UPDATE orders SET total = 7 RETURNING 1::int id",
+        "UPDATE orders SET total = 7 RETURNING null note, (SELECT note FROM other LIMIT 1)",
+        "INSERT INTO orders VALUES (26, 2, 1) RETURNING 'x'::text note",
         "UPDATE orders AS o SET total = 9 RETURNING o.note",
         "UPDATE orders AS o SET total = 10 RETURNING o",
         "UPDATE orders SET total = 11 FROM (VALUES (1)) AS v (note) RETURNING v.note",

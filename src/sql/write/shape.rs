@@ -2,14 +2,14 @@
 
 use super::clauses::Clauses;
 use super::merge::{self, When};
+use super::returns::{Of, returns};
 use super::with::with_list;
 use super::{Feed, Returns, Verb};
 use crate::sql::cursor::Cursor;
-use crate::sql::lex::{Kind, Token, identifier, is_keyword};
+use crate::sql::lex::{Kind, Token, identifier};
 use crate::sql::mention::{Mention, Table, mentions_at};
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Name, Reader};
-use crate::sql::target::Target;
 use std::ops::Range;
 
 /// The first Postgres with MERGE … RETURNING.
@@ -165,7 +165,9 @@ impl Shape {
         };
         for mention in found {
             let target = reader.targets.get(mention.target).ok_or(Reason::WriteShape)?;
-            shape.returns = shape.returns_of(reader, target);
+            let said = shape.returning.as_ref().and_then(|r| reader.tokens.get(r.tokens.clone()));
+            let of = Of { refname: &shape.refname, is_alone: shape.is_alone, target };
+            shape.returns = returns(text, said.unwrap_or_default(), &of);
             let vacates = clauses.vacates(&c, target)?;
             if vacates && shape.vacated.is_none() {
                 let in_own_with = verb > 0 && list == List::Own;
@@ -196,39 +198,6 @@ impl Shape {
             });
         }
         Ok(Some(shape))
-    }
-}
-
-impl Shape {
-    /// Whether the list says a column of the table, all of them or a row: with a constant alone the server
-    /// asks for no right to see what is written.
-    fn returns_of(&self, reader: &Reader<'_>, target: &Target) -> Returns {
-        let list = self.returning.as_ref().map(|r| r.tokens.clone()).unwrap_or_default();
-        let tokens = reader.tokens.get(list).unwrap_or_default();
-        let name = |at: usize| tokens.get(at).and_then(|t| identifier(reader.text, t));
-        let kind = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map(|t| t.kind);
-        let is_word =
-            |at: usize, word| tokens.get(at).is_some_and(|t| is_keyword(reader.text, t, word));
-        let says = |at: usize| {
-            let before = at.checked_sub(1);
-            if kind(before) == Some(Kind::Dot) {
-                return at.checked_sub(2).and_then(name).is_some_and(|of| of == self.refname);
-            }
-            let star = tokens.get(at).and_then(|t| reader.text.get(t.at.clone())) == Some("*");
-            if star {
-                return self.is_alone && matches!(kind(before), None | Some(Kind::Comma));
-            }
-            let renames = matches!(kind(before), Some(Kind::Number | Kind::Text | Kind::Close))
-                || before.is_some_and(|before| is_word(before, "as"));
-            let Some(name) = name(at).filter(|_| !renames) else { return false };
-            let bare = !matches!(kind(Some(at + 1)), Some(Kind::Dot | Kind::Open));
-            let of_table = target.columns.iter().any(|column| *column.as_str() == *name);
-            bare && (name == self.refname || self.is_alone && of_table)
-        };
-        match (0..tokens.len()).any(says) {
-            true => Returns::Rows,
-            false => Returns::Nothing,
-        }
     }
 }
 
