@@ -34,13 +34,13 @@ const RULES: &str = "SELECT c.oid, n.nspname::text, c.relname::text, array_agg(D
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid \
     WHERE r.oid >= 16384 GROUP BY 1, 2, 3, 5";
 
-/// What can be called; triggers and what is written in C are not looked into.
+/// What can be called, or is of triggers; what is written in C is not looked into.
 const ROUTINES: &str = "SELECT p.proname::text, l.lanname::text, p.provolatile = 'v', p.prokind = 'p', \
-    coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), p.oid \
+    coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), p.oid, p.prorettype = 'trigger'::regtype \
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace \
     WHERE p.oid >= 16384 AND p.prokind IN ('f', 'p') \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsegue') \
-    AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)";
+    AND p.prorettype <> 'event_trigger'::regtype";
 
 /// A function or procedure.
 struct Routine {
@@ -80,7 +80,8 @@ pub(super) async fn load(
     client: &impl GenericClient,
     targets: &[Arc<Target>],
 ) -> Result<Ways, Error> {
-    let (mut ruled, mut routines, mut ways) = (Vec::new(), Vec::new(), Ways::default());
+    let (mut ruled, mut routines, mut triggers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ways = Ways::default();
     for row in client.query(RULES, &[]).await? {
         let [schema, name] = [1, 2].map(|at| row.try_get::<_, String>(at).map(Ident::new));
         let name = QualifiedName { schema: schema?, name: name? };
@@ -96,7 +97,8 @@ pub(super) async fn load(
             ways.procedures.insert(name.clone());
         }
         if let Some(text) = text.filter(|_| !matches!(language.as_str(), "c" | "internal")) {
-            routines.push(Routine::read((row.try_get(5)?, name), &language, &text, volatile));
+            let routine = Routine::read((row.try_get(5)?, name), &language, &text, volatile);
+            if row.try_get(6)? { triggers.push(routine) } else { routines.push(routine) }
         }
     }
     let callers = callers(&routines);
@@ -116,6 +118,10 @@ pub(super) async fn load(
             tables.iter().any(|table| spelled.names(table) || runs && spelled.hands_on(table))
         };
         let functions = closure(&routines, &callers, |routine| routine.writes && named(routine));
+        let calls = |trigger: &Routine| functions.iter().any(|name| trigger.spelled.calls(name));
+        let triggers = triggers.iter().filter(|t| t.writes && named(t) || calls(t));
+        let triggers = triggers.map(|trigger| trigger.name.clone()).collect();
+        add(&mut ways.triggers, triggers, &target.migration);
         let relations = relations.iter().map(|name| name.name.as_str().to_owned()).collect();
         add(&mut ways.relations, relations, &target.migration);
         add(&mut ways.functions, functions, &target.migration);

@@ -24,7 +24,9 @@ pub struct Ways {
     pub views: BTreeSet<String>,
     /// Functions and procedures that may write the tables, themselves or by what they call.
     pub functions: Named,
-    /// The same by object id, as the protocol's FunctionCall has them.
+    /// Functions of triggers that may write the tables.
+    pub triggers: Named,
+    /// Functions and procedures by object id, as the protocol's FunctionCall has them.
     pub called: BTreeMap<u32, String>,
     /// Functions and procedures that run statements that cannot be read in them, or call one that
     /// does: they may write any table.
@@ -36,7 +38,15 @@ pub struct Ways {
 impl Ways {
     /// The names that a statement has to be looked at for.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.relations.keys().chain(self.functions.keys()).map(String::as_str)
+        let named = [&self.relations, &self.functions, &self.triggers];
+        named.into_iter().flat_map(|named| named.keys()).map(String::as_str)
+    }
+
+    /// Whether this says the name of something by which a migration may be written.
+    pub(super) fn has_one(&self, migration: &str, says: impl Fn(&str) -> bool) -> bool {
+        let named = [&self.relations, &self.functions, &self.triggers];
+        let mut all = named.into_iter().flatten();
+        all.any(|(name, migrations)| migrations.contains(migration) && says(name))
     }
 
     /// Whether a migration may be written by something by which it could not before.
@@ -198,12 +208,7 @@ impl Look<'_> {
         let sql = sql.and_then(|(a, b)| self.text.get(a.at.start..b.at.end)).unwrap_or_default();
         let folded = sql.to_ascii_lowercase();
         let spelled = Spelled::of(sql);
-        let through = |migration: &str| {
-            let of = |named: &'_ Named| {
-                named.iter().any(|(name, all)| all.contains(migration) && spelled.has(name))
-            };
-            of(&self.ways.relations) || of(&self.ways.functions)
-        };
+        let through = |migration: &str| self.ways.has_one(migration, |name| spelled.has(name));
         let targets = self.targets.iter().enumerate();
         let reached: BTreeSet<usize> = targets
             .filter(|(_, t)| t.names().any(|name| spelled.has(name)) || through(&t.migration))

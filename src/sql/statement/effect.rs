@@ -10,6 +10,7 @@ use crate::sql::body::Spelled;
 use crate::sql::cursor::Cursor;
 use crate::sql::lex::{Token, identifier, is_keyword};
 use crate::sql::statement::main_verb;
+use crate::sql::target::Target;
 
 /// Settings that decide what names mean, SET SCHEMA and SESSION AUTHORIZATION among them, and ALL.
 const NAMING: [&str; 7] =
@@ -182,18 +183,29 @@ impl Reader<'_> {
             () if part => Defined::Part,
             () => return None,
         };
+        let named = self.spelled(|target, says| {
+            let ways = &self.functions.ways;
+            target.names().any(says) || way && ways.has_one(&target.migration, says)
+        })?;
+        Some((defined, named))
+    }
+
+    /// The targets for which this holds of what the statement spells; `None` if there is none.
+    fn spelled(&self, holds: impl Fn(&Target, &dyn Fn(&str) -> bool) -> bool) -> Option<Targets> {
         let sql = self.text.get(self.tokens.first()?.at.start..self.tokens.last()?.at.end)?;
         let spelled = Spelled::of(sql);
+        let says = |name: &str| spelled.has(name);
         let targets = self.targets.iter().enumerate();
-        let named = targets.filter(|(_, target)| target.names().any(|name| spelled.has(name)));
+        let named = targets.filter(|(_, target)| holds(target, &says));
         let named = named.fold(Targets::default(), |all, (index, _)| all.with(index));
-        (named != Targets::default()).then_some((defined, named))
+        (named != Targets::default()).then_some(named)
     }
 
     fn alter(&self) -> Effect {
         let c = self.behind_first();
         let says = |word| self.tokens.iter().any(|t| is_keyword(self.text, t, word));
-        let moves = (says("rename") || says("schema")) && self.has_migrated_name();
+        let renames = says("rename") || says("schema");
+        let moves = renames && self.has_migrated_name();
         if c.is("type") {
             // What a value of it is called, and which attributes it has, may be another: of whichever
             // table's columns.
@@ -201,9 +213,16 @@ impl Reader<'_> {
             let keeps = if moves { Keeps::Nothing } else { Keeps::Names };
             return Effect::Defines(Defined::Part, all, keeps);
         }
-        match ALTERED.iter().any(|kind| c.is(kind)) && !moves {
-            true => Effect::KeepsNames,
-            false => Effect::State,
+        let keeps = ALTERED.iter().any(|kind| c.is(kind)) && !moves;
+        let ways = &self.functions.ways;
+        let renamed =
+            |target: &Target, says: &dyn Fn(&str) -> bool| ways.has_one(&target.migration, says);
+        // It may be used by its other name, and have its own again, before that is known.
+        match renames.then(|| self.spelled(renamed)).flatten() {
+            Some(targets) if keeps => Effect::Defines(Defined::Way, targets, Keeps::Names),
+            Some(targets) => Effect::Defines(Defined::Way, targets, Keeps::Nothing),
+            None if keeps => Effect::KeepsNames,
+            None => Effect::State,
         }
     }
 

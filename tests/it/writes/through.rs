@@ -295,3 +295,68 @@ async fn what_is_written_by_something_made_and_dropped_at_once_is_read_and_found
     live.until_shadow_serves(&other, READ).await;
     assert_eq!(text(&client, "TABLE kept").await, "10");
 }
+
+/// The same by something that leads to what is known to lead to the table: what defines it, what writes by
+/// it, and what takes it away.
+const OVER: &[[&str; 3]] = &[
+    [
+        "CREATE VIEW over AS SELECT * FROM seen",
+        "UPDATE over SET total = TOTAL WHERE id = 5",
+        "DROP VIEW over",
+    ],
+    [
+        "CREATE FUNCTION over() RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM adds(TOTAL); RETURN 1; END'",
+        "SELECT over()",
+        "DROP FUNCTION over()",
+    ],
+    [
+        "CREATE RULE over AS ON INSERT TO other DO ALSO UPDATE seen SET total = TOTAL WHERE id = 5",
+        "INSERT INTO other VALUES (TOTAL)",
+        "DROP RULE over ON other",
+    ],
+    [
+        "ALTER VIEW seen RENAME TO renamed",
+        "UPDATE renamed SET total = TOTAL WHERE id = 5",
+        "ALTER TABLE renamed RENAME TO seen",
+    ],
+    [
+        "ALTER FUNCTION adds(int) RENAME TO renamed",
+        "SELECT renamed(TOTAL)",
+        "ALTER ROUTINE renamed(int) RENAME TO adds",
+    ],
+    [
+        "CREATE TRIGGER over BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION follows()",
+        "INSERT INTO other VALUES (TOTAL)",
+        "DROP TRIGGER over ON other",
+    ],
+];
+
+#[tokio::test]
+async fn what_is_defined_over_or_renamed_from_a_known_way_is_on_record_in_its_transaction() {
+    const READ: &str = "SELECT total FROM orders WHERE id = 5";
+    let live = Live::orders("", "reads = 100").await;
+    let (client, other) = (live.client().await, live.client().await);
+    let ways = "CREATE VIEW seen AS SELECT * FROM orders; \
+                CREATE FUNCTION adds(int) RETURNS void LANGUAGE sql \
+                    AS 'UPDATE orders SET total = $1 WHERE id = 5'; \
+                CREATE FUNCTION follows() RETURNS trigger LANGUAGE plpgsql \
+                    AS $$ BEGIN PERFORM adds(NEW.id); RETURN NEW; END $$";
+    client.batch_execute(ways).await.unwrap();
+    let marked = "SELECT (count(*) > 0)::text FROM pgsegue.dirty_keys WHERE key IS NULL";
+    for (n, [define, write, drop]) in OVER.iter().enumerate() {
+        live.until_shadow_serves(&other, READ).await;
+        let total = (700 + n).to_string();
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute(&define.replace("TOTAL", &total)).await.unwrap();
+        assert_eq!(text(&client, marked).await, "true", "{define}");
+        client.batch_execute(&write.replace("TOTAL", &total)).await.unwrap();
+        assert_eq!(text(&client, READ).await, total, "{define}");
+        client.batch_execute(&format!("{drop}; COMMIT")).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(text(&other, READ).await, total, "{define}");
+        }
+        live.until_shadow_serves(&other, READ).await;
+        assert_eq!(text(&other, READ).await, total, "{define}");
+        live.orders_in_step().await;
+    }
+}
