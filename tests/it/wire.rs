@@ -323,3 +323,32 @@ async fn a_server_that_ends_a_session_ends_it_for_the_client_with_its_reason() {
     };
     assert!(refused.show(&message).contains("C3D000"), "{}", refused.show(&message));
 }
+
+#[tokio::test]
+async fn a_query_that_is_skipped_before_its_sync_is_sent_leaves_the_session_in_step() {
+    let live = Live::orders("", "").await;
+    let direct = Raw::connect(live.db.port, "postgres", &live.db.name).await;
+    let mut said = Vec::new();
+    for mut raw in [direct, live.raw().await] {
+        let mut lines = Vec::new();
+        for skipped in [1, 2, 3] {
+            let queries = query("SELECT 1").repeat(skipped);
+            raw.send(&[bind("", "none", 0, &[], 0), queries].concat()).await;
+            let error = raw.next().await.unwrap();
+            lines.push(raw.show(&error));
+            let ends = match skipped {
+                1 => sync(),
+                2 => [query("SELECT 2"), sync()].concat(),
+                _ => [parse("", "SELECT 3", &[]), sync()].concat(),
+            };
+            lines.extend(raw.exchange(&ends, 1).await);
+            let sql = "SELECT id FROM orders WHERE id = 1";
+            let run = [bind("", "s", 0, &[], 0), execute("", 0), sync()].concat();
+            let named = [&parse("s", sql, &[])[..], &sync(), &run, &run].concat();
+            lines.extend(raw.exchange(&named, 3).await);
+            lines.extend(raw.exchange(&query("DEALLOCATE s"), 1).await);
+        }
+        said.push(lines);
+    }
+    assert_eq!(said[0], said[1]);
+}

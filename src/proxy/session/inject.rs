@@ -85,7 +85,7 @@ impl Session {
         self.close_gates(marks);
         let mark = self.ours_as_read(mark_sql(marks, Isolated::No));
         build::run_once(&mut out.to_server, MARK, &mark);
-        self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
+        self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
     }
 
     /// Marks migrations behind a simple query, if it has ended the failed transaction that it was

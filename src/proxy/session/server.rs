@@ -206,6 +206,7 @@ impl Session {
                 }
                 Self::fate(*reply)
             }
+            // One that a query waits for.
             Expect::Execute(Reply::Swallow, Rows::Plain) => {
                 self.mark_is_written(tag);
                 Fate::Swallow
@@ -489,8 +490,9 @@ impl Session {
             match self.replies.pop_front() {
                 Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
                 Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
-                // Behind frames without a Sync: the server skips it, and is ready once for both.
-                Some(Expect::Query(_)) => _ = self.epochs.remove(1),
+                // Behind frames without a Sync: the server skips it, and is ready once for both. What comes
+                // next is of the same group, whether it is sent already or not.
+                Some(Expect::Query(_)) => self.in_group |= self.epochs.remove(1).is_none(),
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! A text that is marked, alone in a simple query: mark and text are one transaction, and it is
 //! over when the client has its answer, on every version of Postgres.
 
-use crate::live::raw::{frame, query};
+use crate::live::raw::{bind, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
 /// The marks that the session's own transaction has written.
@@ -93,6 +93,29 @@ async fn marked_code_may_commit_by_itself() {
     ] {
         pair.simple(&sql).await;
         live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_marked_query_behind_a_group_that_fails_in_its_marked_statement_is_answered() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let adds = "CREATE FUNCTION adds() RETURNS int LANGUAGE sql \
+                AS 'UPDATE orders SET total = total + 1 WHERE id = 1 RETURNING 1'";
+    pair.simple(adds).await;
+    live.until_clean("orders_v2").await;
+    let [fails, works] = ["SELECT adds() / 0", "SELECT adds()"]
+        .map(|sql| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()].concat());
+    for begin in ["", "BEGIN"] {
+        for first in [&fails, &works] {
+            for second in [works.clone(), query("SELECT adds()"), query(&writes(7))] {
+                pair.simple(begin).await;
+                pair.exchange(begin, &[&first[..], &second, &second].concat(), 3).await;
+                pair.simple("COMMIT").await;
+                live.orders_in_step().await;
+            }
+        }
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
