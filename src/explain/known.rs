@@ -10,7 +10,7 @@ use crate::sql::mention::{Spelling, Table};
 use crate::sql::prepare::Prepare;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{
-    Class, Defined, Effect, Name, Place, Statement, main_verb, understand,
+    Class, Defined, Effect, Keeps, Name, Place, Statement, main_verb, understand,
 };
 use crate::sql::target::{Functions, SyncMode, Target};
 use crate::sql::truncate::{Extent, Reach, Truncate};
@@ -27,13 +27,49 @@ pub(super) struct Known {
     pub(super) missing: Vec<String>,
 }
 
+/// What names without a schema mean at a place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// What they mean now.
+    AsNow,
+    /// What nobody knows before it has run.
+    Unknown,
+}
+
+impl Names {
+    /// Behind a statement that does this.
+    pub(super) fn behind(self, effect: Effect) -> Self {
+        match effect {
+            Effect::State
+            | Effect::Discard
+            | Effect::Anything
+            | Effect::Defines(_, _, Keeps::Nothing) => Self::Unknown,
+            _ => self,
+        }
+    }
+}
+
+/// A statement where it stands.
+pub(super) struct At<'a> {
+    pub(super) text: &'a str,
+    pub(super) statement: &'a Statement,
+    pub(super) place: Place,
+    pub(super) names: Names,
+}
+
+impl At<'_> {
+    /// Whether it may write a table without a schema that is another by then.
+    fn may_write_another(&self) -> bool {
+        let mut names = self.statement.names.iter();
+        self.names == Names::Unknown
+            && matches!(self.statement.class, Class::Write(_))
+            && names.any(|name| name.spelling == Spelling::Unqualified)
+    }
+}
+
 impl Known {
-    pub(super) async fn explain(
-        &self,
-        client: &mut Client,
-        text: &str,
-        (statement, place): (&Statement, Place),
-    ) -> Explained {
+    pub(super) async fn explain(&self, client: &mut Client, at: &At<'_>) -> Explained {
+        let At { text, statement, place, .. } = *at;
         let sql = text.get(statement.at.clone()).unwrap_or_default();
         let tables = self.tables(text, statement);
         let named = !tables.is_empty();
@@ -55,6 +91,9 @@ impl Known {
             Class::Ddl(targets) => self.ddl(targets, &mut said),
             Class::Truncate(truncate) => self.truncate(sql, truncate, &mut said),
             Class::Unclassified(why) => self.unclassified(statement, *why, &mut said),
+            _ if at.may_write_another() => {
+                self.unclassified(statement, Reason::NamesChanged, &mut said);
+            }
             Class::CopyFrom(..) if place == Place::Among => {
                 self.unclassified(statement, Reason::CopyAmong, &mut said);
             }

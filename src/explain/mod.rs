@@ -14,7 +14,7 @@ use crate::manifest::Percent;
 use crate::pg::{self, Database};
 use crate::sql::lex::{Kind, Token, tokens};
 use crate::sql::statement::understand;
-use known::Known;
+use known::{At, Known, Names};
 use serde::{Deserialize, Serialize};
 use setting::Setting;
 
@@ -85,8 +85,11 @@ pub async fn explain(
     let understanding = understand(&question.sql, &known.targets, &known.functions);
     let mut explained = Vec::with_capacity(understanding.statements.len());
     let place = understanding.place();
+    let mut names = Names::AsNow;
     for statement in &understanding.statements {
-        explained.push(known.explain(&mut client, &question.sql, (statement, place)).await);
+        let at = At { text: &question.sql, statement, place, names };
+        explained.push(known.explain(&mut client, &at).await);
+        names = names.behind(statement.effect);
     }
     Ok(explained)
 }

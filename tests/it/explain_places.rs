@@ -37,6 +37,30 @@ async fn a_copy_among_other_statements_is_not_understood_and_one_by_itself_is() 
     assert_eq!(field(&refused[1], "route"), "refused");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_behind_a_change_of_what_names_mean_is_marked_and_one_that_says_its_schema_is_not()
+{
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    let update = "UPDATE orders SET total = 1 WHERE id = 7";
+    let whole = "UPDATE public.orders SET total = 1 WHERE id = 7";
+    for (before, marked) in [
+        ("SET search_path = public", true),
+        ("CREATE TEMP TABLE orders (id int)", true),
+        ("SET work_mem = '1MB'", false),
+        ("BEGIN", false),
+    ] {
+        let all = explained(&proxy, &[&format!("{before}; {update}; SELECT 1; {whole}")]);
+        let route = if marked { "source, behind a mark" } else { "source, mirrored to the shadow" };
+        assert_eq!(field(&all[1], "route"), route, "{before}");
+        assert_eq!(field(&all[3], "route"), "source, mirrored to the shadow", "{before}");
+        if marked {
+            let why = "a write after a change of what names mean";
+            assert_eq!(field(&all[1], "not_understood"), why);
+        }
+    }
+}
+
 /// A proxy for a source with two partitions, both with rows.
 async fn parted() -> (TestDb, Proxy) {
     let db = database().await;
