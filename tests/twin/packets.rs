@@ -18,6 +18,9 @@ struct Packet {
     readies: usize,
     /// Whether frames wait for a Sync: a query behind an error among them would be skipped.
     in_group: bool,
+    /// Whether it has parsed the unnamed statement. Before that, the server has one or not by what a
+    /// query has become.
+    has_unnamed: bool,
 }
 
 impl Packet {
@@ -56,6 +59,7 @@ pub fn packet(author: &mut Author, session: usize) {
         order: Order::Exact,
         readies: 0,
         in_group: false,
+        has_unnamed: false,
     };
     let block = author.sessions[session].left == 0 && author.random.chance(25);
     if block {
@@ -87,7 +91,8 @@ pub fn packet(author: &mut Author, session: usize) {
 fn one(author: &mut Author, session: usize, packet: &mut Packet) {
     let name = *author.random.pick(&NAMES);
     let simple = author.random.chance(30);
-    let known = author.sessions[session].shared.get(name).cloned();
+    let known = author.sessions[session].shared.get(name);
+    let known = known.filter(|_| !name.is_empty() || packet.has_unnamed).cloned();
     match (author.random.below(100), known) {
         (0..=24, _) | (_, None) => {
             let constants = author.constants();
@@ -133,6 +138,7 @@ fn parse(author: &mut Author, session: usize, packet: &mut Packet, name: &str, s
         packet.push("Close", &close(b'S', name));
     }
     author.sessions[session].shared.insert(name.to_owned(), sql.clone());
+    packet.has_unnamed |= name.is_empty();
     if !name.is_empty() && author.random.chance(35) {
         return packet.sql(author.random.chance(50), &format!("PREPARE {name} AS {}", sql.text));
     }

@@ -69,6 +69,32 @@ impl Session {
         }
     }
 
+    /// A Parse has failed or was skipped. Those behind it in the queue may count on its statement, or would
+    /// bring back one that counts on its form.
+    pub(super) fn take_back(&mut self, undo: Undo) {
+        let later = self.replies.iter_mut().filter_map(|reply| match reply {
+            Expect::Parse(_, Some(later)) => Some(later),
+            _ => None,
+        });
+        match undo {
+            Undo::Form { id, key, .. } => {
+                later.for_each(|later| later.lose_form(id, key));
+                self.names.undo(undo);
+            }
+            Undo::Client { name, id, mut previous, form } => {
+                if self.names.statement(&name).is_some_and(|s| s.id != id) {
+                    for later in later {
+                        match later.correct(id, previous) {
+                            Ok(()) => return,
+                            Err(same) => previous = same,
+                        }
+                    }
+                }
+                self.names.undo(Undo::Client { name, id, previous, form });
+            }
+        }
+    }
+
     /// What was sent in the same group and is to happen to the statement before what is sent behind that.
     pub(super) fn happens_before(&self, name: &[u8]) -> Option<Happens> {
         let statement = self.names.statement(name)?;

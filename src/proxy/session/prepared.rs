@@ -130,6 +130,15 @@ impl Undo {
         }
     }
 
+    /// The server does not have this form of a statement that this would restore.
+    pub(super) fn lose_form(&mut self, id: u64, key: FormKey) {
+        if let Self::Client { previous: Some(previous), .. } = self
+            && previous.id == id
+        {
+            previous.extra.retain(|(k, _, _)| *k != key);
+        }
+    }
+
     /// The form that was to be prepared.
     pub(super) fn form(&self) -> Option<&Form> {
         match self {

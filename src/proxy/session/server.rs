@@ -514,23 +514,6 @@ impl Session {
         }
     }
 
-    /// A Parse has failed or was skipped. One behind it in the queue may count on its statement.
-    fn take_back(&mut self, undo: Undo) {
-        let Undo::Client { name, id, mut previous, form } = undo else {
-            return self.names.undo(undo);
-        };
-        if self.names.statement(&name).is_some_and(|s| s.id != id) {
-            for reply in &mut self.replies {
-                let Expect::Parse(_, Some(later)) = reply else { continue };
-                match later.correct(id, previous) {
-                    Ok(()) => return,
-                    Err(same) => previous = same,
-                }
-            }
-        }
-        self.names.undo(Undo::Client { name, id, previous, form });
-    }
-
     fn on_ready(&mut self, body: &[u8], out: &mut Out) -> Fate {
         self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Idle);
         let front = self.replies.pop_front();

@@ -156,3 +156,28 @@ async fn a_write_behind_an_execute_of_transaction_control_does_not_end_the_conne
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn a_form_that_was_skipped_is_prepared_anew_where_a_parse_of_its_name_was_skipped_behind_it()
+{
+    let (live, mut pair) = pair().await;
+    let insert = "INSERT INTO orders (id, user_id) VALUES ($1, 1) ON CONFLICT DO NOTHING";
+    let again = parse("s", "DELETE FROM orders WHERE id = $1", &[23]);
+    for (n, read) in [insert, "SELECT total FROM orders WHERE id = $1"].iter().enumerate() {
+        let name = format!("s{n}");
+        let bound = run(&name, &[Some(b"70")]);
+        pair.exchange(read, &[parse(&name, read, &[23]), sync()].concat(), 1).await;
+        let fails =
+            [&one("SELECT 1 / 0")[..], &bound, &parse(&name, "DELETE FROM orders", &[]), &sync()];
+        pair.exchange("skipped", &fails.concat(), 1).await;
+        pair.exchange("bound", &[&bound[..], &again, &sync()].concat(), 1).await;
+        // Both in a transaction that has failed.
+        pair.simple("BEGIN").await;
+        let packet = [&one("SELECT 1 / 0")[..], &sync(), &bound, &again, &sync()];
+        pair.exchange("failed", &packet.concat(), 2).await;
+        pair.simple("COMMIT").await;
+        pair.exchange("bound", &[&bound[..], &sync()].concat(), 1).await;
+        pair.exchange("closed", &[close(b'S', "s"), sync()].concat(), 1).await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
