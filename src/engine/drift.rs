@@ -75,7 +75,9 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
         ORDER BY ev_class <> c.oid, ev_class, rulename) \
       FROM unnest(oids) AS t JOIN pg_rewrite ON ev_class = t)) AS definition) AS d";
 
-/// The fingerprint of both tables now. Takes no lock on either.
+/// The fingerprint of both tables now, and of what the functions do: a migration that was started by
+/// another version of this program gets the functions of this one as if its tables had changed. Takes no
+/// lock on either.
 pub(super) async fn fingerprint(
     client: &impl GenericClient,
     migration: &Migration,
@@ -85,7 +87,7 @@ pub(super) async fn fingerprint(
     let [a, b, c, d] = &names;
     let tables: String = client.query_one(FINGERPRINT, &[a, b, c, d]).await?.try_get(0)?;
     let parts = partitions::read(client, source).await?;
-    Ok(format!("{tables} {}", partitions::word(&parts)))
+    Ok(format!("{tables}.{} {}", install::FUNCTIONS, partitions::word(&parts)))
 }
 
 /// Whether two fingerprints are of the same two tables, however they were altered.

@@ -236,6 +236,53 @@ async fn a_change_made_while_the_proxy_was_down_is_noticed_before_a_read() {
     running.stop().await;
 }
 
+/// What each function of the migration is, and what it runs.
+const FUNCTIONS: &str = "SELECT string_agg(proname || ' ' || md5(prosrc), ', ' ORDER BY proname) FROM pg_proc \
+     WHERE pronamespace = 'pgsegue'::regnamespace AND proname LIKE '%orders_v2'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_functions_of_another_version_are_replaced_and_everything_is_verified_again() {
+    let db = database().await;
+    let (migration, running, control) = open(&db).await;
+    running.stop().await;
+    let passes = status(&control).await.verify_passes;
+    let ours: String = db.client.query_one(FUNCTIONS, &[]).await.unwrap().get(0);
+    // That version did something else, and had the tables' definition alone in the fingerprint.
+    let older = "UPDATE pgsegue.migrations SET fingerprint = regexp_replace(fingerprint, '[.][0-9]+ ', ' '); \
+                 DO $$ BEGIN EXECUTE replace(pg_get_functiondef('pgsegue.sync_orders_v2'::regproc), 'BEGIN', \
+                     'BEGIN PERFORM 1;'); END $$";
+    db.client.batch_execute(older).await.unwrap();
+    assert_ne!(db.client.query_one(FUNCTIONS, &[]).await.unwrap().get::<_, String>(0), ours);
+    let running = run(&db, &migration, 100.0).await;
+    until("the gate opens", async || {
+        let open = running.is_open();
+        assert!(!open || status(&control).await.verify_passes > passes, "not verified");
+        open
+    })
+    .await;
+    assert_eq!(db.client.query_one(FUNCTIONS, &[]).await.unwrap().get::<_, String>(0), ours);
+    running.stop().await;
+}
+
+/// Whoever changes what these functions do raises `install::FUNCTIONS`, and writes here what they are then:
+/// else a migration that is under way keeps those of the version before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_that_do_something_else_have_another_number() {
+    let db = database().await;
+    let (_, running, _) = open(&db).await;
+    running.stop().await;
+    let numbered = "SELECT substring(fingerprint FROM '[.]([0-9]+) ') FROM pgsegue.migrations";
+    let number: String = db.client.query_one(numbered, &[]).await.unwrap().get(0);
+    let ours: String = db.client.query_one(FUNCTIONS, &[]).await.unwrap().get(0);
+    let of_each = "after_copy_orders_v2 9acdf5a05faa2af8a8398bd55acd9304, \
+                   before_copy_orders_v2 fde871d55cd3eaf421b534533e91f1e8, \
+                   follow_orders_v2 aa04d818bb936c1982de0eca4067316b, \
+                   mark_orders_v2 e24911876e13987858448af20e0e24fb, \
+                   sync_orders_v2 210af7af511f4c6b579ca667dc3c7176, \
+                   truncated_orders_v2 0015227d237d7d29184f0776149c61e3";
+    assert_eq!((number.as_str(), ours.as_str()), ("1", of_each));
+}
+
 /// A policy that changes on one of two tables that had the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_altered_on_the_source_alone_blocks_before_the_shadow_shows_what_it_hides() {
