@@ -115,7 +115,18 @@ impl Transaction {
         }
     }
 
+    /// A block that is open already stays open, and what is known of its beginning holds: the server gives
+    /// a warning. By AND CHAIN another begins, of which that is true as well: it began no earlier.
     fn begin(&mut self, level: Isolation, routes: &Arc<Routes>) {
+        if let Block::Open(open, _) = &mut self.block {
+            if *open != level {
+                *open = Isolation::Serializable;
+            }
+            if !matches!(self.sight, Sight::DefinesWays) {
+                self.sight = Sight::Unknown;
+            }
+            return;
+        }
         let tickets = routes.routes.iter().map(|r| {
             let ticket = r.gate.ticket();
             r.gate.is_open().then_some(ticket)
@@ -123,6 +134,14 @@ impl Transaction {
         let start = Start { routes: Arc::clone(routes), tickets: tickets.collect() };
         self.block = Block::Open(level, Arc::new(start));
         self.sight = Sight::Unknown;
+    }
+
+    /// The server has said the level of the open block: what is the default now may not have been when it
+    /// began.
+    pub(super) fn is_at_level(&mut self, level: Isolation) {
+        if let Block::Open(open @ Isolation::Default, _) = &mut self.block {
+            *open = level;
+        }
     }
 
     /// A statement that is none of a block is executed; those behind it in its group share its
@@ -215,6 +234,8 @@ impl Transaction {
 pub(super) struct Facts {
     pub(super) generation: u64,
     pub(super) default_isolation: Isolation,
+    /// Of the transaction that it was asked in.
+    pub(super) isolation: Isolation,
     pub(super) search_path: Arc<str>,
     /// The schemas that names are looked up in, as the server has made them of it.
     pub(super) path: Arc<str>,
@@ -242,7 +263,7 @@ struct TargetFacts {
 }
 
 /// Columns of the answer: those of the session, and those of each target.
-const OF_SESSION: usize = 4;
+const OF_SESSION: usize = 5;
 const PER_TARGET: usize = 7;
 
 impl Facts {
@@ -251,7 +272,8 @@ impl Facts {
         let mut sql = String::from(
             "SELECT pg_catalog.current_setting('default_transaction_isolation'), \
              pg_catalog.current_setting('search_path'), CURRENT_USER, \
-             pg_catalog.current_schemas(true)::pg_catalog.text",
+             pg_catalog.current_schemas(true)::pg_catalog.text, \
+             pg_catalog.current_setting('transaction_isolation')",
         );
         for target in &understander.targets {
             for name in [&target.source.name, &target.shadow.name] {
@@ -288,10 +310,12 @@ impl Facts {
             let value = row.get(i).copied().flatten();
             value.and_then(|v| std::str::from_utf8(v).ok())
         };
-        let default_isolation = match text(0)? {
-            "read committed" | "read uncommitted" => Isolation::ReadCommitted,
-            "repeatable read" => Isolation::RepeatableRead,
-            _ => Isolation::Serializable,
+        let level = |i: usize| {
+            Some(match text(i)? {
+                "read committed" | "read uncommitted" => Isolation::ReadCommitted,
+                "repeatable read" => Isolation::RepeatableRead,
+                _ => Isolation::Serializable,
+            })
         };
         let oid = |i: usize| text(i).and_then(|t| t.parse::<u32>().ok());
         let oids = |i: usize| {
@@ -312,7 +336,8 @@ impl Facts {
         });
         Some(Self {
             generation: understander.generation,
-            default_isolation,
+            default_isolation: level(0)?,
+            isolation: level(4)?,
             search_path: text(1)?.into(),
             user: text(2)?.into(),
             path: text(3)?.into(),

@@ -18,7 +18,16 @@ const CASES: &[(&str, &str, bool)] = &[
     ("BEGIN; SAVEPOINT a; UPDATE orders SET total = 51 WHERE id = 5; ROLLBACK TO a", "50", true),
     ("BEGIN; LOCK TABLE orders IN SHARE MODE", "50", true),
     ("BEGIN; SELECT FROM orders WHERE id = 5 FOR UPDATE", "50", true),
+    ("BEGIN; BEGIN", "50", true),
     // The source's alone.
+    ("BEGIN ISOLATION LEVEL SERIALIZABLE; BEGIN", "50", false),
+    ("BEGIN; START TRANSACTION ISOLATION LEVEL SERIALIZABLE", "50", false),
+    (
+        "SET default_transaction_isolation = serializable; BEGIN; TABLE orders; \
+         SET default_transaction_isolation = 'read committed'",
+        "50",
+        false,
+    ),
     ("BEGIN ISOLATION LEVEL SERIALIZABLE", "50", false),
     ("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY", "50", false),
     ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE", "50", false),
@@ -69,6 +78,25 @@ async fn how_a_transaction_began_and_what_it_did_decide_who_answers_its_reads() 
         assert_eq!(&text(&client, READ).await, expected, "{begin}");
         client.batch_execute("ROLLBACK").await.unwrap();
         assert_eq!(text(&client, READ).await, "50", "after {begin}");
+    }
+}
+
+#[tokio::test]
+async fn a_begin_within_a_block_changes_nothing_of_what_its_snapshot_shows() {
+    let live = Live::orders("", "reads = 100").await;
+    let (client, other) = (live.client().await, live.client().await);
+    live.until_shadow_serves(&other, READ).await;
+    for (n, again) in ["BEGIN", "START TRANSACTION", "begin work"].iter().enumerate() {
+        let total = (300 + n).to_string();
+        let marked = format!("DO $$BEGIN UPDATE orders SET total = {total} WHERE id = 5; END$$");
+        other.batch_execute(&marked).await.unwrap();
+        // What it sees of the shadow is what it was before it is repaired.
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+        assert_eq!(text(&client, READ).await, total);
+        live.until_shadow_serves(&other, READ).await;
+        client.batch_execute(again).await.unwrap();
+        assert_eq!(text(&client, READ).await, total, "{again}");
+        client.batch_execute("COMMIT").await.unwrap();
     }
 }
 
