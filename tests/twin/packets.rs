@@ -112,7 +112,10 @@ fn one(author: &mut Author, session: usize, packet: &mut Packet) {
             packet.order = Order::Any;
             packet.sql(simple, &format!("EXECUTE {name}{}", sql.given()));
         }
-        (72..=79, _) => packet.push(&format!("Describe {name:?}"), &describe(b'S', name)),
+        // Skipped with its Parse, if that is.
+        (72..=79, _) if !name.is_empty() => {
+            packet.push(&format!("Describe {name:?}"), &describe(b'S', name))
+        }
         (80..=84, _) => {
             author.sessions[session].shared.remove(name);
             packet.push(&format!("Close {name:?}"), &close(b'S', name));

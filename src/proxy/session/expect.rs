@@ -169,6 +169,18 @@ impl Expect {
         }
     }
 
+    /// Whether it answers a frame of the client's own.
+    pub(super) fn is_the_clients(&self) -> bool {
+        match self {
+            Self::Parse(reply, _)
+            | Self::Bind(reply, _)
+            | Self::Describe(reply, _)
+            | Self::Close(reply, _)
+            | Self::Execute(reply, _) => *reply == Reply::Forward,
+            _ => false,
+        }
+    }
+
     /// Whether it may wait for other transactions, or write: what is sent behind it begins nobody knows when.
     pub(super) fn may_wait(&self) -> bool {
         match self {

@@ -11,6 +11,7 @@
 use super::decide::Case;
 use super::executed::Executed;
 use super::expect::{Expect, Rows};
+use super::gone::Happens;
 use super::parse::one;
 use super::prepared::{FormKey, Meant, Prepared, counting, form_name};
 use super::{Hold, Out, Session};
@@ -226,7 +227,11 @@ impl Session {
             }
         }
         let named = self.names.in_sql.named.get(name).cloned();
-        named.or_else(|| self.named_by_protocol(name)).ok_or(Missing::Unknown)
+        match (named, self.happens_before(name.as_bytes())) {
+            (Some(named), _) => Ok(named),
+            (None, Some(Happens::Dropped)) => Err(Missing::Dropped),
+            (None, _) => self.named_by_protocol(name).ok_or(Missing::Unknown),
+        }
     }
 
     pub(super) fn has_form(&self, id: u64, key: FormKey, planned: &[Arc<Change>]) -> bool {

@@ -47,6 +47,9 @@ impl Session {
                 }
                 Flow::Done
             }
+            Known::Unreadable(_) | Known::Understood(_) if self.waits_for_block(sql, out) => {
+                Flow::Hold
+            }
             Known::Unreadable(why) => {
                 self.facts = None;
                 self.query_unseen((frame, sql, fails), &routes, why, out)
@@ -58,6 +61,20 @@ impl Session {
                 self.query_understood(&query, &u, out)
             }
         }
+    }
+
+    /// Whether a text has to wait for what is sent before: it leaves the transaction, and if that has failed
+    /// nothing of ours can run before it.
+    fn waits_for_block(&mut self, sql: &[u8], out: &mut Out) -> bool {
+        let mut buffer = [0; 16];
+        let first = first_word(sql, &mut buffer);
+        let waits =
+            self.epochs.len() > 1 && matches!(first, Some("abort" | "commit" | "end" | "rollback"));
+        if waits {
+            build::flush(&mut out.to_server);
+            self.hold = Some(Hold::Drain);
+        }
+        waits
     }
 
     /// Whether a text may run a write that a name hides.

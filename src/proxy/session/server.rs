@@ -270,6 +270,9 @@ impl Session {
             b'D' => {
                 let row: Vec<_> = backend::Values::of(body).collect();
                 self.facts = super::transaction::Facts::read(understander, &row);
+                if let Some(facts) = &self.facts {
+                    self.transaction.is_at_level(facts.isolation);
+                }
             }
             b'C' => {
                 if matches!(self.hold, Some(Hold::Facts)) {
@@ -472,7 +475,7 @@ impl Session {
         }
         self.unnamed_is_gone();
         let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
-        let mut unbound = Vec::new();
+        let (mut unbound, mut is_the_clients) = (Vec::new(), false);
         while let Some(front) = self.replies.front_mut() {
             if let Expect::Sync(reply) = front {
                 self.names.unbind(unbound);
@@ -487,6 +490,7 @@ impl Session {
                 self.names.unbind(unbound);
                 return completion.clear();
             }
+            is_the_clients |= front.is_the_clients();
             match self.replies.pop_front() {
                 Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
                 Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
@@ -501,6 +505,11 @@ impl Session {
             return;
         }
         match self.hold.take() {
+            // The server skips the query, too.
+            Some(Hold::Mark) if is_the_clients => {
+                self.marked = None;
+                self.skipping = true;
+            }
             Some(Hold::Mark) => {
                 self.marked = None;
                 // A simple query waited for the mark: end the transaction in its place.

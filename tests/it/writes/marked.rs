@@ -119,3 +119,43 @@ async fn a_marked_query_behind_a_group_that_fails_in_its_marked_statement_is_ans
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn a_marked_query_behind_unsynced_frames_that_fail_is_skipped_and_so_is_what_follows() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for begin in ["", "BEGIN"] {
+        for fails in [parse("", "selec", &[]), one("SELECT 1 / 0"), bind("", "none", 0, &[], 0)] {
+            for text in [writes(1), "CALL nothing()".to_owned(), "EXECUTE nothing(1)".to_owned()] {
+                pair.simple(begin).await;
+                let packet = [fails.clone(), query(&text), one("DELETE FROM orders"), sync()];
+                pair.exchange(&format!("{begin}; {text}"), &packet.concat(), 1).await;
+                pair.simple("COMMIT").await;
+                pair.simple("SELECT count(*) FROM orders").await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_text_that_leaves_a_block_which_fails_meanwhile_is_run() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let fails =
+        ["BEGIN; SELECT 1 / 0", "BEGIN; SAVEPOINT a; SELECT 1 / 0", "BEGIN; SELECT 1", "SELECT 1"];
+    for first in fails {
+        for leaves in ["ROLLBACK", "COMMIT", "abort", "END WORK", "ROLLBACK TO a"] {
+            for then in
+                ["UPDATE orders SET total = 77 WHERE id = 8", &writes(9), "SELECT ctid FROM orders"]
+            {
+                let packet = [query(first), query(&format!("{leaves}; {then}"))];
+                pair.exchange(&format!("{first}, {leaves}; {then}"), &packet.concat(), 2).await;
+                pair.simple("ROLLBACK").await;
+                live.orders_in_step().await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}

@@ -181,3 +181,28 @@ async fn a_form_that_was_skipped_is_prepared_anew_where_a_parse_of_its_name_was_
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn a_name_that_its_group_has_closed_is_not_executed_by_sql_either() {
+    let (live, mut pair) = pair().await;
+    let named =
+        [parse("s", "DELETE FROM orders WHERE id = 4", &[]), parse("e", "EXECUTE s", &[]), sync()];
+    for drop in [close(b'S', "s"), one("DEALLOCATE s"), one("DEALLOCATE ALL")] {
+        for executes in [run("e", &[]), one("EXECUTE s"), [sync(), query("EXECUTE s")].concat()] {
+            for warm in [false, true] {
+                pair.exchange("named", &named.concat(), 1).await;
+                if warm {
+                    pair.simple("BEGIN").await;
+                    pair.simple("EXECUTE s").await;
+                    pair.simple("ROLLBACK").await;
+                }
+                let packet = [&drop[..], &executes, &sync()].concat();
+                let readies = if executes.contains(&b'Q') { 3 } else { 1 };
+                pair.exchange("closed and executed", &packet, readies).await;
+                pair.exchange("closed", &[close(b'S', "s"), close(b'S', "e"), sync()].concat(), 1)
+                    .await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
