@@ -235,7 +235,7 @@ impl Session {
                 key
             }
         };
-        self.note_bind_for_retry(&portal, frame);
+        self.note_bind_for_retry(&case, &portal, frame);
         self.bind_form(frame, bind, (Some(&case), key), portal, out)
     }
 

@@ -95,6 +95,8 @@ pub(super) struct Session {
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
     server_pass: usize,
+    /// Bytes of the server's current frame that go nowhere.
+    server_drop: usize,
     /// Bytes of the client's current frame that go nowhere.
     client_drop: usize,
 }
@@ -190,6 +192,7 @@ impl Session {
             draws: 0,
             client_pass: 0,
             server_pass: 0,
+            server_drop: 0,
             client_drop: 0,
         }
     }
@@ -217,7 +220,10 @@ impl Session {
 
     /// Whether no frame is half way through, to either side.
     pub(super) fn is_between_frames(&self) -> bool {
-        self.client_pass == 0 && self.client_drop == 0 && self.server_pass == 0
+        self.client_pass == 0
+            && self.client_drop == 0
+            && self.server_pass == 0
+            && self.server_drop == 0
     }
 
     /// The routes for the next statement; the first of a group enters its epoch.

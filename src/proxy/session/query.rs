@@ -5,6 +5,7 @@ use super::expect::{Expect, Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, W
 use super::hidden;
 use super::inject::Isolated;
 use super::plan::Plan;
+use super::retry::gates;
 use super::transaction::Block;
 use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
@@ -213,7 +214,8 @@ impl Session {
             Some(form) => {
                 let in_block = !matches!(self.transaction.block, Block::None);
                 if plan.on_shadow && !in_block && self.begins_retry(0) {
-                    self.retry.of_query(query.frame);
+                    let gates = u.statements.iter().flat_map(|s| gates(&query.case(s)));
+                    self.retry.of_query(query.frame, gates.collect());
                 }
                 let mut sql = Vec::new();
                 build::query(&mut sql, form.spliced.text());

@@ -1,4 +1,5 @@
-//! A shadow read outside a transaction that fails is answered by the source: the client's frames
+//! A shadow read outside a transaction that fails, or begins to be answered when the gate is closed, is
+//! answered by the source: the client's frames
 //! are sent again in their own form. What the client would get before the first row is held back until
 //! that comes: of what failed, it gets nothing.
 //!
@@ -6,12 +7,15 @@
 //! it is known from its first frame on, has nothing in it but what reads, and was sent when nothing else was
 //! unanswered; and until the client has its answer, or the beginning of it, nothing further is sent.
 
+use super::decide::Case;
 use super::expect::{Expect, Reply};
 use super::prepared::{FormKey, Portal};
 use super::{Out, Session};
 use crate::proxy::context::Known;
+use crate::routing::{Gate, GateTicket};
 use crate::sql::statement::Class;
 use crate::wire::backend::TransactionStatus;
+use std::sync::Arc;
 
 /// Groups larger than this are not kept for a second attempt.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
@@ -35,6 +39,8 @@ pub(super) struct Retry {
     mid_group: bool,
     /// Replies that wait for the first row, or the end.
     held: Vec<u8>,
+    /// The gates that were open when the shadow was chosen.
+    gates: Vec<(Arc<Gate>, GateTicket)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +62,9 @@ enum State {
 
 impl Retry {
     /// A simple query on the shadow, outside a transaction.
-    pub(super) fn of_query(&mut self, frame: &[u8]) {
+    pub(super) fn of_query(&mut self, frame: &[u8], gates: Vec<(Arc<Gate>, GateTicket)>) {
         if frame.len() <= FRAMES_BYTES_MAX {
+            self.gates = gates;
             self.frames = vec![frame.to_vec()];
             self.state = State::Armed { answered: 0 };
         }
@@ -187,10 +194,15 @@ impl Retry {
     pub(super) fn on_error(&mut self, sqlstate: &[u8]) -> bool {
         // Cancel, timeout, shutdown: the client's or the server's will.
         if sqlstate.starts_with(b"57") {
-            self.give_up();
+            if self.has_failed() {
+                self.forget()
+            } else {
+                self.give_up()
+            }
             return false;
         }
         match self.state {
+            State::Failed { .. } => true,
             State::Armed { answered } => {
                 self.state = State::Failed { answered };
                 self.held.clear();
@@ -200,6 +212,21 @@ impl Retry {
                 self.give_up();
                 false
             }
+        }
+    }
+
+    /// The answer begins: what the shadow says counts if no gate was closed since it was chosen. The read may
+    /// have waited, for a lock on another table, and have its snapshot of later than that. Whoever commits
+    /// what is not on the shadow has closed the gate before, except for what is committed as it is written,
+    /// of which nobody here knows before its reply.
+    fn begins(&mut self) {
+        let is_closed =
+            |(gate, then): &(Arc<Gate>, GateTicket)| !gate.is_open() || gate.ticket() != *then;
+        if let State::Armed { answered } = self.state
+            && self.gates.iter().any(is_closed)
+        {
+            self.state = State::Failed { answered };
+            self.held.clear();
         }
     }
 
@@ -251,7 +278,7 @@ impl Session {
     }
 
     /// So may a Bind; a second one in a group ends the recording.
-    pub(super) fn note_bind_for_retry(&mut self, portal: &Portal, frame: &[u8]) {
+    pub(super) fn note_bind_for_retry(&mut self, case: &Case<'_>, portal: &Portal, frame: &[u8]) {
         use super::expect::{Rows, ServedBy};
         let on_shadow = match &portal.rows {
             Rows::Read(read) => matches!(read.served_by, ServedBy::Shadow(..)),
@@ -274,6 +301,19 @@ impl Session {
             }
             _ => self.retry.give_up(),
         }
+        if on_shadow && matches!(self.retry.state, State::Recording { .. }) {
+            self.retry.gates = gates(case);
+        }
+    }
+
+    /// Whether a frame from the server goes nowhere: it is of an answer that the source is to give. A row
+    /// is dropped as it comes, what else there is when it has been looked at.
+    pub(super) fn is_void(&mut self, tag: u8) -> bool {
+        if matches!(tag, b'D' | b'C') {
+            self.retry.begins();
+        }
+        self.retry.has_failed()
+            && matches!(tag, b'1' | b'2' | b'3' | b'C' | b'D' | b'N' | b'T' | b'n' | b's' | b't')
     }
 
     fn only_own_replies(&self) -> bool {
@@ -301,6 +341,13 @@ impl Session {
         }
         self.retry.state = State::Replayed;
     }
+}
+
+/// The gates that a read on the shadow is chosen by.
+pub(super) fn gates(case: &Case<'_>) -> Vec<(Arc<Gate>, GateTicket)> {
+    let Class::Read(read) = &case.statement.class else { return Vec::new() };
+    let routes = read.fit.iter().flat_map(|fit| fit.targets()).filter_map(|t| case.route(t));
+    routes.map(|route| (Arc::clone(&route.gate), route.gate.ticket())).collect()
 }
 
 fn is_read(known: &Known) -> bool {

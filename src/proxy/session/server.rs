@@ -13,7 +13,7 @@ use crate::wire::frame::{BadLength, Header};
 use std::sync::Arc;
 
 /// A notice that tells an outcome is shorter: it has a migration's name and a place in the server.
-const TOLD_BYTES_MAX: usize = 4096;
+pub(super) const TOLD_BYTES_MAX: usize = 4096;
 
 /// What to do with one frame.
 pub(super) enum Fate {
@@ -48,7 +48,24 @@ impl Session {
                 }
                 continue;
             }
+            if self.server_drop > 0 {
+                let n = self.server_drop.min(rest.len());
+                self.server_drop -= n;
+                at += n;
+                run = at;
+                if self.server_drop > 0 {
+                    break;
+                }
+                continue;
+            }
             let Some(header) = Header::read(rest)? else { break };
+            let is_void = self.is_void(header.tag);
+            if is_void && header.tag == b'D' {
+                out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
+                run = at;
+                self.server_drop = header.frame_bytes;
+                continue;
+            }
             if !matches!(header.tag, b'Z' | b'N' | b'A' | b'S') {
                 self.said = Said::Something;
             }
@@ -75,36 +92,15 @@ impl Session {
             if matches!(self.reply(header.tag, body, out), Fate::Forward) {
                 out.to_client.extend_from_slice(frame);
             }
+            if is_void {
+                out.to_client.truncate(from);
+            }
             self.retry.hold_or_give(header.tag, &mut out.to_client, from);
             at += header.frame_bytes;
             run = at;
         }
         out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
         Ok(at)
-    }
-
-    /// Whether a frame goes on without waiting for its end: rows and the like of statements that
-    /// nothing is done with.
-    fn passes_to_client(&mut self, header: Header, out: &mut Out) -> bool {
-        if self.keeps_completion() {
-            return false;
-        }
-        match header.tag {
-            b'D' | b'd' => {
-                let rows = match self.replies.front() {
-                    Some(Expect::Query(rows)) => rows.front(),
-                    Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
-                    _ => return false,
-                };
-                rows.is_none_or(|rows| rows.is_on_shadow() || rows.rows_pass())
-            }
-            // Of a function call.
-            b'V' => matches!(self.replies.front(), Some(Expect::Query(rows)) if rows.is_empty()),
-            b'E' => self.passes_error(header, out),
-            b'N' => header.frame_bytes > TOLD_BYTES_MAX,
-            b'A' => true,
-            _ => false,
-        }
     }
 
     fn reply(&mut self, tag: u8, body: &[u8], out: &mut Out) -> Fate {
@@ -203,6 +199,8 @@ impl Session {
                 if let Some(closed) = closed.take() {
                     self.is_gone(&closed.0);
                     self.lose_executed(closed.1);
+                    let left = self.names.in_sql.lose(&closed.0);
+                    self.names.in_sql.orphans.extend(left);
                 }
                 Self::fate(*reply)
             }

@@ -10,6 +10,7 @@ use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Reply, Rows};
 use super::parse::one;
 use super::prepared::{FormKey, Portal, Prepared, Undo};
+use super::server::TOLD_BYTES_MAX;
 use super::watch::Watch;
 use super::{Fatal, Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known, Readable};
@@ -225,10 +226,34 @@ impl Session {
         Some((decision, watch))
     }
 
+    /// Whether a frame goes on without waiting for its end: rows and the like of statements that
+    /// nothing is done with.
+    pub(super) fn passes_to_client(&mut self, header: Header, out: &mut Out) -> bool {
+        if self.keeps_completion() {
+            return false;
+        }
+        match header.tag {
+            b'D' | b'd' => {
+                let rows = match self.replies.front() {
+                    Some(Expect::Query(rows)) => rows.front(),
+                    Some(Expect::Execute(Reply::Forward, rows)) => Some(rows),
+                    _ => return false,
+                };
+                rows.is_none_or(|rows| rows.is_on_shadow() || rows.rows_pass())
+            }
+            // Of a function call.
+            b'V' => matches!(self.replies.front(), Some(Expect::Query(rows)) if rows.is_empty()),
+            b'E' => self.passes_error(header, out),
+            b'N' => header.frame_bytes > TOLD_BYTES_MAX,
+            b'A' => true,
+            _ => false,
+        }
+    }
+
     /// Whether an error goes on without being held: nothing is done with it, and it is long.
     pub(super) fn passes_error(&mut self, header: Header, out: &mut Out) -> bool {
         let plain = self.marked.is_none() && self.error_is_plain();
-        if header.frame_bytes <= ERROR_BYTES_MAX || !plain {
+        if header.frame_bytes <= ERROR_BYTES_MAX || !plain || self.retry.has_failed() {
             return false;
         }
         self.retry.give_up();

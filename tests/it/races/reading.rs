@@ -1,7 +1,7 @@
 //! Transactions that read while the routes change.
 
 use super::run;
-use crate::live::raw::{bind, execute, parse, sync};
+use crate::live::raw::{bind, execute, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, text};
 use crate::support::eventually;
 use tokio::io::AsyncWriteExt as _;
@@ -73,7 +73,10 @@ async fn repeatable_read_that_begins_before_a_key_is_dirty_and_reads_while_it_is
     ];
     for (n, begin) in begins.into_iter().enumerate() {
         let reader = live.client().await;
-        run(&reader, begin).await;
+        // In one text with it, BEGIN has the level from before the SET.
+        for statement in begin.split("; ") {
+            run(&reader, statement).await;
+        }
         run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
         let now = (500 + n).to_string();
         run(&writer, &format!("UPDATE orders SET total = {now} WHERE id = 5")).await;
@@ -338,4 +341,39 @@ async fn a_write_behind_many_on_another_table_is_read_where_it_was_written() {
     assert_eq!(text(&other, of).await, "500");
     live.until_shadow_serves(&other, of).await;
     assert_eq!(text(&other, of).await, "500");
+}
+
+/// By the lock on another table that it waits for, a read has its snapshot long after the shadow was chosen.
+#[tokio::test]
+async fn a_read_that_waits_for_a_lock_while_a_write_is_marked_is_answered_by_the_source() {
+    const JOINED: &str = "SELECT o.id, o.total FROM orders o LEFT JOIN other x ON x.id = o.id \
+                          WHERE o.id IN (5, 6) ORDER BY o.id";
+    let live = Live::orders("", "reads = 100").await;
+    let writer = live.client().await;
+    let mut reader = live.raw().await;
+    let extended = [parse("", JOINED, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()];
+    for (n, frames) in [query(JOINED), extended.concat(), query(JOINED)].into_iter().enumerate() {
+        live.until_shadow_serves(&writer, JOINED).await;
+        let total = 600 + n;
+        let mirrored = format!("UPDATE orders SET total = {total} WHERE id = 5");
+        run(&writer, &format!("BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE; {mirrored}"))
+            .await;
+        let before = live.shadow_reads();
+        reader.send(&frames).await;
+        eventually("it waits", async || {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                         AND datname = current_database()";
+            if text(&live.db.client, waits).await == "1" { Ok(()) } else { Err(()) }
+        })
+        .await;
+        assert!(live.shadow_reads() > before + 0.5, "the shadow was not chosen");
+        let marked = format!("DO $$ BEGIN UPDATE orders SET total = {total} WHERE id = 6; END $$");
+        run(&writer, &format!("{marked}; COMMIT")).await;
+        let messages = reader.until_ready(1).await;
+        let said = reader.shown(&messages);
+        let rows: Vec<_> = said.iter().filter(|line| line.starts_with("D ")).cloned().collect();
+        assert_eq!(rows, [format!("D 5 | {total}"), format!("D 6 | {total}")], "{said:?}");
+        let others = said.iter().filter(|line| !line.starts_with("D ")).count();
+        assert_eq!(others, if n == 1 { 4 } else { 3 }, "{said:?}");
+    }
 }
