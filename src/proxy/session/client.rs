@@ -188,6 +188,9 @@ impl Session {
                     statement.touched = group;
                     extra = std::mem::take(&mut statement.extra);
                     closed = Some(Box::new((Box::from(name), statement.id)));
+                } else if self.names.in_sql.used {
+                    // One of SQL's.
+                    closed = Some(Box::new((Box::from(name), 0)));
                 }
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
                 let orphans = std::mem::take(&mut self.names.in_sql.orphans);

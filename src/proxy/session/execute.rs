@@ -3,6 +3,7 @@
 use super::decide::Case;
 use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::prepared::{FormKey, Portal};
+use super::transaction::Block;
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::dark::{Job, Question, is_of_rows};
 use crate::proxy::vet::Native;
@@ -40,10 +41,10 @@ impl Session {
             (Rows::Mirrored(m), Some(name))
                 if matches!(m.layout, Layout::Counted | Layout::Outcome) =>
             {
-                if portal.has_run {
+                if portal.has_run && self.portals_outlive(portal.group) {
                     return self.refuse_again((frame, name), out);
                 }
-                self.names.portal_has_run(name);
+                self.names.portal_has_run(name, self.groups);
                 backend::push_frame(&mut out.to_server, b'E', |out| {
                     out.extend_from_slice(name);
                     out.extend_from_slice(&[0; 5]);
@@ -64,6 +65,11 @@ impl Session {
             self.copy_is_asked(*copied, Protocol::Extended);
         }
         Flow::Done
+    }
+
+    /// Whether a portal of this group is there still: a Sync ends those that are of no block.
+    fn portals_outlive(&self, group: u64) -> bool {
+        group == self.groups || !matches!(self.transaction.block, Block::None)
     }
 
     /// The server would run our form again and give no rows; the client's own it would not. So the

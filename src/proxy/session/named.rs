@@ -11,7 +11,6 @@
 use super::decide::Case;
 use super::executed::Executed;
 use super::expect::{Expect, Rows};
-use super::gone::Happens;
 use super::parse::one;
 use super::prepared::{FormKey, Meant, Prepared, counting, form_name};
 use super::{Hold, Out, Session};
@@ -46,6 +45,18 @@ pub(super) enum Change {
     AllDropped,
     /// One of ours is there: a form of the statement with this number.
     Form(u64, FormKey),
+}
+
+impl Change {
+    /// What the name stands for behind it, if that is another than before.
+    fn says_of(&self, name: &str) -> Option<Result<Arc<Named>, Missing>> {
+        match self {
+            Self::Prepared(named) if named.name == name => Some(Ok(Arc::clone(named))),
+            Self::Dropped(dropped) if dropped == name => Some(Err(Missing::Dropped)),
+            Self::AllDropped => Some(Err(Missing::Dropped)),
+            Self::Prepared(_) | Self::Dropped(_) | Self::Form(..) => None,
+        }
+    }
 }
 
 /// Everything that was prepared in SQL.
@@ -218,20 +229,27 @@ impl Session {
 
     /// What a name stands for behind what is sent, and behind `planned`.
     pub(super) fn find(&self, name: &str, planned: &[Arc<Change>]) -> Result<Arc<Named>, Missing> {
-        for change in self.changes_sent().chain(planned).rev() {
-            match &**change {
-                Change::Prepared(named) if named.name == name => return Ok(Arc::clone(named)),
-                Change::Dropped(dropped) if dropped == name => return Err(Missing::Dropped),
-                Change::AllDropped => return Err(Missing::Dropped),
-                Change::Prepared(_) | Change::Dropped(_) | Change::Form(..) => {}
+        let by_protocol = || self.named_by_protocol(name).ok_or(Missing::Unknown);
+        let is_it = |other: &[u8]| counting(other) == name.as_bytes();
+        if let Some(found) = planned.iter().rev().find_map(|change| change.says_of(name)) {
+            return found;
+        }
+        let first = self.last_sync().map_or(0, |at| at + 1);
+        for reply in self.replies.range(first..).rev() {
+            match reply {
+                Expect::Execute(_, rows) => {
+                    if let Some(found) = rows.change().and_then(|change| change.says_of(name)) {
+                        return found;
+                    }
+                }
+                Expect::Close(_, Some(closed)) if is_it(&closed.0) => return Err(Missing::Dropped),
+                Expect::Parse(_, Some(undo)) if undo.is_of_the_client(is_it) => {
+                    return by_protocol();
+                }
+                _ => {}
             }
         }
-        let named = self.names.in_sql.named.get(name).cloned();
-        match (named, self.happens_before(name.as_bytes())) {
-            (Some(named), _) => Ok(named),
-            (None, Some(Happens::Dropped)) => Err(Missing::Dropped),
-            (None, _) => self.named_by_protocol(name).ok_or(Missing::Unknown),
-        }
+        self.names.in_sql.named.get(name).cloned().map_or_else(by_protocol, Ok)
     }
 
     pub(super) fn has_form(&self, id: u64, key: FormKey, planned: &[Arc<Change>]) -> bool {

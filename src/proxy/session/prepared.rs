@@ -139,6 +139,11 @@ impl Undo {
         }
     }
 
+    /// Whether it is of the client's own Parse of such a name.
+    pub(super) fn is_of_the_client(&self, is_it: impl Fn(&[u8]) -> bool) -> bool {
+        matches!(self, Self::Client { name, .. } if is_it(name))
+    }
+
     /// The form that was to be prepared.
     pub(super) fn form(&self) -> Option<&Form> {
         match self {
@@ -163,6 +168,8 @@ pub(super) struct Portal {
     pub(super) watch: Option<Watch>,
     /// It was executed; a write without rows to give cannot be again.
     pub(super) has_run: bool,
+    /// The group that ran it.
+    pub(super) group: u64,
 }
 
 /// The server's name of a statement, and the client's.
@@ -197,6 +204,7 @@ impl Portal {
             dark: None,
             watch: None,
             has_run: false,
+            group: 0,
         }
     }
 }
@@ -417,9 +425,9 @@ impl Names {
         Some(watch)
     }
 
-    pub(super) fn portal_has_run(&mut self, name: &[u8]) {
+    pub(super) fn portal_has_run(&mut self, name: &[u8], group: u64) {
         if let Some(portal) = self.portals.get_mut(name) {
-            portal.has_run = true;
+            (portal.has_run, portal.group) = (true, group);
         }
     }
 

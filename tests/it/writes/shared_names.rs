@@ -206,3 +206,42 @@ async fn a_name_that_its_group_has_closed_is_not_executed_by_sql_either() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn a_name_prepared_by_sql_closed_and_parsed_anew_stands_for_the_last() {
+    let (live, mut pair) = pair().await;
+    let prepare = "PREPARE s (int, int) AS DELETE FROM orders WHERE id = $1 AND $2 > 0";
+    let again = [close(b'S', "s"), parse("s", UPDATE, &[])].concat();
+    let mut id = 1;
+    for warm in [false, true] {
+        for (begins, readies) in [(query(prepare), 1), (one(prepare), 0)] {
+            for (executes, more) in [(one("EXECUTE s(ID, 77)"), 1), (query("EXECUTE s(ID, 78)"), 2)]
+            {
+                id += 1;
+                let (from, to) = (b"ID".as_slice(), format!("{id:2}"));
+                let mut executes = executes;
+                let at = executes.windows(2).position(|w| w == from).unwrap();
+                executes[at..at + 2].copy_from_slice(to.as_bytes());
+                if warm {
+                    pair.simple("PREPARE s (int, int) AS DELETE FROM orders WHERE id = $1 + $2")
+                        .await;
+                    pair.simple("EXECUTE s(1000, 0)").await;
+                    pair.simple("DEALLOCATE s").await;
+                }
+                let is_query = more == 2;
+                let between = if is_query { sync() } else { Vec::new() };
+                let end = if is_query { Vec::new() } else { sync() };
+                let packet = [&begins[..], &again, &between, &executes, &end].concat();
+                pair.exchange("prepared, closed, parsed, executed", &packet, readies + more).await;
+                live.orders_in_step().await;
+                pair.exchange("closed", &[close(b'S', "s"), sync()].concat(), 1).await;
+                // Closed, and not parsed anew.
+                let packet = [&begins[..], &close(b'S', "s"), &between, &executes, &end].concat();
+                pair.exchange("prepared, closed, executed", &packet, readies + more).await;
+                live.orders_in_step().await;
+                pair.simple("DEALLOCATE ALL").await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
