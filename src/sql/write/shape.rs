@@ -10,6 +10,7 @@ use crate::sql::lex::{Kind, Token, identifier};
 use crate::sql::mention::{Mention, Table, mentions_at};
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Name, Reader};
+use crate::sql::target::Target;
 use std::ops::Range;
 
 /// The first Postgres with MERGE … RETURNING.
@@ -165,9 +166,7 @@ impl Shape {
         };
         for mention in found {
             let target = reader.targets.get(mention.target).ok_or(Reason::WriteShape)?;
-            let said = shape.returning.as_ref().and_then(|r| reader.tokens.get(r.tokens.clone()));
-            let of = Of { refname: &shape.refname, is_alone: shape.is_alone, target };
-            shape.returns = returns(text, said.unwrap_or_default(), &of);
+            shape.returns = shape.returns_of(reader, target);
             let vacates = clauses.vacates(&c, target)?;
             if vacates && shape.vacated.is_none() {
                 let in_own_with = verb > 0 && list == List::Own;
@@ -198,6 +197,14 @@ impl Shape {
             });
         }
         Ok(Some(shape))
+    }
+}
+
+impl Shape {
+    fn returns_of(&self, reader: &Reader<'_>, target: &Target) -> Returns {
+        let list = self.returning.as_ref().and_then(|r| reader.tokens.get(r.tokens.clone()));
+        let of = Of { refname: &self.refname, is_alone: self.is_alone, target };
+        returns(reader.text, list.unwrap_or_default(), &of)
     }
 }
 
