@@ -72,6 +72,8 @@ impl Session {
             (Known::Understood(_), None) => unknown(Reason::ExecuteOfWrite),
             (Known::Understood(_), Some(case)) => match case.statement.class {
                 Class::Read(_) => Decision::Original(None),
+                // What is run behind them, or asked for before, has no place here.
+                Class::Truncate(_) | Class::CopyFrom(..) => unknown(Reason::ExecuteOfWrite),
                 _ if self.writes_elsewhere(&case) => {
                     return self.decide_moved_name(executed.named.id, &case, planned);
                 }

@@ -1,7 +1,7 @@
 //! Names that the protocol and SQL share: what one has prepared the other runs, drops, or replaces, in one
 //! group or several of one packet.
 
-use crate::live::raw::{bind, close, describe, execute, parse, query, sync};
+use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
 const UPDATE: &str = "UPDATE orders SET total = $2 WHERE id = $1";
@@ -242,6 +242,37 @@ async fn a_name_prepared_by_sql_closed_and_parsed_anew_stands_for_the_last() {
                 pair.simple("DEALLOCATE ALL").await;
             }
         }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_executes_a_truncate_or_a_copy_of_the_protocol_is_marked() {
+    let (live, mut pair) = pair().await;
+    let named =
+        [parse("t", "TRUNCATE orders", &[]), parse("c", "COPY orders FROM STDIN", &[]), sync()];
+    pair.exchange("named", &named.concat(), 1).await;
+    for simple in [true, false] {
+        let executes = |name: &str| match simple {
+            true => query(&format!("EXECUTE {name}")),
+            false => [one(&format!("EXECUTE {name}")), sync()].concat(),
+        };
+        let before = live.statements("recorded", "write");
+        pair.exchange("truncate", &executes("t"), 1).await;
+        live.orders_in_step().await;
+        pair.simple("INSERT INTO orders VALUES (1, 1, 1), (2, 2, 2)").await;
+        assert!(live.statements("recorded", "write") > before, "nothing is marked");
+        let data = [frame(b'd', b"70\t1\t1\tn\tx70\n"), frame(b'c', b"")].concat();
+        let end = if simple { Vec::new() } else { sync() };
+        let copied = match simple {
+            true => query("EXECUTE c"),
+            false => one("EXECUTE c"),
+        };
+        let readies = 1;
+        pair.exchange("copy", &[copied, data, end].concat(), readies).await;
+        pair.simple("SELECT 1").await;
+        live.orders_in_step().await;
+        pair.simple("DELETE FROM orders").await;
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
