@@ -64,18 +64,25 @@ impl Session {
         }
     }
 
-    /// Whether a text has to wait for what is sent before: it leaves the transaction, and if that has failed
-    /// nothing of ours can run before it.
+    /// Whether a text has to wait for what is sent before. It leaves the transaction, and if that has failed
+    /// nothing of ours can run before it. Or queries stand between it and frames without a Sync: if these
+    /// fail the server skips them all, up to a Sync, which is not to be ours.
     fn waits_for_block(&mut self, sql: &[u8], out: &mut Out) -> bool {
         let mut buffer = [0; 16];
         let first = first_word(sql, &mut buffer);
-        let waits =
-            self.epochs.len() > 1 && matches!(first, Some("abort" | "commit" | "end" | "rollback"));
+        let leaves = matches!(first, Some("abort" | "commit" | "end" | "rollback"));
+        let waits = self.epochs.len() > 1 && (leaves || self.has_unsynced());
         if waits {
             build::flush(&mut out.to_server);
             self.hold = Some(Hold::Drain);
         }
         waits
+    }
+
+    /// Whether frames without a Sync are not answered.
+    fn has_unsynced(&self) -> bool {
+        let mut sent = self.replies.iter().rev().take_while(|e| !matches!(e, Expect::Sync(_)));
+        sent.any(Expect::is_the_clients)
     }
 
     /// Whether a text may run a write that a name hides.

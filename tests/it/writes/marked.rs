@@ -159,3 +159,32 @@ async fn a_text_that_leaves_a_block_which_fails_meanwhile_is_run() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn queries_behind_unsynced_frames_that_fail_are_skipped_whatever_is_asked_for_before_the_last()
+ {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for last in
+        ["DELETE FROM orders WHERE id = 3", "SELECT total FROM orders WHERE id = 3", &writes(8)]
+    {
+        for between in
+            [vec![""], vec!["", "SELECT 1"], vec!["SET search_path = public", "DELETE FROM other"]]
+        {
+            for first in [execute("", 0), one("SELECT 1 / 0"), one("SELECT 1")] {
+                // The session's facts are not known behind it.
+                pair.simple("SET work_mem = '4MB'").await;
+                let works = first == one("SELECT 1");
+                let queries: Vec<u8> = between.iter().flat_map(|sql| query(sql)).collect();
+                let readies = if works { between.len() + 2 } else { 1 };
+                let packet = [&first[..], &queries, &query(last), &sync()].concat();
+                pair.exchange(last, &packet, readies).await;
+                pair.simple("SELECT count(*), sum(total) FROM orders").await;
+                pair.simple("SELECT count(*) FROM other").await;
+                live.orders_in_step().await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
