@@ -228,8 +228,13 @@ async fn send(
 }
 
 fn same(expected: &[String], got: &[String]) -> Result<(), (Kind, String)> {
-    let equal = |(a, b): (&String, &String)| a == b || compare::may_part(a, b);
-    if expected.len() == got.len() && expected.iter().zip(got).all(equal) {
+    // In a transaction that fails while more is sent, what is wrong with that is found in another order.
+    let failed = expected.iter().position(|line| line == "Z E").unwrap_or(expected.len());
+    let fail = |a: &str, b: &str| a.starts_with("E ") && b.starts_with("E ");
+    let equal = |(at, (a, b)): (usize, (&String, &String))| {
+        a == b || compare::may_part(a, b) || at > failed && fail(a, b)
+    };
+    if expected.len() == got.len() && expected.iter().zip(got).enumerate().all(equal) {
         return Ok(());
     }
     let lines = |lines: &[String]| lines.join("\n      ");
