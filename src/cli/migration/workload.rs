@@ -66,6 +66,12 @@ fn print_one(Seen { admin, report }: &Seen) {
     };
     item("understood", &coverage);
     part("writes", report.writes, "mirrored exactly");
+    let writes = report.statements.iter().filter(|line| line.class == Class::Write);
+    let marked: u64 = writes.map(|line| line.routes.marked).sum();
+    if marked > 0 {
+        let why = "where the role may not see the rows, or a name may mean another table";
+        item("", &format!("but for {} that were marked, {why}", many(marked)));
+    }
     part("reads", report.reads, "the shadow can answer them, each once it is vetted");
     vetted(report);
     part("unfit reads", report.unfit_reads, "the source answers them");
