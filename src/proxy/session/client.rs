@@ -194,7 +194,7 @@ impl Session {
                 }
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
                 let orphans = std::mem::take(&mut self.names.in_sql.orphans);
-                for form in self.names.in_sql.lose(name).into_iter().chain(orphans) {
+                for form in self.names.in_sql.forms_named(name).into_iter().chain(orphans) {
                     crate::wire::build::close_statement(&mut out.to_server, form.as_bytes());
                     self.replies.push_back(Expect::Close(Reply::Swallow, None));
                 }

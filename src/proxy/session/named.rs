@@ -126,6 +126,12 @@ impl Statements {
         forms
     }
 
+    /// The server's names of the forms of what the protocol names so.
+    pub(super) fn forms_named(&self, name: &[u8]) -> Vec<String> {
+        let name = std::str::from_utf8(counting(name)).ok();
+        name.map(|name| self.forms_of(name)).unwrap_or_default()
+    }
+
     /// Whether none is known.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()
@@ -213,6 +219,8 @@ impl Session {
         self.replies.range(..=last).any(|reply| match reply {
             Expect::Query(rows) => rows.iter().any(changes),
             Expect::Execute(_, rows) => changes(rows),
+            // Of one of SQL's, if there is one.
+            Expect::Close(_, Some(closed)) => closed.1 == 0,
             _ => false,
         })
     }

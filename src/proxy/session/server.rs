@@ -199,8 +199,8 @@ impl Session {
                 if let Some(closed) = closed.take() {
                     self.is_gone(&closed.0);
                     self.lose_executed(closed.1);
-                    let left = self.names.in_sql.lose(&closed.0);
-                    self.names.in_sql.orphans.extend(left);
+                    // Its forms were closed behind it.
+                    drop(self.names.in_sql.lose(&closed.0));
                 }
                 Self::fate(*reply)
             }

@@ -276,3 +276,29 @@ async fn what_executes_a_truncate_or_a_copy_of_the_protocol_is_marked() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+#[tokio::test]
+async fn a_close_that_is_skipped_leaves_the_statement_of_sql_and_its_writes_are_followed() {
+    let (live, mut pair) = pair().await;
+    pair.simple(&format!("PREPARE s (int, int) AS {UPDATE}")).await;
+    let values: [Option<&[u8]>; 2] = [Some(b"2"), Some(b"91")];
+    let skipped = [&one("SELECT 1 / 0")[..], &close(b'S', "s"), &sync()].concat();
+    for (n, then) in [run("s", &values), one("EXECUTE s(3, 92)")].iter().enumerate() {
+        for packets in [true, false] {
+            let before =
+                live.statements("recorded", "write") + live.statements("mirrored", "write");
+            if packets {
+                pair.exchange("skipped", &skipped, 1).await;
+                pair.exchange("then", &[&then[..], &sync()].concat(), 1).await;
+            } else {
+                pair.exchange("at once", &[&skipped[..], then, &sync()].concat(), 2).await;
+            }
+            let after = live.statements("recorded", "write") + live.statements("mirrored", "write");
+            assert!(after > before + 0.5, "{n} is not followed");
+            live.orders_in_step().await;
+        }
+    }
+    pair.exchange("closed", &[close(b'S', "s"), sync(), run("s", &values), sync()].concat(), 2)
+        .await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
