@@ -126,13 +126,19 @@ impl Session {
         out: &mut Out,
     ) -> Flow {
         let name = std::str::from_utf8(bind.statement).unwrap_or_default();
-        if why != Reason::PreparedInSql || self.executed(routes, name, &[]).is_err() {
+        let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
+        let unseen = (sql.as_deref().unwrap_or_default(), why);
+        let concerned = self.unseen(routes, unseen);
+        let is_known = why == Reason::PreparedInSql && self.executed(routes, name, &[]).is_ok();
+        let may_be_there = sql.is_some() || is_known || self.names.in_sql.has_unseen;
+        let decision = match may_be_there || concerned.is_empty() {
+            true => super::decide::mark_or_refuse(concerned, why),
+            false => Decision::Marked(Marks { routes: concerned, why }),
+        };
+        if !is_known && may_be_there {
             // It may give names to other statements.
             self.names.in_sql.forget();
         }
-        let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
-        let unseen = (sql.as_deref().unwrap_or_default(), why);
-        let decision = super::decide::mark_or_refuse(self.unseen(routes, unseen), why);
         let watch = self.watch_unread(routes, unseen, super::watch::taken(&decision));
         let portal = Portal { watch, ..Portal::plain() };
         match decision {

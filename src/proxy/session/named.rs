@@ -284,7 +284,8 @@ impl Session {
         match self.executed(routes, name, &[]) {
             Ok(executed) => may_write(&executed.known),
             Err(Missing::Dropped) => false,
-            Err(Missing::Unknown) => self.names.in_sql.has_unseen,
+            // The server knows it no better, as a rule: then it says so, and what is marked is undone.
+            Err(Missing::Unknown) => self.names.in_sql.has_unseen || self.names.in_sql.used,
         }
     }
 
