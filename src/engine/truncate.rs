@@ -56,6 +56,8 @@ pub fn truncated_sql(shape: &Shape) -> String {
     v_reason text := 'TRUNCATE: recorded only';
     v_state text := '';
 BEGIN
+    -- A block with EXCEPTION is a subtransaction, which cannot begin everywhere.
+    IF $1 < 2 THEN
     BEGIN
         IF NOT EXISTS (
             WITH RECURSIVE tree (relid) AS ({both})
@@ -66,23 +68,22 @@ BEGIN
         ) THEN
             RETURN 0;
         END IF;
-        IF $1 < 2 THEN
-            LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE;
-            IF EXISTS (
-                WITH RECURSIVE tree (relid) AS ({source})
-                SELECT FROM tree JOIN pg_class AS c ON c.oid = tree.relid
-                WHERE c.relkind = 'f' OR pg_relation_size(c.oid) > 0
-            ) THEN
-                v_reason := 'TRUNCATE, but not of the whole source';
-            ELSE
-                TRUNCATE {shadow};
-                RETURN 0;
-            END IF;
+        LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE;
+        IF EXISTS (
+            WITH RECURSIVE tree (relid) AS ({source})
+            SELECT FROM tree JOIN pg_class AS c ON c.oid = tree.relid
+            WHERE c.relkind = 'f' OR pg_relation_size(c.oid) > 0
+        ) THEN
+            v_reason := 'TRUNCATE, but not of the whole source';
+        ELSE
+            TRUNCATE {shadow};
+            RETURN 0;
         END IF;
     EXCEPTION WHEN OTHERS OR assert_failure THEN
         v_state := SQLSTATE;
         v_reason := \"left\"('TRUNCATE: ' || SQLSTATE || ' ' || SQLERRM, 500);
     END;
+    END IF;
     PERFORM set_config('lock_timeout', '0', true);
     INSERT INTO pgsegue.dirty_keys (migration, reason) VALUES ({migration}, v_reason);
     RETURN CASE WHEN v_state IN ('55P03', '40P01') THEN 2 ELSE 1 END;

@@ -142,7 +142,11 @@ async fn a_write_behind_an_execute_of_transaction_control_does_not_end_the_conne
             for simple in [true, false] {
                 pair.simple(before).await;
                 id += 1;
-                let write = format!("INSERT INTO orders (id, user_id) VALUES ({id}, 1)");
+                let write = match id % 3 {
+                    // The server itself leaves a lock behind that is taken behind half a savepoint.
+                    0 if !word.starts_with("SAVEPOINT") => "TRUNCATE orders".to_owned(),
+                    _ => format!("INSERT INTO orders (id, user_id) VALUES ({id}, 1)"),
+                };
                 let control = format!("EXECUTE \"{word}\"");
                 let frames = match simple {
                     true => query(&format!("{control}; {write}")),
