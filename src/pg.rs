@@ -32,7 +32,8 @@ pub const PINNED: [(&str, &str); 9] = [
 const SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
      SET default_transaction_deferrable = off; SET plan_cache_mode = force_custom_plan; \
-     SET standard_conforming_strings = on; SET synchronous_commit = local";
+     SET standard_conforming_strings = on; SET synchronous_commit = local; \
+     SET jit = off";
 
 /// A connection with the pinned settings. It ends when the value is dropped.
 #[derive(Debug)]

@@ -212,6 +212,7 @@ RETURNS int4
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 {settings}
 SET enable_seqscan = off
+SET jit = off
 AS {quote}
 {body}{quote};
 REVOKE ALL ON FUNCTION {after}(text, int8, int4) FROM PUBLIC;

@@ -22,7 +22,7 @@ pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 const VERSION: i32 = 6;
 
 /// What the functions of a migration do: another number, and those in place are replaced.
-pub(crate) const FUNCTIONS: i32 = 2;
+pub(crate) const FUNCTIONS: i32 = 3;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"

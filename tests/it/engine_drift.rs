@@ -280,7 +280,7 @@ async fn functions_that_do_something_else_have_another_number() {
                    mark_orders_v2 e24911876e13987858448af20e0e24fb, \
                    sync_orders_v2 210af7af511f4c6b579ca667dc3c7176, \
                    truncated_orders_v2 1f40237df6907ccd497467a9e49c5845";
-    assert_eq!((number.as_str(), ours.as_str()), ("2", of_each));
+    assert_eq!((number.as_str(), ours.as_str()), ("3", of_each));
 }
 
 /// A policy that changes on one of two tables that had the same.
