@@ -94,6 +94,12 @@ impl Session {
             return Moved { decision, as_written: FormKey::Original, marks: None };
         }
         let parsed_now = self.names.statement(name).is_some_and(|s| s.touched == self.groups);
+        let is_as_now = parsed_now || matches!(self.plan_of(name, case), Plan::Current);
+        if let (Decision::Mirrored(..), false) = (&decision, is_as_now) {
+            // What it was parsed for is all of them: no form of now does the same.
+            let decision = Self::decide_unsure(case, Reason::NamesChanged);
+            return Moved { decision, as_written: FormKey::Original, marks: None };
+        }
         if let Decision::Mirrored(..) = decision {
             // Some of its tables are migrated ones, some are not: those may be, by an older plan.
             let marks = (!parsed_now).then(|| self.marks_elsewhere(case)).flatten();

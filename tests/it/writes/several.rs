@@ -1,6 +1,7 @@
 //! Several migrations at a time: two shadows of one source with keys of their own, a third table
 //! beside them, and tables of one name in two schemas. One statement feeds all that it writes.
 
+use crate::live::raw::{bind, execute, parse, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Table, orders_toml, outcome, text};
 
 const SHADOWS: &str = "
@@ -173,4 +174,25 @@ async fn tables_of_one_name_are_told_apart_by_the_search_path() {
         shadow: "TABLE s.shadow ORDER BY n",
     };
     pair.finish(&live, &[ORDERS_TABLE, in_s]).await;
+}
+
+#[tokio::test]
+async fn a_statement_of_two_tables_of_which_a_temporary_one_hides_one_since_its_parse_is_run_as_parsed()
+ {
+    let live = live("").await;
+    let mut pair = Pair::new(&live, &format!("{ORDERS};{UNIQUE}")).await;
+    let both = "WITH u AS (UPDATE orders SET total = $2 WHERE id = $1 RETURNING id) \
+                UPDATE other SET note = 'both' WHERE orders_id = $1";
+    let bound = [bind("", "s", 0, &[Some(b"2"), Some(b"77")], 0), execute("", 0), sync()].concat();
+    pair.simple("CREATE TEMP TABLE kept (x int)").await;
+    pair.exchange(both, &[parse("s", both, &[23, 23]), sync()].concat(), 1).await;
+    pair.simple("CREATE TEMP TABLE orders AS SELECT * FROM public.orders WHERE id < 3").await;
+    for _ in 0..3 {
+        pair.exchange("bound", &bound, 1).await;
+        pair.simple("SELECT id, total FROM public.orders ORDER BY id").await;
+        live.until_clean("orders_v2").await;
+    }
+    pair.simple("DROP TABLE pg_temp.orders").await;
+    pair.exchange("bound", &bound, 1).await;
+    pair.finish(&live, &TABLES).await;
 }
