@@ -8,7 +8,7 @@
 use super::Session;
 use super::expect::Expect;
 use super::named::Change;
-use super::prepared::{Undo, counting};
+use super::prepared::{Bound, Undo, counting};
 use std::collections::HashSet;
 
 /// What happens to a statement.
@@ -91,6 +91,22 @@ impl Session {
                     }
                 }
                 self.names.undo(Undo::Client { name, id, previous, form });
+            }
+        }
+    }
+
+    /// A Bind has failed, and those behind it were skipped. One of a later group may have given the portal's
+    /// name to another, or would bring it back.
+    pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
+        for bound in failed.into_iter().rev() {
+            let Some(bound) = self.names.unbind(bound) else { continue };
+            let mut previous = bound.previous;
+            for reply in &mut self.replies {
+                let Expect::Bind(_, Some(later)) = reply else { continue };
+                match later.correct(bound.id, previous) {
+                    Ok(()) => break,
+                    Err(same) => previous = same,
+                }
             }
         }
     }

@@ -170,6 +170,8 @@ pub(super) struct Portal {
     pub(super) has_run: bool,
     /// The group that ran it.
     pub(super) group: u64,
+    /// Its number: another one may have its name by now.
+    pub(super) id: u64,
 }
 
 /// The server's name of a statement, and the client's.
@@ -180,7 +182,9 @@ type Asked = (Box<[u8]>, Box<[u8]>);
 #[derive(Debug)]
 pub(super) struct Bound {
     name: Box<[u8]>,
-    previous: Option<Portal>,
+    /// The number of the portal.
+    pub(super) id: u64,
+    pub(super) previous: Option<Portal>,
     /// The server's name of the statement and the client's, where they differ: an error has the former.
     pub(super) asked: Option<Asked>,
     /// What is bound, where that is not the client's own text: an error may have places in it.
@@ -194,6 +198,24 @@ pub(super) struct Marks {
     pub(super) why: Reason,
 }
 
+impl Bound {
+    /// Puts `before` where this would restore a portal that has turned out never to have been; gives it back
+    /// where it would not.
+    pub(super) fn correct(
+        &mut self,
+        id: u64,
+        before: Option<Portal>,
+    ) -> Result<(), Option<Portal>> {
+        match &self.previous {
+            Some(previous) if previous.id == id => {
+                self.previous = before;
+                Ok(())
+            }
+            _ => Err(before),
+        }
+    }
+}
+
 impl Portal {
     pub(super) fn plain() -> Self {
         Self {
@@ -205,6 +227,7 @@ impl Portal {
             watch: None,
             has_run: false,
             group: 0,
+            id: 0,
         }
     }
 }
@@ -379,10 +402,12 @@ impl Names {
     /// not worth keeping what it was: but no mark is to be lost.
     pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
         let form = portal.rows.bound_form();
+        let id = self.next_id();
+        let portal = Portal { id, ..portal };
         let previous = self.portals.put(name, portal);
         let marked = previous.as_ref().is_some_and(|p| p.marks.is_some() || p.steps.is_some());
         (marked || form.is_some() || !name.is_empty())
-            .then(|| Box::new(Bound { name: name.into(), previous, asked: None, form }))
+            .then(|| Box::new(Bound { name: name.into(), id, previous, asked: None, form }))
     }
 
     /// The same for a Bind on a statement that has this name at the server, and another at the client.
@@ -394,22 +419,23 @@ impl Names {
         if *ours == *theirs {
             return bound;
         }
-        let unnamed =
-            || Box::new(Bound { name: portal.into(), previous: None, asked: None, form: None });
+        let (name, id) = (portal.into(), 0);
+        let unnamed = || Box::new(Bound { name, id, previous: None, asked: None, form: None });
         let mut bound = bound.unwrap_or_else(unnamed);
         bound.asked = Some((ours, theirs.into()));
         Some(bound)
     }
 
-    /// A Bind has failed, and those behind it were skipped.
-    pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
-        for bound in failed.into_iter().rev() {
-            match bound.previous {
-                None if bound.name.is_empty() && bound.asked.is_some() => {}
-                Some(previous) => drop(self.portals.put(&bound.name, previous)),
-                None => self.portals.remove(&bound.name),
-            }
+    /// A Bind has failed or was skipped. Gives it back where its portal is not what the name stands for.
+    pub(super) fn unbind(&mut self, bound: Bound) -> Option<Bound> {
+        if self.portals.get(&bound.name).is_none_or(|portal| portal.id != bound.id) {
+            return Some(bound);
         }
+        match bound.previous {
+            Some(previous) => drop(self.portals.put(&bound.name, previous)),
+            None => self.portals.remove(&bound.name),
+        }
+        None
     }
 
     /// How many portals there are.

@@ -476,17 +476,16 @@ impl Session {
         let (mut unbound, mut is_the_clients) = (Vec::new(), false);
         while let Some(front) = self.replies.front_mut() {
             if let Expect::Sync(reply) = front {
-                self.names.unbind(unbound);
                 // The client has the error of what it waits for; the Sync of ours ends its query.
                 if given == Given::Yes && *reply == Reply::Swallow && waits {
                     *reply = Reply::Forward;
                     self.hold = Some(Hold::Failed);
                 }
-                return;
+                return self.unbind(unbound);
             }
             if let Expect::Completion(completion) = front {
-                self.names.unbind(unbound);
-                return completion.clear();
+                completion.clear();
+                return self.unbind(unbound);
             }
             is_the_clients |= front.is_the_clients();
             match self.replies.pop_front() {
@@ -498,7 +497,7 @@ impl Session {
                 _ => {}
             }
         }
-        self.names.unbind(unbound);
+        self.unbind(unbound);
         if self.copy_has_failed(out) {
             return;
         }

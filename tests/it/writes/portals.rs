@@ -154,3 +154,48 @@ async fn what_is_prepared_and_dropped_leaves_nothing_at_the_server() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// The error of the first is read when the second is bound, and not executed yet.
+#[tokio::test]
+async fn a_bind_that_fails_leaves_the_portal_that_a_later_group_has_bound_under_its_name() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let adds = "CREATE FUNCTION adds(int) RETURNS int LANGUAGE sql \
+                AS 'UPDATE orders SET total = total + 1 WHERE id = $1 RETURNING 1'";
+    pair.simple(adds).await;
+    live.until_clean("orders_v2").await;
+    let fails: [(&str, &[Option<&[u8]>]); 2] = [
+        ("SELECT $1::int", &[Some(b"x")]),
+        ("UPDATE orders SET total = 1 / ($1 - 1)", &[Some(b"1")]),
+    ];
+    for (first, value) in fails {
+        pair.exchange(first, &[parse("f", first, &[23]), sync()].concat(), 1).await;
+        for then in [
+            "SELECT adds(3)",
+            "UPDATE orders SET total = 5 WHERE id = 4",
+            "TRUNCATE orders",
+            "TABLE orders",
+        ] {
+            for portal in ["p", ""] {
+                let failed = [bind(portal, "f", 0, value, 0), execute(portal, 0), sync()].concat();
+                let bound = [parse("", then, &[]), bind(portal, "", 0, &[], 0)].concat();
+                let mut said = Vec::new();
+                for raw in [&mut pair.plain, &mut pair.live] {
+                    raw.send(&[&failed[..], &bound, &crate::live::raw::flush()].concat()).await;
+                    let mut lines = Vec::new();
+                    while lines.last().is_none_or(|line| line != "2") {
+                        let message = raw.next().await.unwrap();
+                        lines.push(raw.show(&message));
+                    }
+                    lines.extend(raw.exchange(&[execute(portal, 0), sync()].concat(), 1).await);
+                    said.push(lines);
+                }
+                assert_eq!(said[0], said[1], "{first}, then {then} as {portal:?}");
+                live.orders_in_step().await;
+            }
+        }
+        pair.simple("INSERT INTO orders SELECT i, 1, 1 FROM generate_series(1, 9) AS i").await;
+        pair.exchange("closed", &[close(b'S', "f"), sync()].concat(), 1).await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
