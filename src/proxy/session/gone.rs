@@ -99,15 +99,12 @@ impl Session {
     /// name to another, or would bring it back.
     pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
         for bound in failed.into_iter().rev() {
-            let Some(bound) = self.names.unbind(bound) else { continue };
-            let mut previous = bound.previous;
-            for reply in &mut self.replies {
-                let Expect::Bind(_, Some(later)) = reply else { continue };
-                match later.correct(bound.id, previous) {
-                    Ok(()) => break,
-                    Err(same) => previous = same,
-                }
-            }
+            let Some(mut bound) = self.names.unbind(bound) else { continue };
+            let mut later = self.replies.iter_mut().filter_map(|reply| match reply {
+                Expect::Bind(_, Some(later)) => Some(later),
+                _ => None,
+            });
+            later.any(|later| later.correct(bound.id, &mut bound.previous));
         }
     }
 

@@ -199,20 +199,14 @@ pub(super) struct Marks {
 }
 
 impl Bound {
-    /// Puts `before` where this would restore a portal that has turned out never to have been; gives it back
-    /// where it would not.
-    pub(super) fn correct(
-        &mut self,
-        id: u64,
-        before: Option<Portal>,
-    ) -> Result<(), Option<Portal>> {
-        match &self.previous {
-            Some(previous) if previous.id == id => {
-                self.previous = before;
-                Ok(())
-            }
-            _ => Err(before),
+    /// Puts `before` where this would restore a portal that has turned out never to have been; whether it
+    /// would.
+    pub(super) fn correct(&mut self, id: u64, before: &mut Option<Portal>) -> bool {
+        let restores = self.previous.as_ref().is_some_and(|previous| previous.id == id);
+        if restores {
+            self.previous = before.take();
         }
+        restores
     }
 }
 
