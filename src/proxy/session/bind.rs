@@ -293,14 +293,17 @@ impl Session {
         let original = std::str::from_utf8(&statement.sql).map(Arc::from).ok()?;
         let layout = case.and_then(|case| case.layout(key));
         let spliced = self.as_read_here(spliced);
+        let next = self.names.next_id();
         let statement = self.names.statement_mut(name)?;
-        let form = Arc::new(Form { spliced, original, layout, renamed: Vec::new() });
+        let form = Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native: None });
         let id = statement.id;
         let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
-            // The unnamed statement is replaced by the next Parse of it anyway.
-            statement.own = (key, Some(Arc::clone(&form)));
+            // The unnamed statement is replaced by the next Parse of it anyway. If this one is skipped, the
+            // server has the one before.
+            let previous = Some(Box::new(statement.clone()));
+            (statement.id, statement.own) = (next, (key, Some(Arc::clone(&form))));
             let form = Some(Arc::clone(&form));
-            (name.into(), Undo::Client { name: name.into(), id, previous: None, form })
+            (name.into(), Undo::Client { name: name.into(), id: next, previous, form })
         } else {
             let own = statement.name_for(key);
             statement.extra.push((key, own.clone(), Arc::clone(&form)));

@@ -304,7 +304,7 @@ impl Session {
         self.replies.push_back(Expect::Parse(Reply::Swallow, None));
         let renamed = vec![(name, execute.name.clone())];
         let (original, layout) = (Arc::from(outer.text), inner.layout(key));
-        let form = Arc::new(Form { spliced, original, layout, renamed });
+        let form = Arc::new(Form { spliced, original, layout, renamed, native: None });
         portal.rows = match mirrors {
             Some(mirrors) => executed_rows(inner, key, mirrors, form),
             None => Rows::Among(form),

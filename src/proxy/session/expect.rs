@@ -157,6 +157,8 @@ pub(super) struct Form {
     pub(super) layout: Option<Layout>,
     /// Names of statements of ours in it, and the client's for them: errors may have them.
     pub(super) renamed: Vec<(String, String)>,
+    /// Of a read's: how the source describes it.
+    pub(super) native: Option<Arc<crate::proxy::vet::Native>>,
 }
 
 impl Expect {

@@ -153,7 +153,13 @@ impl Session {
         }
         let spliced = self.as_read_here(case.form(key)?);
         let (original, layout) = (Arc::from(case.text), case.layout(key));
-        Some(Arc::new(Form { spliced, original, layout, renamed: Vec::new() }))
+        let native = match (&case.statement.class, key) {
+            (Class::Read(read), FormKey::Shadow(_)) => {
+                read.fit.as_ref().ok().and_then(|fit| self.vetted(case, fit))
+            }
+            _ => None,
+        };
+        Some(Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native }))
     }
 
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -205,7 +211,7 @@ impl Session {
             }
             (Class::Read(read), FormKey::Shadow(_)) => {
                 let fit = read.fit.as_ref().ok();
-                let native = fit.and_then(|f| self.vetted(&case, f));
+                let native = form.native.clone();
                 let route = fit.and_then(|f| f.targets().next()).and_then(|t| case.route(t));
                 match (native, route) {
                     (Some(native), Some(route)) => {

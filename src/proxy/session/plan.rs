@@ -69,6 +69,7 @@ impl Default for Plan {
             original: Arc::from(""),
             layout: None,
             renamed: Vec::new(),
+            native: None,
         };
         Self {
             rows: VecDeque::new(),
@@ -313,7 +314,8 @@ impl Plan {
         spliced.client(text, done..text.len());
         let renamed = std::mem::take(&mut self.renamed);
         let original = Arc::from(text);
-        let form = Form { spliced: as_read(spliced), original, layout: None, renamed };
+        let form =
+            Form { spliced: as_read(spliced), original, layout: None, renamed, native: None };
         let form = Arc::new(form);
         for rows in &mut self.rows {
             let rows = rows.bare_mut();

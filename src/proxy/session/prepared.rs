@@ -51,7 +51,7 @@ pub(super) struct Meant {
 }
 
 /// A prepared statement.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Prepared {
     /// Unique in the session: tells a statement from another of the same name.
     pub(super) id: u64,

@@ -2,7 +2,7 @@
 
 use super::{extended, served, text};
 use crate::live::raw::{bind, close, describe, execute, flush, parse, query, sync};
-use crate::live::{Live, ORDERS, Pair};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 use crate::support::eventually;
 
 fn retries(live: &Live) -> f64 {
@@ -235,4 +235,28 @@ async fn a_read_that_fails_on_the_shadow_among_other_frames_undoes_none_and_answ
         }
     }
     live.orders_in_step().await;
+}
+
+#[tokio::test]
+async fn a_read_parsed_on_the_shadow_is_described_as_the_sources_behind_a_group_that_failed() {
+    let live = Live::orders("", "reads = 100").await;
+    let sql = "SELECT * FROM orders WHERE id = $1";
+    let warm = live.client().await;
+    live.until_shadow_serves(&warm, "SELECT * FROM orders WHERE id = 3").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let run = [bind("", "", 0, &[Some(b"3")], 0), execute("", 0)].concat();
+    eventually("the shadow serves it", async || {
+        let before = live.shadow_reads();
+        pair.exchange(sql, &[&parse("", sql, &[])[..], &run, &sync()].concat(), 1).await;
+        if live.shadow_reads() > before + 0.5 { Ok(()) } else { Err(()) }
+    })
+    .await;
+    let described = [describe(b'S', ""), sync()].concat();
+    for fails in [bind("p", "none", 0, &[], 0), execute("none", 0), describe(b'P', "none")] {
+        let group = [&parse("", sql, &[])[..], &fails, &run, &described].concat();
+        pair.exchange("fails", &group, 1).await;
+        pair.exchange("described", &described, 1).await;
+        pair.exchange("bound", &[&run[..], &described].concat(), 1).await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
 }
