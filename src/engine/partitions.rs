@@ -57,9 +57,10 @@ pub(super) fn joined(before: &str, now: &str) -> Option<Vec<u32>> {
     parts_now.difference(&parts_before).map(|p| p.split(':').next()?.parse().ok()).collect()
 }
 
-/// Whether none of these holds a row, or has held one lately.
+/// Whether none of these holds a row, or has held one lately, and all have the indexes of the table: what
+/// inherits it has none of them.
 pub(super) async fn are_empty(client: &impl GenericClient, oids: &[u32]) -> Result<bool, Error> {
-    let sql = "SELECT coalesce(bool_and(c.relkind IN ('r', 'p') AND pg_relation_size(c.oid) = 0), true) \
+    let sql = "SELECT coalesce(bool_and(c.relkind IN ('r', 'p') AND c.relispartition AND pg_relation_size(c.oid) = 0), true) \
                FROM pg_class c WHERE c.oid = ANY ($1)";
     Ok(client.query_one(sql, &[&oids]).await?.try_get(0)?)
 }
