@@ -56,6 +56,10 @@ pub fn may_part(expected: &str, got: &str) -> bool {
     if expected.starts_with("E C2") && got.starts_with("E C55P03 ") {
         return true;
     }
+    // Whoever locks a row first says that it was updated, where the write itself says deleted.
+    if expected.starts_with("E C40001 ") && got.starts_with("E C40001 ") {
+        return true;
+    }
     let waited = |line: &str| {
         let doing = ["Wwhile updating tuple ", "Wwhile deleting tuple "];
         doing.iter().fold(line.to_owned(), |line, d| line.replace(d, "Wwhile locking tuple "))
