@@ -2,7 +2,8 @@
 //! over when the client has its answer, on every version of Postgres.
 
 use crate::live::raw::{bind, execute, frame, parse, query, sync};
-use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
+use crate::support::eventually;
 
 /// The marks that the session's own transaction has written.
 pub const OWN_MARKS: &str = "SELECT count(*) FROM pgsegue.dirty_keys \
@@ -104,6 +105,12 @@ async fn a_marked_query_behind_a_group_that_fails_in_its_marked_statement_is_ans
     let adds = "CREATE FUNCTION adds() RETURNS int LANGUAGE sql \
                 AS 'UPDATE orders SET total = total + 1 WHERE id = 1 RETURNING 1'";
     pair.simple(adds).await;
+    eventually("the function is known", async || {
+        let before = live.statements("recorded", "write");
+        pair.simple("SELECT adds() WHERE false").await;
+        if live.statements("recorded", "write") > before + 0.5 { Ok(()) } else { Err(()) }
+    })
+    .await;
     live.until_clean("orders_v2").await;
     let [fails, works] = ["SELECT adds() / 0", "SELECT adds()"]
         .map(|sql| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()].concat());
@@ -166,6 +173,11 @@ async fn queries_behind_unsynced_frames_that_fail_are_skipped_whatever_is_asked_
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
     let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    // From 18 on those that do not fail are one transaction with the queries, up to the Sync.
+    let version: u32 = text(&live.db.client, "SELECT current_setting('server_version_num')")
+        .await
+        .parse()
+        .unwrap();
     for last in
         ["DELETE FROM orders WHERE id = 3", "SELECT total FROM orders WHERE id = 3", &writes(8)]
     {
@@ -173,6 +185,9 @@ async fn queries_behind_unsynced_frames_that_fail_are_skipped_whatever_is_asked_
             [vec![""], vec!["", "SELECT 1"], vec!["SET search_path = public", "DELETE FROM other"]]
         {
             for first in [execute("", 0), one("SELECT 1 / 0"), one("SELECT 1")] {
+                if version >= 180_000 && first == one("SELECT 1") {
+                    continue;
+                }
                 // The session's facts are not known behind it.
                 pair.simple("SET work_mem = '4MB'").await;
                 let works = first == one("SELECT 1");

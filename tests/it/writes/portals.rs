@@ -3,6 +3,7 @@
 
 use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
+use crate::support::eventually;
 
 async fn pair() -> (Live, Pair) {
     let live = Live::orders("", "").await;
@@ -163,6 +164,12 @@ async fn a_bind_that_fails_leaves_the_portal_that_a_later_group_has_bound_under_
     let adds = "CREATE FUNCTION adds(int) RETURNS int LANGUAGE sql \
                 AS 'UPDATE orders SET total = total + 1 WHERE id = $1 RETURNING 1'";
     pair.simple(adds).await;
+    eventually("the function is known", async || {
+        let before = live.statements("recorded", "write");
+        pair.simple("SELECT adds(3) WHERE false").await;
+        if live.statements("recorded", "write") > before + 0.5 { Ok(()) } else { Err(()) }
+    })
+    .await;
     live.until_clean("orders_v2").await;
     let fails: [(&str, &[Option<&[u8]>]); 2] = [
         ("SELECT $1::int", &[Some(b"x")]),
