@@ -25,6 +25,22 @@ async fn until_closed(running: &Running) {
     until("no reads", async || !running.is_open() && running.reads() == 0.0).await;
 }
 
+/// Another process, once its gate has opened: not before one more verify has passed.
+async fn opened_by_a_verify(
+    db: &Db,
+    migration: &Migration,
+    (control, passes): (&Control, u64),
+) -> Running {
+    let running = run(db, migration, 100.0).await;
+    until("the gate opens", async || {
+        let open = running.is_open();
+        assert!(!open || status(control).await.verify_passes > passes, "not verified");
+        open
+    })
+    .await;
+    running
+}
+
 async fn blocked_reason(control: &Control) -> String {
     until_phase(control, "blocked").await;
     match status(control).await.phase {
@@ -226,13 +242,7 @@ async fn a_change_made_while_the_proxy_was_down_is_noticed_before_a_read() {
     let passes = status(&control).await.verify_passes;
     let sql = "ALTER TABLE orders_v2 ALTER currency TYPE varchar(10)";
     db.client.batch_execute(sql).await.unwrap();
-    let running = run(&db, &migration, 100.0).await;
-    until("the gate opens", async || {
-        let open = running.is_open();
-        assert!(!open || status(&control).await.verify_passes > passes, "not verified");
-        open
-    })
-    .await;
+    let running = opened_by_a_verify(&db, &migration, (&control, passes)).await;
     running.stop().await;
 }
 
@@ -253,13 +263,7 @@ async fn the_functions_of_another_version_are_replaced_and_everything_is_verifie
                      'BEGIN PERFORM 1;'); END $$";
     db.client.batch_execute(older).await.unwrap();
     assert_ne!(db.client.query_one(FUNCTIONS, &[]).await.unwrap().get::<_, String>(0), ours);
-    let running = run(&db, &migration, 100.0).await;
-    until("the gate opens", async || {
-        let open = running.is_open();
-        assert!(!open || status(&control).await.verify_passes > passes, "not verified");
-        open
-    })
-    .await;
+    let running = opened_by_a_verify(&db, &migration, (&control, passes)).await;
     assert_eq!(db.client.query_one(FUNCTIONS, &[]).await.unwrap().get::<_, String>(0), ours);
     running.stop().await;
 }
