@@ -76,12 +76,14 @@ impl Session {
     /// Whether a frame has to wait: what its name stands for is known when the earlier groups are
     /// answered.
     pub(super) fn waits_for_name(&mut self, name: &[u8], out: &mut Out) -> bool {
-        let waits = self.is_uncertain(name);
-        if waits {
-            build::flush(&mut out.to_server);
-            self.hold = Some(Hold::Drain);
-        }
-        waits
+        self.is_uncertain(name) && self.drains(out)
+    }
+
+    /// Has the frame at hand wait until the groups before its own are answered.
+    pub(super) fn drains(&mut self, out: &mut Out) -> bool {
+        build::flush(&mut out.to_server);
+        self.hold = Some(Hold::Drain);
+        true
     }
 
     /// What a statement means by the targets of now.

@@ -41,7 +41,7 @@ impl Session {
             (Rows::Mirrored(m), Some(name))
                 if matches!(m.layout, Layout::Counted | Layout::Outcome) =>
             {
-                if portal.has_run && self.portals_outlive(portal.group) {
+                if portal.ran_in.is_some_and(|group| self.portals_outlive(group)) {
                     return self.refuse_again((frame, name), out);
                 }
                 self.names.portal_has_run(name, self.groups);

@@ -25,7 +25,7 @@ impl Session {
             Layout::Own => Ok(Rows::Plain),
             Layout::Leading(_) => Ok(Rows::Fetched(mirrored.clone())),
             // Ours would give rows; the client's own has none to give.
-            Layout::Counted | Layout::Outcome => Err(no_rows(&name, portal.has_run)),
+            Layout::Counted | Layout::Outcome => Err(no_rows(&name, portal.ran_in.is_some())),
         }
     }
 

@@ -120,16 +120,13 @@ impl Session {
                 Expect::Close(_, Some(closed)) if closed.1 == statement.id => {
                     return Some(Happens::Dropped);
                 }
-                Expect::Execute(_, rows) => match rows.change().map(|change| &**change) {
-                    Some(Change::Prepared(named)) if named.name.as_bytes() == counting(name) => {
-                        return Some(Happens::PreparedInSql);
+                Expect::Execute(_, rows) => {
+                    match rows.change().and_then(|change| change.says_of(counting(name))) {
+                        Some(Ok(_)) => return Some(Happens::PreparedInSql),
+                        Some(Err(_)) => return Some(Happens::Dropped),
+                        None => {}
                     }
-                    Some(Change::Dropped(dropped)) if dropped.as_bytes() == counting(name) => {
-                        return Some(Happens::Dropped);
-                    }
-                    Some(Change::AllDropped) => return Some(Happens::Dropped),
-                    _ => {}
-                },
+                }
                 reply if reply.parsed() == Some(statement.id) => return None,
                 _ => {}
             }

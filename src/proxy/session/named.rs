@@ -13,12 +13,11 @@ use super::executed::Executed;
 use super::expect::{Expect, Rows};
 use super::parse::one;
 use super::prepared::{FormKey, Meant, Prepared, counting, form_name};
-use super::{Hold, Out, Session};
+use super::{Out, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Route, Routes};
 use crate::sql::prepare::Deallocate;
 use crate::sql::statement::{Class, Effect, Statement};
-use crate::wire::build;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -49,10 +48,10 @@ pub(super) enum Change {
 
 impl Change {
     /// What the name stands for behind it, if that is another than before.
-    fn says_of(&self, name: &str) -> Option<Result<Arc<Named>, Missing>> {
+    pub(super) fn says_of(&self, name: &[u8]) -> Option<Result<Arc<Named>, Missing>> {
         match self {
-            Self::Prepared(named) if named.name == name => Some(Ok(Arc::clone(named))),
-            Self::Dropped(dropped) if dropped == name => Some(Err(Missing::Dropped)),
+            Self::Prepared(named) if named.name.as_bytes() == name => Some(Ok(Arc::clone(named))),
+            Self::Dropped(dropped) if dropped.as_bytes() == name => Some(Err(Missing::Dropped)),
             Self::AllDropped => Some(Err(Missing::Dropped)),
             Self::Prepared(_) | Self::Dropped(_) | Self::Form(..) => None,
         }
@@ -227,26 +226,24 @@ impl Session {
 
     /// Whether the frame has to wait until it is known what names stand for.
     pub(super) fn waits_for_names(&mut self, out: &mut Out) -> bool {
-        let waits = self.names_are_uncertain();
-        if waits {
-            build::flush(&mut out.to_server);
-            self.hold = Some(Hold::Drain);
-        }
-        waits
+        self.names_are_uncertain() && self.drains(out)
     }
 
     /// What a name stands for behind what is sent, and behind `planned`.
     pub(super) fn find(&self, name: &str, planned: &[Arc<Change>]) -> Result<Arc<Named>, Missing> {
         let by_protocol = || self.named_by_protocol(name).ok_or(Missing::Unknown);
         let is_it = |other: &[u8]| counting(other) == name.as_bytes();
-        if let Some(found) = planned.iter().rev().find_map(|change| change.says_of(name)) {
+        if let Some(found) = planned.iter().rev().find_map(|change| change.says_of(name.as_bytes()))
+        {
             return found;
         }
         let first = self.last_sync().map_or(0, |at| at + 1);
         for reply in self.replies.range(first..).rev() {
             match reply {
                 Expect::Execute(_, rows) => {
-                    if let Some(found) = rows.change().and_then(|change| change.says_of(name)) {
+                    if let Some(found) =
+                        rows.change().and_then(|change| change.says_of(name.as_bytes()))
+                    {
                         return found;
                     }
                 }

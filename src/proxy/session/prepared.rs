@@ -166,10 +166,8 @@ pub(super) struct Portal {
     pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
     /// What counts it, until it is executed.
     pub(super) watch: Option<Watch>,
-    /// It was executed; a write without rows to give cannot be again.
-    pub(super) has_run: bool,
-    /// The group that ran it.
-    pub(super) group: u64,
+    /// The group that has executed it; a write without rows to give cannot be executed again.
+    pub(super) ran_in: Option<u64>,
     /// Its number: another one may have its name by now.
     pub(super) id: u64,
 }
@@ -219,8 +217,7 @@ impl Portal {
             steps: None,
             dark: None,
             watch: None,
-            has_run: false,
-            group: 0,
+            ran_in: None,
             id: 0,
         }
     }
@@ -447,7 +444,7 @@ impl Names {
 
     pub(super) fn portal_has_run(&mut self, name: &[u8], group: u64) {
         if let Some(portal) = self.portals.get_mut(name) {
-            (portal.has_run, portal.group) = (true, group);
+            portal.ran_in = Some(group);
         }
     }
 

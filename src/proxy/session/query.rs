@@ -69,14 +69,11 @@ impl Session {
     /// fail the server skips them all, up to a Sync, which is not to be ours.
     fn waits_for_block(&mut self, sql: &[u8], out: &mut Out) -> bool {
         let mut buffer = [0; 16];
-        let first = first_word(sql, &mut buffer);
-        let leaves = matches!(first, Some("abort" | "commit" | "end" | "rollback"));
-        let waits = self.epochs.len() > 1 && (leaves || self.has_unsynced());
-        if waits {
-            build::flush(&mut out.to_server);
-            self.hold = Some(Hold::Drain);
-        }
-        waits
+        let mut leaves = || {
+            let first = first_word(sql, &mut buffer);
+            matches!(first, Some("abort" | "commit" | "end" | "rollback"))
+        };
+        self.epochs.len() > 1 && (leaves() || self.has_unsynced()) && self.drains(out)
     }
 
     /// Whether frames without a Sync are not answered.

@@ -130,14 +130,7 @@ impl Reader<'_> {
     }
 
     fn create(&self) -> Effect {
-        let effect = self.creates();
-        match self.defined() {
-            Some((defined, targets)) if effect == Effect::KeepsNames => {
-                Effect::Defines(defined, targets, Keeps::Names)
-            }
-            Some((defined, targets)) => Effect::Defines(defined, targets, Keeps::Nothing),
-            None => effect,
-        }
+        defining(self.defined(), self.creates())
     }
 
     fn creates(&self) -> Effect {
@@ -213,17 +206,14 @@ impl Reader<'_> {
             let keeps = if moves { Keeps::Nothing } else { Keeps::Names };
             return Effect::Defines(Defined::Part, all, keeps);
         }
-        let keeps = ALTERED.iter().any(|kind| c.is(kind)) && !moves;
         let ways = &self.functions.ways;
         let renamed =
             |target: &Target, says: &dyn Fn(&str) -> bool| ways.has_one(&target.migration, says);
         // It may be used by its other name, and have its own again, before that is known.
-        match renames.then(|| self.spelled(renamed)).flatten() {
-            Some(targets) if keeps => Effect::Defines(Defined::Way, targets, Keeps::Names),
-            Some(targets) => Effect::Defines(Defined::Way, targets, Keeps::Nothing),
-            None if keeps => Effect::KeepsNames,
-            None => Effect::State,
-        }
+        let targets = renames.then(|| self.spelled(renamed)).flatten();
+        let keeps = ALTERED.iter().any(|kind| c.is(kind)) && !moves;
+        let effect = if keeps { Effect::KeepsNames } else { Effect::State };
+        defining(targets.map(|targets| (Defined::Way, targets)), effect)
     }
 
     /// DROP takes away what may have hidden a migrated table. DROP OWNED takes privileges, too: then a
@@ -282,4 +272,11 @@ impl Reader<'_> {
             .filter_map(|t| identifier(self.text, t))
             .any(|name| name == "set_config" || name == "pg_settings")
     }
+}
+
+/// What a statement does that defines something besides.
+fn defining(defined: Option<(Defined, Targets)>, effect: Effect) -> Effect {
+    let Some((defined, targets)) = defined else { return effect };
+    let keeps = if effect == Effect::KeepsNames { Keeps::Names } else { Keeps::Nothing };
+    Effect::Defines(defined, targets, keeps)
 }
