@@ -146,8 +146,9 @@ async fn rules(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         tree(1),
         tree(2)
     );
-    subject
-        .each(&sql, &[&subject.shape.source.oid, &subject.shape.shadow.oid], |rule, table| {
+    let (source, shadow) = (subject.shape.source.oid, subject.shape.shadow.oid);
+    let mut findings = subject
+        .each(&sql, &[&source, &shadow], |rule, table| {
             Finding::blocker(
                 Kind::Rule,
                 format!("{table}.{rule}"),
@@ -155,6 +156,35 @@ async fn rules(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
                 "drop the rule",
             )
             .run(format!("DROP RULE {rule} ON {table}"))
+        })
+        .await?;
+    findings.extend(rules_elsewhere(subject).await?);
+    Ok(findings)
+}
+
+/// What writes another relation, and by its rule one of the two.
+async fn rules_elsewhere(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let (source, shadow) = (tree(1), tree(2));
+    let sql = format!(
+        "SELECT DISTINCT quote_ident(rulename), ev_class::regclass::text FROM pg_rewrite r \
+         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
+             AND d.refclassid = 'pg_class'::regclass \
+         WHERE (d.refobjid IN {source} OR d.refobjid IN {shadow}) AND ev_class NOT IN {source} \
+             AND ev_class NOT IN {shadow} AND rulename <> '_RETURN' AND ev_enabled <> 'D' ORDER BY 2, 1"
+    );
+    subject
+        .each(&sql, &[&subject.shape.source.oid, &subject.shape.shadow.oid], |rule, table| {
+            Finding::warning(
+                Kind::Rule,
+                format!("{table}.{rule}"),
+                format!(
+                    "the rule {rule} on {table} names the source or the shadow: a write on {table} is not \
+                     mirrored, but recorded, and verified again"
+                ),
+                "drop the rule, or let the apps write the source by its own name",
+            )
+            .run(format!("DROP RULE {rule} ON {table}"))
+            .or_accept()
         })
         .await
 }

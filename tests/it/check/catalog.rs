@@ -437,6 +437,10 @@ async fn a_mapping_over_many_rows_is_told_from_one_that_changes() {
 async fn rules_and_deferrable_constraints() {
     let source = "CREATE RULE r AS ON DELETE TO orders DO INSTEAD NOTHING";
     case(source, &["B rule public.orders.r"], &[]).await;
+    let elsewhere =
+        "CREATE RULE r AS ON DELETE TO other DO ALSO DELETE FROM orders WHERE id = old.id";
+    case(&format!("CREATE TABLE other (id int); {elsewhere}"), &["W rule public.other.r"], &[])
+        .await;
     let shadow = "CREATE RULE r AS ON INSERT TO orders_v2 DO INSTEAD NOTHING";
     case(shadow, &["B rule public.orders_v2.r"], &[]).await;
     for when in ["DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"] {
