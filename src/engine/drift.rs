@@ -13,6 +13,8 @@ use super::{Error, Phase, check, install, journal, partitions};
 use crate::manifest::Migration;
 use crate::pg::Connection;
 use crate::routing::{self, Unlooked};
+use crate::sql::ident::Ident;
+use crate::sql::reason::Reason;
 use crate::sql::target::{Target, by_name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +157,7 @@ impl Engine {
                 }
                 Some(Noticed::Nothing) | None => {}
             }
+            self.follow_columns(control, &migration.name).await?;
         }
         if self.is_behind_drift() {
             self.publish();
@@ -164,6 +167,34 @@ impl Engine {
 }
 
 impl Engine {
+    /// Where the tables are not as they were, writes are still mirrored, be the migration blocked: what `*`
+    /// stands for is what the source has now.
+    async fn follow_columns(&self, control: &Connection, name: &str) -> Result<(), Error> {
+        let changed = |entry: &mut Entry| match entry.definition {
+            Definition::Changed(_) => entry.target.clone(),
+            Definition::Unknown | Definition::Known(_) => None,
+        };
+        let Some(target) = self.with_entry(name, changed).flatten() else { return Ok(()) };
+        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 \
+                   AND NOT attisdropped ORDER BY attnum";
+        let rows = control.client.query(sql, &[&target.source_oid]).await?;
+        let columns = rows.iter().map(|row| row.try_get::<_, String>(0).map(Ident::new));
+        let columns: Vec<Ident> = columns.collect::<Result<_, _>>()?;
+        if columns == target.columns || columns.is_empty() {
+            return Ok(());
+        }
+        self.with_entry(name, |entry| {
+            if entry.target.as_ref().is_some_and(|known| Arc::ptr_eq(known, &target)) {
+                let old_shape = Err("the source has other columns than before".to_owned());
+                let copy = Err(Reason::CopyColumns);
+                let now = Target { columns, old_shape, copy, ..Target::clone(&target) };
+                entry.target = Some(Arc::new(now));
+            }
+        });
+        self.publish_anew();
+        Ok(())
+    }
+
     /// Something has become a part of the source: its name counts from now on. If it is empty then,
     /// and no statement is in flight that was decided before, nothing was written unseen.
     async fn parts_joined(

@@ -2,7 +2,8 @@
 //! name of a migrated one, and the server goes on with the plan that it has, or looks again.
 
 use crate::live::raw::{bind, describe, execute, parse, sync};
-use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml, text};
+use crate::support::eventually;
 
 /// A temporary table of another name.
 const KEPT: &str = "CREATE TEMP TABLE kept (x int)";
@@ -123,4 +124,45 @@ async fn marked_writes_are_marked_by_older_plans_too() {
             plans_are_followed(prepared, first, MARKED).await;
         }
     }
+}
+
+/// What a migration is blocked by may be a column: `*` is of what the table has.
+#[tokio::test]
+async fn a_star_of_a_write_is_of_the_columns_that_the_source_has_though_the_migration_is_blocked() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let written = [
+        "WITH u AS (UPDATE orders SET total = total + 1 WHERE id = 5 RETURNING *) SELECT * FROM u",
+        "COPY (UPDATE orders SET total = total + 1 WHERE id = 6 RETURNING *) TO STDOUT",
+        "WITH d AS (DELETE FROM orders WHERE id = 7 RETURNING *) INSERT INTO orders SELECT * FROM d",
+        "UPDATE orders SET total = 1 WHERE id = 4 RETURNING *",
+    ];
+    for ddl in [
+        "ALTER TABLE orders ADD COLUMN added int DEFAULT 7",
+        "ALTER TABLE orders RENAME COLUMN note TO remark",
+        "ALTER TABLE orders DROP COLUMN remark",
+        "ALTER TABLE orders DROP COLUMN added",
+    ] {
+        pair.elsewhere(&live, ddl).await;
+        let columns = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = \
+                       'orders'::regclass AND attnum > 0 AND NOT attisdropped";
+        let expected = text(&live.db.client, columns).await;
+        let client = live.client().await;
+        eventually("the columns are known", async || {
+            let rows = client.simple_query(written[0]).await.map_err(|error| error.to_string())?;
+            let seen = rows.iter().find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(
+                    row.columns().iter().map(|c| c.name().to_owned()).collect::<Vec<_>>().join(" "),
+                ),
+                _ => None,
+            });
+            if seen.as_deref() == Some(&expected) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+        pair.elsewhere(&live, "UPDATE orders SET total = 5 WHERE id = 5").await;
+        for sql in written {
+            pair.simple(sql).await;
+        }
+    }
+    pair.same();
 }
