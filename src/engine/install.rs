@@ -5,6 +5,7 @@ use super::counted::counted_sql;
 use super::shape::Shape;
 use super::sync::{follow_sql, mark_sql, sync_sql};
 use super::truncate::truncated_sql;
+use super::whole::whole_sql;
 use crate::pg;
 use tokio_postgres::{GenericClient, Transaction};
 
@@ -22,7 +23,7 @@ pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
 const VERSION: i32 = 6;
 
 /// What the functions of a migration do: another number, and those in place are replaced.
-pub(crate) const FUNCTIONS: i32 = 3;
+pub(crate) const FUNCTIONS: i32 = 4;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -199,6 +200,7 @@ async fn create(tx: Transaction<'_>, shape: &Shape) -> Result<(), Error> {
     tx.batch_execute(&sync_sql(shape)).await?;
     tx.batch_execute(&follow_sql(shape)).await?;
     tx.batch_execute(&truncated_sql(shape)).await?;
+    tx.batch_execute(&whole_sql(shape)).await?;
     tx.batch_execute(&counted_sql(shape)).await?;
     tx.batch_execute(&mark_sql(&shape.migration.name)).await?;
     // Granted again it would have the server look up the names in every prepared statement anew.
@@ -219,7 +221,7 @@ pub(crate) async fn installed(
              ON n.oid = p.pronamespace WHERE n.nspname = 'pgsegue' \
              AND p.proname IN ('sync_' || $1::text, 'follow_' || $1::text, \
              'truncated_' || $1::text, 'before_copy_' || $1::text, 'after_copy_' || $1::text, \
-             'mark_' || $1::text)",
+             'mark_' || $1::text, 'whole_' || $1::text)",
             &[&name],
         )
         .await?;

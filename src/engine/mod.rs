@@ -33,6 +33,7 @@ pub mod triggers;
 pub mod truncate;
 pub mod verify;
 mod ways;
+pub mod whole;
 mod worker;
 
 pub use control::{Abort, BothLevers, Control, Lever, RouteChange};

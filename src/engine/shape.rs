@@ -3,7 +3,7 @@
 
 use super::mapping::{Form, form};
 use super::triggers::{BeforeUpdate, KeyChanges, key_changes};
-use super::{Error, counted, partitions, privileges, sync, truncate};
+use super::{Error, counted, partitions, privileges, sync, truncate, whole};
 use crate::manifest::Migration;
 use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::qualify;
@@ -240,7 +240,8 @@ pub async fn read(
     }
     let name = &migration.name;
     let counted = counted::read(client, &source, &migration.key).await?;
-    let mut functions = vec![sync::follow_name(name), truncate::truncated_name(name)];
+    let mut functions =
+        vec![sync::follow_name(name), truncate::truncated_name(name), whole::whole_name(name)];
     functions.extend(counted.is_some().then(|| counted::after_name(name)));
     let sql = "SELECT bool_and(to_regproc(f) IS NOT NULL) FROM unnest($1::text[]) AS f";
     let follows = client.query_one(sql, &[&functions]).await?.try_get(0)?;
@@ -421,6 +422,7 @@ impl Shape {
             sync_function: sync::sync_name(&self.migration.name),
             follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
             truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
+            whole_function: self.follows.then(|| whole::whole_name(&self.migration.name)),
             mark_function: sync::mark_name(&self.migration.name),
             server_version: self.server_version,
             copy: self.copyable(),

@@ -42,6 +42,7 @@ impl Names {
         match effect {
             Effect::State
             | Effect::Discard
+            | Effect::Renames
             | Effect::Anything
             | Effect::Defines(_, _, Keeps::Nothing) => Self::Unknown,
             _ => self,
@@ -76,7 +77,7 @@ impl Known {
         let mut said = Said::new(sql, tables);
         self.missing.iter().for_each(|why| said.note(why.clone()));
         match &statement.class {
-            Class::Passthrough => self.passed(text, statement, &mut said),
+            Class::Passthrough | Class::Cascade => self.passed(text, statement, &mut said),
             Class::Prepare(prepare) => self.prepared(text, prepare, &mut said),
             Class::Execute(_) => {
                 let why = "EXECUTE is what it executes: explain that statement";
@@ -193,6 +194,13 @@ impl Known {
             said.route("passthrough", "source", why);
         }
         said.unchanged();
+        if statement.class == Class::Cascade {
+            said.note(
+                "while the migration runs, it fails with SQLSTATE 55006 where a migrated table, or a \
+                 column of one, depends on what it names"
+                    .to_owned(),
+            );
+        }
         if matches!(statement.effect, Effect::Defines(Defined::Way, ..)) {
             said.note(
                 "while the migration runs, it is recorded in the same transaction that any row may \
@@ -217,7 +225,11 @@ impl Known {
             Class::CopyFrom(names, _) => self.copied(names, &mut of),
             Class::Ddl(targets) => self.ddl(targets, &mut of),
             Class::Unclassified(why) => self.unclassified(statement, *why, &mut of),
-            Class::Passthrough | Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => {
+            Class::Passthrough
+            | Class::Cascade
+            | Class::Prepare(_)
+            | Class::Execute(_)
+            | Class::Deallocate(_) => {
                 self.passed(body, statement, &mut of);
             }
         }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) enum Ddl {
     /// Nothing that matters.
     Harmless,
+    /// What it takes away without naming it may be a table of a migration, or a column of one.
+    Cascades,
     /// It changes what these migrations go by.
     Changes(Vec<(usize, Table)>),
     /// It may bring rows to a source, or take some away.
@@ -26,32 +28,16 @@ pub(super) fn read(
     targets: &[Arc<Target>],
     found: &[Mention],
 ) -> Ddl {
-    let mut c = Cursor::new(text, tokens);
+    let c = Cursor::new(text, tokens);
     let reader = Reader { text, tokens, targets, found };
-    if c.eat("create") {
-        return reader.create(c);
+    match reader.named_in(c) {
+        Ddl::Harmless if reader.cascades(c) => Ddl::Cascades,
+        does => does,
     }
-    let dropped = c.is("drop");
-    c.skip();
-    if c.eat("policy") {
-        return reader.named_behind(c, "on");
-    }
-    if c.eat("schema") {
-        return reader.schema(c, dropped);
-    }
-    let foreign = c.eat("foreign");
-    if c.eat("index") && !dropped && !foreign {
-        // It renames tables, too.
-        return reader.index(c);
-    }
-    if !c.eat("table") {
-        return Ddl::Harmless;
-    }
-    if c.eat("if") {
-        c.eat("exists");
-    }
-    if dropped { reader.drop(c) } else { reader.alter(c) }
 }
+
+/// What depends on one of these is no column: besides, some of them cannot be dropped in a transaction.
+const OF_NO_COLUMN: [&str; 4] = ["database", "index", "subscription", "tablespace"];
 
 struct Reader<'a> {
     text: &'a str,
@@ -61,6 +47,42 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// What it does to the tables that it names.
+    fn named_in(&self, mut c: Cursor<'_>) -> Ddl {
+        if c.eat("create") {
+            return self.create(c);
+        }
+        let dropped = c.is("drop");
+        c.skip();
+        if c.eat("policy") {
+            return self.named_behind(c, "on");
+        }
+        if c.eat("schema") {
+            return self.schema(c, dropped);
+        }
+        let foreign = c.eat("foreign");
+        if c.eat("index") && !dropped && !foreign {
+            // It renames tables, too.
+            return self.index(c);
+        }
+        if !c.eat("table") {
+            return Ddl::Harmless;
+        }
+        if c.eat("if") {
+            c.eat("exists");
+        }
+        if dropped { self.drop(c) } else { self.alter(c) }
+    }
+
+    /// DROP … CASCADE, DROP OWNED, and ALTER TYPE … CASCADE.
+    fn cascades(&self, c: Cursor<'_>) -> bool {
+        let mut of = c;
+        of.skip();
+        let drops = c.is("drop") && !OF_NO_COLUMN.iter().any(|kind| of.is(kind));
+        let cascade = c.find_top("cascade").is_some();
+        drops && (cascade || of.is("owned")) || c.is("alter") && of.is("type") && cascade
+    }
+
     /// The migrated table that is named next.
     fn named(&self, c: &mut Cursor<'_>) -> Option<&Mention> {
         let (_, token) = c.qualified_name()?;

@@ -84,6 +84,9 @@ pub enum Class {
     Deallocate(Deallocate),
     /// A COPY … FROM STDIN into a source, which these names may mean.
     CopyFrom(Arc<[Name]>, Arc<CopyFrom>),
+    /// It takes away what depends on what it names: whether that is a migrated table, or a column of one, is
+    /// found out behind it.
+    Cascade,
     /// A change of the definition of these tables of these targets.
     Ddl(Vec<(usize, Table)>),
     /// It may change a migrated table in a way that is not understood; says why.
@@ -114,6 +117,8 @@ pub enum Effect {
     Discard,
     /// All of these, perhaps.
     Anything,
+    /// The same, and it may have given the names of prepared statements to others.
+    Renames,
     /// SQL-level PREPARE of a write on a migrated table: EXECUTE will not name it.
     PreparesWrite,
 }
@@ -202,7 +207,7 @@ pub fn unread(text: &[u8]) -> Understanding {
     let statement = Statement {
         at: 0..text.len(),
         class: Class::Passthrough,
-        effect: Effect::Anything,
+        effect: if drops_names(text) { Effect::Renames } else { Effect::Anything },
         names: Vec::new(),
     };
     Understanding { statements: vec![statement] }
@@ -554,6 +559,7 @@ impl<'a> Reader<'a> {
     fn ddl(&self) -> Class {
         match ddl::read(self.text, self.tokens, self.targets, self.found) {
             Ddl::Harmless => Class::Passthrough,
+            Ddl::Cascades => Class::Cascade,
             Ddl::Changes(targets) => Class::Ddl(targets),
             Ddl::MovesRows => Class::Unclassified(Reason::MovesRows),
         }
@@ -561,5 +567,6 @@ impl<'a> Reader<'a> {
 }
 
 mod effect;
+pub use effect::drops_names;
 #[cfg(test)]
 mod tests;

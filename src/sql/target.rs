@@ -37,6 +37,9 @@ pub struct Target {
     /// `"pgsegue"."truncated_…"`: `(mode int4) → int4`, the step behind a TRUNCATE; none before it is
     /// installed.
     pub truncate_function: Option<String>,
+    /// `"pgsegue"."whole_…"`: `() → int4`, fails where the calling transaction has taken away one of the
+    /// tables, or a column of one; none before it is installed.
+    pub whole_function: Option<String>,
     /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
     pub mark_function: String,
     /// The server's major version: what its SQL can say.
@@ -144,6 +147,7 @@ impl Target {
             .into_iter()
             .chain(self.follow_function.as_deref())
             .chain(self.truncate_function.as_deref())
+            .chain(self.whole_function.as_deref())
             .chain(counted)
     }
 

@@ -179,6 +179,14 @@ pub fn sync(out: &mut Vec<u8>) {
     append(out, &Sync::new());
 }
 
+/// Appends an `f`.
+pub fn copy_fail(out: &mut Vec<u8>, why: &str) {
+    push_frame(out, b'f', |frame| {
+        frame.extend_from_slice(why.as_bytes());
+        frame.push(0);
+    });
+}
+
 /// Appends an `H`.
 pub fn flush(out: &mut Vec<u8>) {
     append(out, &Flush::new());

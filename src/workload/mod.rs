@@ -296,7 +296,8 @@ impl Verdict {
                 Some(why) => Self::UnfitRead(why.into()),
                 None => Self::Other,
             }),
-            statement::Class::Prepare(_)
+            statement::Class::Cascade
+            | statement::Class::Prepare(_)
             | statement::Class::Execute(_)
             | statement::Class::Deallocate(_) => Some(Self::Other),
             statement::Class::Write(write) => {

@@ -18,6 +18,7 @@ fn target() -> Arc<Target> {
         sync_function: "sync".into(),
         follow_function: None,
         truncate_function: None,
+        whole_function: None,
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

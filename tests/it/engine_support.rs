@@ -3,7 +3,7 @@
 
 use super::support::{self, TestDb, connect};
 use pgsegue::engine::shape::{self, Shape};
-use pgsegue::engine::{Control, Declared, Engine, Status, install, sync, truncate};
+use pgsegue::engine::{Control, Declared, Engine, Status, install, sync, truncate, whole};
 use pgsegue::manifest::{DualWrite, Levers, Migration, Percent, Scans, Sticky, Unclassified};
 use pgsegue::pg;
 use pgsegue::routing::{Handle, Mirror, Routes};
@@ -144,6 +144,7 @@ pub(crate) async fn install(db: &Db, migration: &Migration) -> Shape {
     client.batch_execute(&sync::sync_sql(&shape)).await.unwrap();
     client.batch_execute(&sync::follow_sql(&shape)).await.unwrap();
     client.batch_execute(&truncate::truncated_sql(&shape)).await.unwrap();
+    client.batch_execute(&whole::whole_sql(&shape)).await.unwrap();
     client.batch_execute(&sync::mark_sql(&migration.name)).await.unwrap();
     shape
 }

@@ -233,6 +233,32 @@ async fn what_is_too_long_to_be_held_is_marked_or_refused() {
     refusing.orders_in_step().await;
 }
 
+/// What names stand for counts for long values as for short ones.
+#[tokio::test]
+async fn a_long_value_for_a_name_that_its_group_has_given_to_a_write_is_marked() {
+    let mut live = Live::orders("", "").await;
+    let toml = crate::live::orders_toml("", "");
+    live.proxy.rewrite_config(&format!("proxy.sql_buffer_bytes_max = 65536\n{toml}"));
+    live.proxy.restart().await;
+    let mut raw = live.raw().await;
+    live.cli(&["migration", "pause", "orders_v2"]);
+    live.until_phase("orders_v2", "paused").await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let long = "x".repeat(70_000);
+    let write = "PREPARE s (text) AS UPDATE orders SET total = 77 WHERE id = 5 AND $1 IS NOT NULL";
+    for (n, between) in [Vec::new(), sync()].iter().enumerate() {
+        raw.exchange(&[parse("s", "SELECT $1::text", &[]), sync()].concat(), 1).await;
+        let redefined = [one("DEALLOCATE s"), one(write), between.clone()].concat();
+        let run = [bind("", "s", 0, &[Some(long.as_bytes())], 0), execute("", 0), sync()].concat();
+        let said = raw.exchange(&[redefined, run].concat(), 1 + n).await;
+        assert!(said.iter().any(|line| line == "C UPDATE 1"), "{said:?}");
+        assert_eq!(live.dirty().await.len(), n + 1, "not recorded");
+        raw.run("DEALLOCATE s").await;
+    }
+    live.cli(&["migration", "resume", "orders_v2"]);
+    live.orders_in_step().await;
+}
+
 #[tokio::test]
 async fn a_frame_longer_than_the_server_takes_ends_the_session_as_without_the_proxy() {
     let db = database().await;

@@ -5,12 +5,13 @@ use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::gone::Happens;
 use super::parse::one;
 use super::planned::Moved;
-use super::prepared::{AtServer, FormKey, Marks, Names, Portal, Undo};
+use super::portal::{Marks, Portal};
+use super::prepared::{Acts, AtServer, FormKey, Names, Undo};
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known};
 use crate::routing::Routes;
 use crate::sql::reason::Reason;
-use crate::sql::statement::Class;
+use crate::sql::statement::{Class, Effect};
 use crate::sql::write::Layout;
 use crate::wire::{build, frontend};
 use std::sync::Arc;
@@ -18,12 +19,14 @@ use std::sync::Arc;
 impl Session {
     /// Whether a statement concerns no migrated table, by the targets of this generation.
     pub(super) fn is_plain(&self, name: &[u8], generation: u64) -> bool {
-        if self.names.hidden_writes || self.is_uncertain(name) || self.names_are_uncertain() {
+        let hides = self.names.hidden_writes || !name.is_ascii();
+        if hides || self.is_uncertain(name) || self.names_are_uncertain() {
             return false;
         }
         self.happens_before(name).is_none()
             && self.names.statement(name).is_some_and(|s| {
                 s.known.0 == generation
+                    && s.acts == Acts::Otherwise
                     && matches!(s.known.1, Known::Plain)
                     && s.own.0 == FormKey::Original
             })
@@ -44,7 +47,27 @@ impl Session {
         let Some(bind) = frontend::bind(body) else {
             return self.pass_bind(frame, b"", Portal::plain(), out);
         };
-        if self.waits_for_name(bind.statement, out) || self.waits_for_names(out) {
+        let flow = self.bind(frame, &bind, &routes, out);
+        self.names.may_act(bind.portal, bind.statement);
+        if matches!(flow, Flow::Done) && self.names.is_of_no_effect(bind.portal) {
+            self.transaction.takes_snapshot();
+        }
+        flow
+    }
+
+    fn bind(
+        &mut self,
+        frame: &[u8],
+        bind: &frontend::Bind<'_>,
+        routes: &Arc<Routes>,
+        out: &mut Out,
+    ) -> Flow {
+        let named = !bind.portal.is_empty();
+        if self.waits_for_name(bind.statement, out)
+            || self.waits_for_names(out)
+            || self.waits_for_status(out)
+            || named && self.waits_for_portal(bind.portal, out)
+        {
             return Flow::Hold;
         }
         match self.happens_before(bind.statement) {
@@ -53,30 +76,52 @@ impl Session {
                 return self.pass_bind(frame, bind.portal, Portal::plain(), out);
             }
             Some(Happens::PreparedInSql) => {
-                return self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out);
+                return self.bind_unseen(frame, bind, Reason::PreparedInSql, routes, out);
             }
             None => {}
         }
-        match self.refresh(bind.statement, &routes) {
-            _ if self.names.may_be_hidden(bind.statement) => {
-                self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out)
+        match self.refresh(bind.statement, routes) {
+            _ if self.may_be_hidden(bind.statement) => {
+                self.bind_unseen(frame, bind, Reason::PreparedInSql, routes, out)
             }
-            None if self.binds_a_hidden_write(&routes, bind.statement) => {
-                self.bind_unseen(frame, &bind, Reason::PreparedInSql, &routes, out)
+            None if self.binds_a_hidden_write(routes, bind.statement) => {
+                self.bind_unseen(frame, bind, Reason::PreparedInSql, routes, out)
             }
-            None => self.pass_bind(frame, bind.portal, Portal::plain(), out),
-            Some(Known::Unreadable(why)) => self.bind_unseen(frame, &bind, why, &routes, out),
+            None => {
+                let effect = self.effect_of_name(routes, bind.statement);
+                self.pass_bind(frame, bind.portal, Portal { effect, ..Portal::plain() }, out)
+            }
+            Some(Known::Unreadable(why)) => self.bind_unseen(frame, bind, why, routes, out),
             Some(Known::Plain) => {
-                self.bind_form(frame, &bind, (None, FormKey::Original), Portal::plain(), out)
+                self.bind_form(frame, bind, (None, FormKey::Original), Portal::plain(), out)
             }
-            Some(Known::Understood(u)) => self.bind_understood(frame, &bind, &u, &routes, out),
+            Some(Known::Understood(u)) => self.bind_understood(frame, bind, &u, routes, out),
         }
+    }
+
+    /// Whether a name may stand for a write that is not known of. In another encoding, which may be on its way,
+    /// the same letters are other bytes.
+    pub(super) fn may_be_hidden(&self, name: &[u8]) -> bool {
+        self.names.may_be_hidden(name) || !name.is_ascii() && self.transaction.is_stateful()
     }
 
     /// Whether a frame has to wait: what its name stands for is known when the earlier groups are
     /// answered.
     pub(super) fn waits_for_name(&mut self, name: &[u8], out: &mut Out) -> bool {
         self.is_uncertain(name) && self.drains(out)
+    }
+
+    /// Whether a frame has to wait for what an earlier group does with a portal: it is not of its own group,
+    /// and what is skipped of the earlier ones is not known.
+    pub(super) fn waits_for_portal(&mut self, name: &[u8], out: &mut Out) -> bool {
+        let group = self.groups;
+        let is_of_this = self.names.portal(name).is_some_and(|portal| portal.bound_in == group);
+        !is_of_this && self.epochs.len() > 1 && self.drains(out)
+    }
+
+    /// Whether a frame has to wait: the transaction has failed, and what is in flight may end it.
+    pub(super) fn waits_for_status(&mut self, out: &mut Out) -> bool {
+        self.has_failed() && self.epochs.len() > 1 && self.drains(out)
     }
 
     /// Has the frame at hand wait until the groups before its own are answered.
@@ -113,7 +158,7 @@ impl Session {
         out: &mut Out,
     ) -> Flow {
         self.retry.give_up();
-        let bound = self.names.put_portal(portal, what);
+        let bound = self.names.put_portal(portal, what, self.groups);
         out.to_server.extend_from_slice(frame);
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         Flow::Done
@@ -140,12 +185,15 @@ impl Session {
         if !is_known && may_be_there {
             // It may give names to other statements.
             self.names.in_sql.forget();
+            if sql.as_deref().is_some_and(crate::sql::statement::drops_names) {
+                self.names_may_be_others();
+            }
         }
         let watch = self.watch_unread(routes, unseen, super::watch::taken(&decision));
-        let portal = Portal { watch, ..Portal::plain() };
+        let portal = Portal { watch, effect: Effect::State, ..Portal::plain() };
         match decision {
             Decision::Marked(marks) => {
-                let portal = Portal { marks: Some(self.counted_marks(marks)), ..portal };
+                self.inject_mark_inline(&marks, out);
                 self.bind_as_written(frame, bind, portal, out)
             }
             Decision::Refused(report) => self.refuse_bind(report, out),
@@ -205,7 +253,10 @@ impl Session {
         let dark = self.dark_job(&case, bind);
         self.facts_used();
         let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
-        let mut portal = Portal { effect: statement.effect, dark, watch, marks, ..Portal::plain() };
+        let mut portal = Portal { effect: statement.effect, dark, watch, ..Portal::plain() };
+        if let Some(marks) = marks.filter(|_| !matches!(decision, Decision::Refused(_))) {
+            self.inject_mark_inline(&marks, out);
+        }
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),
             Decision::Copied(copied) => {
@@ -213,7 +264,7 @@ impl Session {
                 FormKey::Original
             }
             Decision::Marked(marks) => {
-                portal.marks = Some(self.counted_marks(marks));
+                self.inject_mark_inline(&marks, out);
                 as_written
             }
             Decision::Followed(steps) => {
@@ -238,18 +289,13 @@ impl Session {
                 let Some(form) = self.bound_form(bind.statement, &case, key, out) else {
                     return self.pass_bind(frame, bind.portal, portal, out);
                 };
-                let rows = Self::read_rows(route, ServedBy::Shadow(form, native));
+                let rows = self.read_rows(route, ServedBy::Shadow(form, native));
                 portal.rows = rows.bound_by(frame.get(5..).unwrap_or_default());
                 key
             }
         };
         self.note_bind_for_retry(&case, &portal, frame);
         self.bind_form(frame, bind, (Some(&case), key), portal, out)
-    }
-
-    pub(super) fn counted_marks(&self, marks: Marks) -> Arc<Marks> {
-        self.count("recorded", "write");
-        Arc::new(marks)
     }
 
     /// The server's name of a statement as the client wrote it, prepared if it is not yet.
@@ -296,8 +342,10 @@ impl Session {
         let layout = case.and_then(|case| case.layout(key));
         let spliced = self.as_read_here(spliced);
         let next = self.names.next_id();
+        // A Describe may come behind it, or again.
+        let native = case.and_then(|case| self.native_of(case, key));
         let statement = self.names.statement_mut(name)?;
-        let form = Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native: None });
+        let form = Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native });
         let id = statement.id;
         let (server_name, undo): (Box<[u8]>, _) = if name.is_empty() {
             // The unnamed statement is replaced by the next Parse of it anyway. If this one is skipped, the
@@ -329,7 +377,7 @@ impl Session {
         portal: Portal,
         out: &mut Out,
     ) -> Flow {
-        let bound = self.names.put_portal(bind.portal, portal);
+        let bound = self.names.put_portal(bind.portal, portal, self.groups);
         let target = self.prepare_form(bind.statement, case, key, out).map(|(name, _)| name);
         let name = target.unwrap_or_else(|| bind.statement.into());
         let mirrored = matches!(key, FormKey::Mirrored(..));

@@ -2,7 +2,7 @@
 //! so it has its mark like one, where the function may write a migrated table.
 
 use super::decide::{Decision, mark_or_refuse};
-use super::expect::Expect;
+use super::expect::{Expect, Rows};
 use super::inject::Isolated;
 use super::{Hold, Out, Session};
 use crate::routing::{Mirror, Route};
@@ -57,9 +57,10 @@ impl Session {
                 Call::Answered
             }
             _ => {
+                self.take_marked();
                 let routes = self.routes();
                 self.apply(Effect::State, &routes);
-                self.replies.push_back(Expect::Query(VecDeque::new()));
+                self.replies.push_back(Expect::Query(VecDeque::from([Rows::Called])));
                 self.in_group = false;
                 self.marked_query_is_sent();
                 self.client_pass = header.frame_bytes;

@@ -3,10 +3,13 @@
 use super::call::Call;
 use super::expect::{Expect, Reply, Rows};
 use super::marked::Copying;
+use super::portal::{Closed, Portal};
+use super::prepared::Acts;
 use super::stream::Streamed;
+use super::transaction::Block;
 use super::{Fatal, Flow, Hold, Out, Session, Takes};
 use crate::wire::build::{Report, Severity};
-use crate::wire::frame::Header;
+use crate::wire::frame::{HEADER_BYTES, Header};
 use crate::wire::frontend;
 use std::collections::VecDeque;
 
@@ -33,6 +36,7 @@ impl Session {
                 if self.client_pass > 0 {
                     return Ok(at);
                 }
+                out.to_server.append(&mut self.behind_frame);
                 continue;
             }
             if self.client_drop > 0 {
@@ -50,9 +54,10 @@ impl Session {
             let Some(header) = Header::read(rest).map_err(|e| malformed(&e.to_string()))? else {
                 return Ok(at);
             };
-            if self.is_starting() && !matches!(header.tag, b'p' | b'X') {
-                // It would pass unseen.
-                self.hold = Some(Hold::Startup);
+            if self.is_out_of_place(header, out)? {
+                if self.client_drop > 0 {
+                    continue;
+                }
                 return Ok(at);
             }
             if header.tag == b'F' && !self.skipping {
@@ -88,6 +93,21 @@ impl Session {
         }
     }
 
+    /// Whether a frame comes where the server takes none of its kind: then it waits.
+    fn is_out_of_place(&mut self, header: Header, out: &mut Out) -> Result<bool, Fatal> {
+        let tag = header.tag;
+        if self.is_starting() && !matches!(tag, b'p' | b'X') {
+            // It would pass unseen.
+            self.hold = Some(Hold::Startup);
+            return Ok(true);
+        }
+        if self.takes == Takes::Nothing {
+            let what = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+            return Err(malformed(&what));
+        }
+        Ok(self.is_out_of_copy(tag, out) || self.is_skipped_perhaps(header, out))
+    }
+
     /// A frame is on its way, or as good as. A Flush does nothing.
     fn frame_is_over(&mut self, tag: u8) {
         if tag != b'H' {
@@ -99,13 +119,13 @@ impl Session {
     fn passes(&mut self, header: Header, rest: &[u8]) -> bool {
         let pass = match header.tag {
             _ if let Some(passes) = self.passes_in_copy(header) => passes,
-            b'S' => self.takes == Takes::Data,
+            b'S' => self.syncs_in_copy(),
             b'Q' | b'P' | b'D' | b'E' | b'C' | b'F' if self.skipping => true,
             b'Q' | b'P' | b'D' | b'E' | b'C' => false,
             b'B' => self.passes_bind(header, rest),
             b'c' | b'f' => {
                 self.marked_copy(Copying::Ends);
-                self.takes = Takes::Frames;
+                self.data_have_ended();
                 // Stray ones are ignored by the server: they must not pile up here.
                 if !matches!(self.replies.back(), Some(Expect::CopyEnd)) {
                     self.replies.push_back(Expect::CopyEnd);
@@ -132,7 +152,8 @@ impl Session {
             return false;
         }
         let _epoch = self.routes();
-        let bound = self.names.put_portal(bind.portal, super::prepared::Portal::plain());
+        self.transaction.takes_snapshot();
+        let bound = self.names.put_portal(bind.portal, Portal::plain(), self.groups);
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
         self.retry.give_up();
         true
@@ -162,7 +183,20 @@ impl Session {
         self.replies.push_back(Expect::Query(rows));
         self.unnamed_may_be_dropped();
         self.marked_query_is_sent();
+        self.group_is_sent();
+        let sql = frame.get(HEADER_BYTES..).unwrap_or_default();
+        if self.names.acts_of(sql) == Acts::Copies {
+            self.may_take_data(out);
+        }
+        self.may_end_portals(sql, out);
+    }
+
+    /// Its last frame is on its way. What was asked within it may have been said of what ends with it.
+    fn group_is_sent(&mut self) {
         self.in_group = false;
+        if self.transaction.is_stateful() && matches!(self.transaction.block, Block::None) {
+            self.facts = None;
+        }
     }
 
     fn on_sync(&mut self, frame: &[u8], out: &mut Out) -> Flow {
@@ -171,26 +205,32 @@ impl Session {
         self.retry.sync();
         out.to_server.extend_from_slice(frame);
         self.replies.push_back(Expect::Sync(Reply::Forward));
-        self.in_group = false;
+        self.group_is_sent();
         Flow::Done
     }
 
     fn on_close(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let _epoch = self.routes();
+        if let Some(frontend::Named::Portal(name)) = frontend::named(body)
+            && self.waits_for_portal(name, out)
+        {
+            return Flow::Hold;
+        }
         self.note_close_for_retry(frame);
         out.to_server.extend_from_slice(frame);
         let mut closed = None;
         match frontend::named(body) {
             Some(frontend::Named::Statement(name)) => {
                 let group = self.groups;
+                self.names.changed_in = group;
                 let mut extra = Vec::new();
                 if let Some(statement) = self.names.statement_mut(name) {
                     statement.touched = group;
                     extra = std::mem::take(&mut statement.extra);
-                    closed = Some(Box::new((Box::from(name), statement.id)));
+                    closed = Some(Box::new(Closed::Statement(name.into(), statement.id)));
                 } else if self.names.in_sql.used {
                     // One of SQL's.
-                    closed = Some(Box::new((Box::from(name), 0)));
+                    closed = Some(Box::new(Closed::Statement(name.into(), 0)));
                 }
                 self.replies.push_back(Expect::Close(Reply::Forward, closed));
                 let orphans = std::mem::take(&mut self.names.in_sql.orphans);
@@ -204,7 +244,10 @@ impl Session {
                 }
                 return Flow::Done;
             }
-            Some(frontend::Named::Portal(name)) => self.names.close_portal(name),
+            Some(frontend::Named::Portal(name)) => {
+                let portal = self.names.close_portal(name);
+                closed = portal.map(|portal| Box::new(Closed::Portal(name.into(), portal)));
+            }
             None => {}
         }
         self.replies.push_back(Expect::Close(Reply::Forward, closed));

@@ -15,7 +15,7 @@ use super::expect::{Expect, Reply, Rows};
 use super::inject::{MARK, REFUSED_SQL, mark_alone};
 use super::server::Fate;
 use super::watch::Watch;
-use super::{Flow, Hold, Out, Protocol, Said, Session};
+use super::{Flow, Hold, Out, Protocol, Said, Session, Takes};
 use crate::routing::{Mirror, Route};
 use crate::sql::copy::{CopyFrom, Dialect, Reader, Way};
 use crate::sql::reason::Reason;
@@ -259,9 +259,12 @@ impl Session {
         *skip = match header.tag {
             b'd' => HEADER_BYTES,
             b'c' | b'f' => return Some(false),
-            // A Sync or Flush is ignored by the server, anything else ends the session.
+            // The server ignores a Sync or Flush.
             _ => header.frame_bytes,
         };
+        if header.tag == b'S' {
+            self.syncs_in_copy();
+        }
         Some(true)
     }
 
@@ -353,14 +356,17 @@ impl Session {
 
     /// The server skips to the next Sync, and none was sent. Whether that is because a COPY has
     /// failed, and the client need not be waited for.
-    pub(super) fn copy_has_failed(&mut self, out: &mut Out) -> bool {
+    pub(super) fn copy_has_failed(&mut self, synced: bool, out: &mut Out) -> bool {
         let Some(copying) = self.copying.take() else { return false };
         if self.hold == Some(Hold::Copy) {
             self.hold = None;
         }
         match copying.protocol {
             Protocol::Simple => self.end_copy(out),
-            Protocol::Extended => self.skipping = true,
+            Protocol::Extended => {
+                self.hold = self.hold.filter(|hold| *hold != Hold::CopyFails);
+                self.skips(synced);
+            }
         }
         true
     }
@@ -379,6 +385,7 @@ impl Session {
                 // The group that failed ends with it, and what comes next is executed.
                 self.skipping = false;
                 self.in_group = false;
+                self.takes = Takes::Frames;
                 false
             }
             None | Some(_) => true,

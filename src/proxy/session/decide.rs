@@ -3,7 +3,8 @@
 use super::Session;
 use super::copy::Copied;
 use super::expect::Mirrors;
-use super::prepared::{FormKey, Marks};
+use super::portal::Marks;
+use super::prepared::FormKey;
 use super::steps::Steps;
 use super::transaction::Block;
 use crate::manifest::{Scans, Sticky, Unclassified};
@@ -65,6 +66,7 @@ impl Case<'_> {
         match &self.statement.class {
             Class::Passthrough
             | Class::Truncate(_)
+            | Class::Cascade
             | Class::Prepare(_)
             | Class::Execute(_)
             | Class::Deallocate(_) => false,
@@ -132,6 +134,9 @@ impl Case<'_> {
     }
 }
 
+/// Behind more unanswered frames than these a read is the source's: each would be looked at for each read.
+const REPLIES_LOOKED_AT_MAX: usize = 1_000;
+
 /// The shadows that a query may scan.
 fn may_scan(case: &Case<'_>, fit: &Fit) -> Box<[u32]> {
     let routes = fit.targets().filter_map(|target| case.route(target));
@@ -157,6 +162,7 @@ impl Session {
             // Where it is known what that is, this has been asked of it.
             Class::Execute(_) => unsure(Reason::ExecuteOfWrite),
             Class::Truncate(truncate) => self.decide_truncate(case, truncate),
+            Class::Cascade => Self::decide_cascade(case),
             Class::Write(write) => self.decide_write(case, write),
             Class::CopyFrom(names, copy) => self.decide_copy(case, names, copy),
             Class::Read(read) => {
@@ -305,7 +311,7 @@ impl Session {
             return mode;
         }
         // What it will answer is known: its keys are dirty from here on.
-        self.transaction.has_recorded(route.gate.dirty_in_transaction());
+        self.transaction.has_recorded(route.gate.dirty_in_transaction(), self.groups);
         SyncMode::RecordOnly
     }
 
@@ -327,13 +333,14 @@ impl Session {
     /// The route by which the shadow may answer a query now, or `None`: the source does.
     fn shadow_for(&mut self, case: &Case<'_>, fit: &Fit) -> Option<(Arc<Route>, Arc<Native>)> {
         self.draws = self.draws.wrapping_add(1);
-        if self.transaction.defines_ways() {
+        if self.transaction.sees_source_alone() {
             return None;
         }
         // A write that is not answered yet may turn out to have recorded dirty keys. While another
         // statement waits, another session may record some, and be told that it has committed them:
         // what is read behind that is as new as they are.
-        if self.replies.iter().any(super::expect::Expect::may_wait) {
+        let few = self.replies.len() <= REPLIES_LOOKED_AT_MAX;
+        if !few || self.replies.iter().any(super::expect::Expect::may_wait) {
             return None;
         }
         for target in fit.targets() {
@@ -359,8 +366,7 @@ impl Session {
         let default = self.facts.as_ref().map_or(Isolation::Serializable, |f| f.default_isolation);
         let (level, start) = match &self.transaction.block {
             Block::None => (default, None),
-            Block::Open(Isolation::Default, start) => (default, Some(start)),
-            Block::Open(level, start) => (*level, Some(start)),
+            Block::Open(levels, start) => (levels.strictest(default), Some(start)),
         };
         match (level, start) {
             (Isolation::ReadCommitted, _) => true,

@@ -2,7 +2,8 @@
 
 use super::decide::Case;
 use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
-use super::prepared::{FormKey, Portal};
+use super::portal::Portal;
+use super::prepared::{Acts, FormKey};
 use super::transaction::Block;
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::dark::{Job, Question, is_of_rows};
@@ -20,10 +21,10 @@ impl Session {
     pub(super) fn on_execute(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
         let routes = self.routes();
         let name = frontend::execute(body);
-        let portal = name.and_then(|n| self.names.portal(n)).cloned().unwrap_or_else(Portal::plain);
-        if let Some(marks) = &portal.marks {
-            self.inject_mark_inline(marks, out);
+        if name.is_some_and(|name| self.waits_for_portal(name, out)) {
+            return Flow::Hold;
         }
+        let portal = name.and_then(|n| self.names.portal(n)).cloned().unwrap_or_else(Portal::plain);
         if let Rows::Copied(copied) = &portal.rows {
             self.ask_before(copied, out);
         }
@@ -33,9 +34,10 @@ impl Session {
         if let Some(job) = &portal.dark {
             self.context.dark_reads.offer(Arc::clone(job));
         }
-        self.transaction.executes();
+        self.transaction.takes_snapshot();
         self.count_execute(&portal.rows);
         self.retry.record(frame);
+        let mut ran = None;
         match (&portal.rows, name) {
             // Some drivers ask a write for one row only: ours would then never be complete.
             (Rows::Mirrored(m), Some(name))
@@ -44,7 +46,7 @@ impl Session {
                 if portal.ran_in.is_some_and(|group| self.portals_outlive(group)) {
                     return self.refuse_again((frame, name), out);
                 }
-                self.names.portal_has_run(name, self.groups);
+                ran = self.names.portal_has_run(name, self.groups);
                 backend::push_frame(&mut out.to_server, b'E', |out| {
                     out.extend_from_slice(name);
                     out.extend_from_slice(&[0; 5]);
@@ -53,16 +55,28 @@ impl Session {
             _ => out.to_server.extend_from_slice(frame),
         }
         let watch = name.and_then(|name| self.names.take_watch(name));
+        if portal.rows.change().is_some() {
+            self.names.changed_in = self.groups;
+        }
         let dropped = self.forms_dropped(&portal.rows);
-        let rows = Rows::of_portal(&portal).watched(watch);
+        let mut rows = Rows::of_portal(&portal).watched(watch);
+        if let Rows::Mirrored(mirrored) = rows.bare_mut() {
+            mirrored.ran = ran;
+        }
         self.replies.push_back(Expect::Execute(Reply::Forward, rows));
         self.drop_forms(dropped, out);
         if let Some(steps) = &portal.steps {
-            self.count("mirrored", "write");
+            let (route, class) = steps.counted();
+            self.count(route, class);
             self.inject_steps(steps, out);
         }
         if let Rows::Copied(copied) = portal.rows {
             self.copy_is_asked(*copied, Protocol::Extended);
+        }
+        match (portal.acts, &portal.ends) {
+            (Acts::Copies, _) => self.may_take_data(out),
+            (Acts::EndsPortals, Some(sql)) => self.may_end_portals(sql, out),
+            _ => {}
         }
         Flow::Done
     }

@@ -9,7 +9,8 @@ use super::expect::{Expect, Form, Mirrors, Reply, Rows};
 use super::named::{Change, Missing, Named, may_write_one};
 use super::parse::one;
 use super::plan::Plan;
-use super::prepared::{FormKey, Marks, Names, Portal, form_name};
+use super::portal::{Marks, Portal};
+use super::prepared::{FormKey, Names, form_name};
 use super::query::Text;
 use super::watch::Watch;
 use super::{Flow, Out, Protocol, Session};
@@ -74,6 +75,11 @@ impl Session {
                 Class::Read(_) => Decision::Original(None),
                 // What is run behind them, or asked for before, has no place here.
                 Class::Truncate(_) | Class::CopyFrom(..) => unknown(Reason::ExecuteOfWrite),
+                Class::Cascade => Decision::Original(None),
+                // PREPARE takes no form of these.
+                Class::Write(_) if is_utility(&executed.named.sql) => {
+                    unknown(Reason::ExecuteOfWrite)
+                }
                 _ if self.writes_elsewhere(&case) => {
                     return self.decide_moved_name(executed.named.id, &case, planned);
                 }
@@ -206,7 +212,7 @@ impl Session {
         let mut buffer = [0; 16];
         let first = executed.and_then(|e| first_word(e.named.sql.as_bytes(), &mut buffer));
         if first.is_some_and(|word| CONTROL.contains(&word)) {
-            self.transaction.spent_its_budget();
+            self.transaction.spent_its_budget(self.groups);
         }
     }
 
@@ -229,7 +235,7 @@ impl Session {
         execute: &Execute,
         out: &mut Out,
     ) -> Flow {
-        if self.waits_for_names(out) {
+        if self.waits_for_name(execute.name.as_bytes(), out) || self.waits_for_names(out) {
             return Flow::Hold;
         }
         let executed = self.executed(outer.routes, &execute.name, &[]);
@@ -256,7 +262,7 @@ impl Session {
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
             (Decision::Marked(marks), _) => {
-                portal.marks = Some(self.counted_marks(marks));
+                self.inject_mark_inline(&marks, out);
                 return self.pass_bind(frame, bind.portal, portal, out);
             }
             _ => return self.pass_bind(frame, bind.portal, portal, out),
@@ -309,7 +315,7 @@ impl Session {
             Some(mirrors) => executed_rows(inner, key, mirrors, form),
             None => Rows::Among(form),
         };
-        let bound = self.names.put_portal(bind.portal, portal);
+        let bound = self.names.put_portal(bind.portal, portal, self.groups);
         let formats = self.result_formats(bind.portal, &values.result_formats);
         build::rebind(&mut out.to_server, bind.portal, EXECUTES.as_bytes(), &values, &formats);
         let ours = EXECUTES.as_bytes().into();
@@ -330,4 +336,10 @@ fn executed_rows(inner: &Case<'_>, key: FormKey, mirrors: Arc<Mirrors>, form: Ar
 /// Whether it is PREPARE or DEALLOCATE.
 fn changes_names(inner: &Case<'_>) -> bool {
     matches!(inner.statement.class, Class::Prepare(_) | Class::Deallocate(_))
+}
+
+/// Whether a write is within a statement that PREPARE does not prepare.
+fn is_utility(sql: &str) -> bool {
+    let mut buffer = [0; 16];
+    matches!(first_word(sql.as_bytes(), &mut buffer), Some("copy" | "create"))
 }

@@ -2,7 +2,8 @@
 //! with it.
 
 use super::copy::{Behind, Copied};
-use super::prepared::{Bound, Portal, Undo};
+use super::portal::{Bound, Closed, Portal, Ran};
+use super::prepared::Undo;
 use super::steps::Steps;
 use super::watch::Watch;
 use crate::routing::Route;
@@ -29,7 +30,7 @@ pub(super) enum Expect {
     /// `D… C`, `I` or `s`; a COPY
     Execute(Reply, Rows),
     /// `3`; the statement that is closed with it
-    Close(Reply, Option<Box<(Box<[u8]>, u64)>>),
+    Close(Reply, Option<Box<Closed>>),
     /// Whatever the proxy sent to learn the session's facts; its row.
     Probe(Arc<crate::proxy::context::Understander>),
     /// A frame that fails on purpose: its error becomes this one.
@@ -66,6 +67,8 @@ pub(super) enum Reply {
 pub(super) enum Rows {
     /// Nothing: they go on as they come.
     Plain,
+    /// The same, of a FunctionCall: it is no query, and leaves the unnamed statement alone.
+    Called,
     /// The same, of a statement that begins a transaction block.
     Begins,
     /// The client has the description already.
@@ -108,6 +111,8 @@ pub(super) struct Mirrored {
     pub(super) form: Arc<Form>,
     /// Rows touched so far.
     pub(super) rows: u64,
+    /// The portal that is run, where it cannot be run again.
+    pub(super) ran: Option<Ran>,
 }
 
 /// The migrations that a write is fed to.
@@ -127,6 +132,8 @@ const BOUND_BYTES_MAX: usize = 16 * 1024;
 pub(super) struct ReadRows {
     pub(super) route: Arc<Route>,
     pub(super) began: Instant,
+    /// The blocks begun before it.
+    pub(super) begun: u64,
     /// The Bind by which the shadow reads; empty for a simple query, none where it is long.
     pub(super) bound: Option<Box<[u8]>>,
     pub(super) served_by: ServedBy,
@@ -244,6 +251,7 @@ impl Rows {
             Self::Mark(form) | Self::Among(form) => Some(form),
             Self::Followed(form) | Self::Steps(_, form) | Self::Names(_, form) => form.as_deref(),
             Self::Plain
+            | Self::Called
             | Self::Begins
             | Self::Undescribed
             | Self::Fetched(_)
@@ -269,9 +277,12 @@ impl Rows {
     /// Whether rows go on as they come, with nothing to be noted.
     pub(super) fn rows_pass(&self) -> bool {
         match self {
-            Self::Plain | Self::Begins | Self::Undescribed | Self::Refused(_) | Self::Among(_) => {
-                true
-            }
+            Self::Plain
+            | Self::Called
+            | Self::Begins
+            | Self::Undescribed
+            | Self::Refused(_)
+            | Self::Among(_) => true,
             Self::Read(read) => matches!(read.served_by, ServedBy::Source(_)),
             Self::Mirrored(mirrored) => mirrored.layout == Layout::Own,
             Self::Copied(_)
@@ -331,6 +342,7 @@ impl Rows {
             Self::Mirrored(m) | Self::Fetched(m) => Some(m),
             Self::Watched(watched) => watched.1.mirrored(),
             Self::Plain
+            | Self::Called
             | Self::Begins
             | Self::Undescribed
             | Self::Copied(_)

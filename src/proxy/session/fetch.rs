@@ -2,12 +2,15 @@
 //! what it gives are ours.
 
 use super::expect::{Mirrored, Rows};
+use super::prepared::spells;
 use super::server::Fate;
 use super::{Out, Session};
-use crate::sql::lex::{first_word, identifier, tokens};
+use crate::sql::lex::{Kind, Token, first_word, identifier, is_keyword, tokens};
+use crate::sql::statement::Effect;
 use crate::sql::write::Layout;
 use crate::wire::backend;
 use crate::wire::build::{Report, Severity};
+use std::collections::VecDeque;
 
 impl Session {
     /// What is done with the replies of a statement that may FETCH from such a portal.
@@ -27,6 +30,46 @@ impl Session {
             // Ours would give rows; the client's own has none to give.
             Layout::Counted | Layout::Outcome => Err(no_rows(&name, portal.ran_in.is_some())),
         }
+    }
+
+    /// A text is sent that closes portals, or declares cursors under their names, one after the other. What
+    /// follows waits: whether it does is known when it is answered.
+    pub(super) fn may_end_portals(&mut self, sql: &[u8], out: &mut Out) {
+        if self.names.has_named_portals() && (spells(sql, b"close") || spells(sql, b"declare")) {
+            self.ending = ended_by(sql);
+            if !self.ending.is_empty() {
+                self.may_take_data(out);
+            }
+        }
+    }
+
+    /// A statement is complete: the next of these, if it is one. Of the name there is no portal of the protocol
+    /// any more.
+    pub(super) fn ends_portals(&mut self, tag: &[u8]) {
+        if self.ending.is_empty() || !(tag.starts_with(b"CLOSE ") || tag.starts_with(b"DECLARE ")) {
+            return;
+        }
+        match self.ending.pop_front() {
+            Some(Some(name)) => drop(self.names.close_portal(name.as_bytes())),
+            Some(None) => self.names.end_transaction(),
+            None => {}
+        }
+    }
+
+    /// Whether a FETCH has to wait for what earlier groups do with its portal.
+    pub(super) fn waits_to_fetch(&mut self, sql: &[u8], out: &mut Out) -> bool {
+        let mut buffer = [0; 16];
+        matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
+            && fetched_from(sql).is_some_and(|name| self.waits_for_portal(name.as_bytes(), out))
+    }
+
+    /// Whether what is run by a FETCH from a portal of the protocol does something to the session.
+    pub(super) fn fetches_an_effect(&self, sql: &[u8]) -> bool {
+        let mut buffer = [0; 16];
+        matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
+            && fetched_from(sql)
+                .and_then(|name| self.names.portal(name.as_bytes()))
+                .is_some_and(|portal| portal.effect != Effect::None)
     }
 
     /// A reply of such a FETCH.
@@ -51,6 +94,23 @@ impl Session {
             _ => Fate::Forward,
         }
     }
+}
+
+/// The names that the statements of a text close or declare, in their order; none stands for ALL.
+fn ended_by(sql: &[u8]) -> VecDeque<Option<String>> {
+    let text = std::str::from_utf8(sql.strip_suffix(b"\0").unwrap_or(sql)).unwrap_or_default();
+    let tokens = tokens(text).unwrap_or_default();
+    let statements = tokens.split(|token| token.kind == Kind::Semicolon);
+    let ended = |statement: &[Token]| {
+        let [verb, name, ..] = statement else { return None };
+        let declares = is_keyword(text, verb, "declare");
+        if !declares && !is_keyword(text, verb, "close") {
+            return None;
+        }
+        let all = !declares && is_keyword(text, name, "all");
+        if all { Some(None) } else { identifier(text, name).map(Some) }
+    };
+    statements.filter_map(ended).collect()
 }
 
 /// What a FETCH or MOVE fetches from: its last name.

@@ -8,7 +8,8 @@
 use super::Session;
 use super::expect::Expect;
 use super::named::Change;
-use super::prepared::{Bound, Undo, counting};
+use super::portal::{Bound, Skipped};
+use super::prepared::{Undo, counting};
 use std::collections::HashSet;
 
 /// What happens to a statement.
@@ -27,35 +28,53 @@ impl Session {
             // The server had no statement of the name that is prepared.
             Change::Prepared(named) => self.is_gone(named.name.as_bytes()),
             Change::Dropped(name) => self.is_gone(name.as_bytes()),
-            Change::AllDropped => self.are_gone(|_| true),
+            Change::AllDropped => self.all_are_gone(),
             Change::Form(..) => {}
         }
         self.names.in_sql.apply(change);
     }
 
-    /// The server has dropped the statements of these names. What has been sent behind may have given a
-    /// name to another one.
-    fn are_gone(&mut self, gone: impl Fn(&[u8]) -> bool) {
+    /// The server has dropped all statements that have a name. What has been sent behind may have given a name to another one.
+    fn all_are_gone(&mut self) {
         let later: HashSet<u64> = self.replies.iter().filter_map(Expect::parsed).collect();
         for reply in &mut self.replies {
             if let Expect::Parse(_, Some(undo)) = reply
                 && let Undo::Client { name, previous, .. } = &mut **undo
-                && gone(name)
+                && !name.is_empty()
                 && previous.as_ref().is_some_and(|p| !later.contains(&p.id))
             {
                 let left = previous.take();
                 self.names.in_sql.orphans.extend(left.iter().flat_map(|p| p.forms()));
             }
         }
-        let left = self.names.keep(|name, id| !gone(name) || later.contains(&id));
+        let left = self.names.keep(|id| later.contains(&id));
         self.names.in_sql.orphans.extend(left);
     }
 
-    /// The same of one name.
+    /// The server has dropped the statement of this name: the one before the first Parse in flight of that
+    /// name, if there is one.
     pub(super) fn is_gone(&mut self, name: &[u8]) {
-        if self.names.statement(name).is_some() {
-            let name = counting(name);
-            self.are_gone(|other| counting(other) == name);
+        if self.names.statement(name).is_none() {
+            return;
+        }
+        for reply in &mut self.replies {
+            if let Expect::Parse(_, Some(undo)) = reply
+                && let Undo::Client { name: other, previous, .. } = &mut **undo
+                && counting(other) == counting(name)
+            {
+                let left = previous.take();
+                return self.names.in_sql.orphans.extend(left.iter().flat_map(|p| p.forms()));
+            }
+        }
+        self.names.forget(name);
+    }
+
+    /// The same by a Close, of the statement with this number. If the name stands for it still, no Parse is in
+    /// flight.
+    pub(super) fn is_closed(&mut self, name: &[u8], id: u64) {
+        match self.names.statement(name) {
+            Some(statement) if statement.id == id => self.names.forget(name),
+            _ => self.is_gone(name),
         }
     }
 
@@ -95,29 +114,43 @@ impl Session {
         }
     }
 
-    /// A Bind has failed, and those behind it were skipped. One of a later group may have given the portal's
-    /// name to another, or would bring it back.
-    pub(super) fn unbind(&mut self, failed: Vec<Bound>) {
-        for bound in failed.into_iter().rev() {
-            let Some(mut bound) = self.names.unbind(bound) else { continue };
-            let mut later = self.replies.iter_mut().filter_map(|reply| match reply {
-                Expect::Bind(_, Some(later)) => Some(later),
-                _ => None,
-            });
-            later.any(|later| later.correct(bound.id, &mut bound.previous));
+    /// A frame has failed, and those behind it were skipped: portals are as they were before. A Bind of a later
+    /// group may have given the name of one to another, or would bring it back.
+    pub(super) fn put_back(&mut self, skipped: Vec<Skipped>) {
+        for skipped in skipped.into_iter().rev() {
+            match skipped {
+                Skipped::Bind(bound) => {
+                    let Some(mut bound) = self.names.unbind(bound) else { continue };
+                    self.later_binds().any(|later| later.correct(bound.id, &mut bound.previous));
+                }
+                Skipped::Execute(ran) => self.names.has_not_run(&ran),
+                Skipped::ClosePortal(name, portal) => {
+                    let Some(portal) = self.names.reopen(&name, portal) else { continue };
+                    if let Some(later) = self.later_binds().find(|later| later.is_of(&name)) {
+                        later.previous = Some(portal);
+                    }
+                }
+            }
         }
+    }
+
+    fn later_binds(&mut self) -> impl Iterator<Item = &mut Box<Bound>> {
+        self.replies.iter_mut().filter_map(|reply| match reply {
+            Expect::Bind(_, Some(later)) => Some(later),
+            _ => None,
+        })
     }
 
     /// What was sent in the same group and is to happen to the statement before what is sent behind that.
     pub(super) fn happens_before(&self, name: &[u8]) -> Option<Happens> {
-        let statement = self.names.statement(name)?;
-        if statement.touched != self.groups && !self.names.in_sql.used {
+        if self.names.changed_in != self.groups {
             return None;
         }
+        let statement = self.names.statement(name)?;
         for reply in self.replies.iter().rev() {
             match reply {
                 Expect::Sync(_) | Expect::Query(_) => return None,
-                Expect::Close(_, Some(closed)) if closed.1 == statement.id => {
+                Expect::Close(_, Some(closed)) if closed.statement() == Some(statement.id) => {
                     return Some(Happens::Dropped);
                 }
                 Expect::Execute(_, rows) => {
@@ -146,8 +179,7 @@ impl Session {
     /// A simple query has been answered. A Parse behind it has made the unnamed statement anew, be it of the
     /// same text.
     pub(super) fn unnamed_is_dropped(&mut self) {
-        let unanswered = u64::try_from(self.epochs.len()).unwrap_or(u64::MAX);
-        let answered = (self.groups + 1).saturating_sub(unanswered);
+        let answered = self.answered_now();
         if self.names.statement(b"").is_some_and(|s| s.touched <= answered) {
             self.is_gone(b"");
         }

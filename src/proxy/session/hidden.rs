@@ -93,7 +93,9 @@ fn may_write(sql: &[u8], statement: &mut Statement) {
     let mut buffer = [0; 16];
     // Code may do more than execute: it may prepare and drop.
     let is_code = !matches!(first_word(sql, &mut buffer), Some("explain" | "create"));
-    if is_code {
+    if statement.effect == Effect::Renames {
+        // That is more.
+    } else if is_code {
         statement.effect = Effect::Anything;
     } else if statement.effect == Effect::None {
         statement.effect = Effect::State;

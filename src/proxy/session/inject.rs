@@ -2,7 +2,7 @@
 
 use super::expect::{Expect, Reply, Rows};
 use super::marked::End;
-use super::prepared::Marks;
+use super::portal::Marks;
 use super::transaction::Facts;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
@@ -80,8 +80,14 @@ impl Session {
         super::Flow::Hold
     }
 
-    /// Marks migrations right before an Execute, in the same transaction.
+    /// Marks migrations right before a Bind, in the same transaction: whatever runs its portal, an Execute or a
+    /// FETCH in SQL, does so behind it, and a portal outlives no savepoint that its mark does not.
     pub(super) fn inject_mark_inline(&mut self, marks: &Marks, out: &mut Out) {
+        if self.finds_a_failed_transaction() {
+            // Nothing runs in it but what ends it, and that writes nothing.
+            return;
+        }
+        self.count("recorded", "write");
         self.close_gates(marks);
         let mark = self.ours_as_read(mark_sql(marks, Isolated::No));
         build::run_once(&mut out.to_server, MARK, &mark);
@@ -97,7 +103,7 @@ impl Session {
 
     pub(super) fn close_gates(&mut self, marks: &Marks) {
         for route in &marks.routes {
-            self.transaction.has_recorded(route.gate.dirty_in_transaction());
+            self.transaction.has_recorded(route.gate.dirty_in_transaction(), self.groups);
             tracing::warn!(
                 migration = route.target.migration,
                 reason = %marks.why,

@@ -5,12 +5,13 @@
 //! code may raise one of the same words; it then closes the gate of a migration that its own
 //! statement writes, for as long as it takes to see that no key is dirty.
 
-use super::expect::{Expect, Mirrored, Mirrors, Rows};
+use super::expect::{Expect, Form, Mirrored, Mirrors, Rows};
 use super::server::Fate;
 use super::{Out, Protocol, Session};
 use crate::routing::Route;
 use crate::sql::write::{Layout, TOLD, Verb};
 use crate::wire::{backend, build};
+use std::sync::Arc;
 
 impl Session {
     /// Whether a frame was one of those that tell an outcome, which the client is not to see.
@@ -47,6 +48,15 @@ impl Session {
         out: &mut Out,
     ) -> Fate {
         match tag {
+            // The portal is gone, and a cursor of SQL has its name.
+            b'T' if matches!(m.layout, Layout::Leading(_))
+                && !backend::first_field_begins(body, b"pgsegue ") =>
+            {
+                m.layout = Layout::Own;
+                let form = Arc::clone(&m.form);
+                self.is_no_portal_of(&form);
+                Fate::Forward
+            }
             b'T' => Self::mirrored_description(m.layout, protocol, body, out),
             b'D' => self.mirrored_row(m, body, out),
             b'C' => {
@@ -70,6 +80,21 @@ impl Session {
                 Fate::Written
             }
             _ => Fate::Forward,
+        }
+    }
+
+    /// What a name gives is not what a portal of this form would: neither is what is sent of it already.
+    fn is_no_portal_of(&mut self, form: &Arc<Form>) {
+        let sent = self.replies.iter_mut().filter_map(|reply| match reply {
+            Expect::Execute(_, rows) | Expect::Describe(_, rows) => Some(rows),
+            _ => None,
+        });
+        for rows in sent.chain(self.names.rows_of_portals()) {
+            if let Rows::Mirrored(m) = rows.bare_mut()
+                && Arc::ptr_eq(&m.form, form)
+            {
+                m.layout = Layout::Own;
+            }
         }
     }
 
@@ -135,9 +160,9 @@ impl Session {
         }
         let migration = [route.target.migration.as_str()];
         self.context.metrics.dirty_statements.with_label_values(&migration).inc();
-        self.transaction.has_recorded(route.gate.dirty_in_transaction());
+        self.transaction.has_recorded(route.gate.dirty_in_transaction(), self.answered_now());
         if outcome == 2 {
-            self.transaction.spent_its_budget();
+            self.transaction.spent_its_budget(self.answered_now());
             route.gate.shadow_is_locked();
         }
     }

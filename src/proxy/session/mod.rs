@@ -8,6 +8,7 @@
 mod bind;
 mod call;
 mod client;
+mod copied_in;
 mod copy;
 mod decide;
 mod dropped;
@@ -25,10 +26,12 @@ mod named_by_protocol;
 mod parse;
 mod plan;
 mod planned;
+mod portal;
 mod prepared;
 mod query;
 mod retry;
 mod server;
+mod skipped;
 mod steps;
 mod stream;
 mod transaction;
@@ -91,9 +94,16 @@ pub(super) struct Session {
     /// The mirrored COPY that the client sends.
     copying: Option<Box<copy::Copying>>,
     takes: Takes,
+    /// The portals that what is sent last closes, or declares cursors under their names, in this order; none
+    /// stands for all.
+    ending: VecDeque<Option<String>>,
+    /// The tag of a statement whose steps are run.
+    completed: Vec<u8>,
     draws: u64,
     /// Bytes of the current frame that pass without a look.
     client_pass: usize,
+    /// What is for the server as soon as they have: what it said has asked for it.
+    behind_frame: Vec<u8>,
     server_pass: usize,
     /// Bytes of the server's current frame that go nowhere.
     server_drop: usize,
@@ -114,8 +124,14 @@ enum Hold {
     Mark,
     /// The mark is written.
     Marked,
-    /// The server has not said whether it takes the data of a mirrored COPY.
+    /// The server has not said whether it takes the data of a COPY.
     Copy,
+    /// A frame came that is none of the data of a COPY: either the server takes them no more, or the client
+    /// does not keep to the protocol.
+    CopyFails,
+    /// The server is asked whether a Sync among the data of a COPY has ended its group: how it has said that it
+    /// is ready, if it has.
+    CopySynced { ready: Option<u8> },
     /// A marked query runs, and has to be brought to its end before anything else is sent.
     Commit,
     /// Asking failed and the client has the error: the waiting simple query is not sent.
@@ -126,8 +142,17 @@ enum Hold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Frames,
-    /// The data of a COPY: a Sync among them is ignored.
-    Data,
+    /// The data of a COPY; whether a Sync, which it ignores, was among them.
+    Data {
+        synced: bool,
+    },
+    /// Nothing more: what comes in the place of data ends the session.
+    Nothing,
+    /// Frames up to a Sync, which it skips, or has been ready for by a Sync among data of a COPY that has failed:
+    /// it has ignored that if it was among them still.
+    Either,
+    /// Frames from the next Sync on: what comes before goes nowhere.
+    Sync,
 }
 
 /// What the server has answered since it was ready last.
@@ -194,15 +219,25 @@ impl Session {
             server_pass: 0,
             server_drop: 0,
             client_drop: 0,
+            behind_frame: Vec::new(),
+            completed: Vec::new(),
+            ending: VecDeque::new(),
         }
     }
 
     /// Whether the client's input has to wait for the server.
     pub(super) fn is_held(&self) -> bool {
         let held = match self.hold {
-            Some(Hold::Startup | Hold::Drain | Hold::Facts | Hold::Mark | Hold::Copy) => true,
-            // A long text has to be sent to its end.
-            Some(Hold::Commit) => self.client_pass == 0,
+            Some(
+                Hold::Startup
+                | Hold::Drain
+                | Hold::Facts
+                | Hold::Mark
+                | Hold::CopyFails
+                | Hold::CopySynced { .. },
+            ) => true,
+            // A long text, or the end of data, has to be sent to its end.
+            Some(Hold::Commit | Hold::Copy) => self.client_pass == 0,
             Some(Hold::Marked | Hold::Failed) | None => false,
         };
         held || self.retry.is_pending()
@@ -237,6 +272,12 @@ impl Session {
         self.epochs.push_back(routes.epoch);
         self.groups += 1;
         routes
+    }
+
+    /// Which group the server answers.
+    fn answered_now(&self) -> u64 {
+        let unanswered = u64::try_from(self.epochs.len()).unwrap_or(u64::MAX);
+        (self.groups + 1).saturating_sub(unanswered)
     }
 
     /// A group was answered.

@@ -17,6 +17,7 @@ use super::{Out, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Route, Routes};
 use crate::sql::prepare::Deallocate;
+use crate::sql::statement::drops_names;
 use crate::sql::statement::{Class, Effect, Statement};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -52,8 +53,9 @@ impl Change {
         match self {
             Self::Prepared(named) if named.name.as_bytes() == name => Some(Ok(Arc::clone(named))),
             Self::Dropped(dropped) if dropped.as_bytes() == name => Some(Err(Missing::Dropped)),
-            Self::AllDropped => Some(Err(Missing::Dropped)),
-            Self::Prepared(_) | Self::Dropped(_) | Self::Form(..) => None,
+            // But the one without a name.
+            Self::AllDropped if !name.is_empty() => Some(Err(Missing::Dropped)),
+            Self::Prepared(_) | Self::Dropped(_) | Self::AllDropped | Self::Form(..) => None,
         }
     }
 }
@@ -102,6 +104,11 @@ impl Statements {
         }
     }
 
+    /// Whether a name is spelled in other bytes in other encodings.
+    pub(super) fn has_foreign_name(&self) -> bool {
+        self.named.keys().any(|name| !name.is_ascii())
+    }
+
     /// A text that was not read may have changed what any name stands for.
     pub(super) fn forget(&mut self) {
         self.named.clear();
@@ -145,6 +152,7 @@ impl Statements {
     pub(super) fn lose_forms(&mut self, id: u64) {
         let forms = self.forms_with(id);
         self.forms.retain(|(of, _)| *of != id);
+        self.meant.remove(&id);
         self.orphans.extend(forms);
     }
 
@@ -219,7 +227,7 @@ impl Session {
             Expect::Query(rows) => rows.iter().any(changes),
             Expect::Execute(_, rows) => changes(rows),
             // Of one of SQL's, if there is one.
-            Expect::Close(_, Some(closed)) => closed.1 == 0,
+            Expect::Close(_, Some(closed)) => closed.statement() == Some(0),
             _ => false,
         })
     }
@@ -247,7 +255,9 @@ impl Session {
                         return found;
                     }
                 }
-                Expect::Close(_, Some(closed)) if is_it(&closed.0) => return Err(Missing::Dropped),
+                Expect::Close(_, Some(closed)) if closed.is_of_statement(is_it) => {
+                    return Err(Missing::Dropped);
+                }
                 Expect::Parse(_, Some(undo)) if undo.is_of_the_client(is_it) => {
                     return by_protocol();
                 }
@@ -277,12 +287,53 @@ impl Session {
 
     /// Whether the name of a Bind stands for a statement of SQL that may write a migrated table.
     pub(super) fn binds_a_hidden_write(&self, routes: &Routes, name: &[u8]) -> bool {
-        let Ok(name) = std::str::from_utf8(counting(name)) else { return false };
-        match self.executed(routes, name, &[]) {
+        let known = std::str::from_utf8(counting(name)).ok().ok_or(Missing::Unknown);
+        match known.and_then(|name| self.executed(routes, name, &[])) {
             Ok(executed) => may_write(&executed.known),
             Err(Missing::Dropped) => false,
             // The server knows it no better, as a rule: then it says so, and what is marked is undone.
             Err(Missing::Unknown) => self.names.in_sql.has_unseen || self.names.in_sql.used,
+        }
+    }
+
+    /// Whether the text that a name stands for drops names.
+    fn drops_names(&self, name: &str) -> bool {
+        let text = self.find(name, &[]);
+        text.is_ok_and(|named| drops_names(named.sql.as_bytes()))
+    }
+
+    /// What names stand for may be something else behind what is sent.
+    pub(super) fn names_may_be_others(&mut self) {
+        self.names.forget_extra();
+        self.names.may_have_changed();
+        self.names_sent_are_forgotten();
+    }
+
+    /// What prepares names, and is not answered yet, comes before what has them forgotten.
+    pub(super) fn names_sent_are_forgotten(&mut self) {
+        let sent = self.replies.iter_mut().flat_map(|reply| match reply {
+            Expect::Query(rows) => rows.iter_mut().collect(),
+            Expect::Execute(_, rows) => vec![rows],
+            _ => Vec::new(),
+        });
+        for rows in sent {
+            let rows = rows.bare_mut();
+            if let Rows::Names(change, form) = rows
+                && matches!(**change, Change::Prepared(_))
+            {
+                *rows = form.take().map_or(Rows::Plain, Rows::Among);
+            }
+        }
+    }
+
+    /// What a statement does to the session that the protocol has not prepared.
+    pub(super) fn effect_of_name(&self, routes: &Routes, name: &[u8]) -> Effect {
+        let name = std::str::from_utf8(counting(name)).ok().ok_or(Missing::Unknown);
+        match name.and_then(|name| self.executed(routes, name, &[])).map(|e| e.known) {
+            Ok(Known::Plain) | Err(Missing::Dropped) => Effect::None,
+            Ok(Known::Understood(u)) => one(&u).map_or(Effect::State, |s| s.effect),
+            Err(Missing::Unknown) if !self.names.in_sql.used => Effect::None,
+            Ok(Known::Unreadable(_)) | Err(Missing::Unknown) => Effect::State,
         }
     }
 
@@ -315,6 +366,7 @@ impl Session {
         match self.executed(routes, &execute.name, planned).map(|e| e.known) {
             Ok(Known::Plain) => Effect::None,
             Ok(Known::Understood(u)) => one(&u).map_or(statement.effect, |s| s.effect),
+            Ok(Known::Unreadable(_)) if self.drops_names(&execute.name) => Effect::Renames,
             Ok(Known::Unreadable(_)) | Err(_) => statement.effect,
         }
     }

@@ -15,7 +15,8 @@ impl Session {
     /// it.
     pub(super) fn named_by_protocol(&self, name: &str) -> Option<Arc<Named>> {
         let statement = self.names.statement(name.as_bytes())?;
-        if self.is_uncertain(name.as_bytes()) || statement.readable != self.readable() {
+        let unsure = self.is_uncertain(name.as_bytes()) || self.may_be_hidden(name.as_bytes());
+        if unsure || statement.readable != self.readable() {
             return None;
         }
         Some(Arc::new(Named {

@@ -2,11 +2,12 @@
 
 use super::decide::Case;
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
-use super::prepared::{FormKey, Meant, Prepared, Undo};
+use super::prepared::{Acts, FormKey, Meant, Prepared, Undo};
 use super::{Flow, Out, Protocol, Session};
 use crate::proxy::context::{Known, Readable};
+use crate::proxy::vet::Native;
 use crate::routing::Routes;
-use crate::sql::statement::{Class, Understanding};
+use crate::sql::statement::{Class, Effect, Understanding};
 use crate::wire::{build, frontend};
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ impl Session {
             out.to_server.extend_from_slice(frame);
             self.replies.push_back(Expect::Parse(Reply::Forward, None));
             return Flow::Done;
+        }
+        if self.waits_for_status(out) {
+            return Flow::Hold;
         }
         let known = self.know(&routes, view.sql);
         let mut own = (FormKey::Original, None);
@@ -54,6 +58,10 @@ impl Session {
             self.facts_used();
         }
         self.note_for_retry(&known, own.0, frame);
+        let has_effect = |u: &Understanding| u.statements.iter().any(|s| s.effect != Effect::None);
+        if !matches!(&known, Known::Understood(u) if has_effect(u)) {
+            self.transaction.takes_snapshot();
+        }
         match &own.1 {
             None => out.to_server.extend_from_slice(frame),
             Some(form) => {
@@ -89,6 +97,7 @@ impl Session {
             id,
             touched: self.groups,
             sql: Arc::from(view.sql),
+            acts: Acts::of(view.sql),
             readable: self.readable(),
             types: view.types.into(),
             known,
@@ -120,7 +129,10 @@ impl Session {
     /// Whether the facts that this statement needs have to be asked for first.
     pub(super) fn lacks_facts(&self, case: &Case<'_>) -> bool {
         let stale = self.facts_are_stale(case);
-        stale && !self.has_failed() && !self.retry.forces_source() && case.needs_facts()
+        stale
+            && !self.finds_a_failed_transaction()
+            && !self.retry.forces_source()
+            && case.needs_facts()
     }
 
     /// The form that a statement is parsed in. Under a name it is the client's own text: SQL may say the
@@ -153,13 +165,18 @@ impl Session {
         }
         let spliced = self.as_read_here(case.form(key)?);
         let (original, layout) = (Arc::from(case.text), case.layout(key));
-        let native = match (&case.statement.class, key) {
+        let native = self.native_of(case, key);
+        Some(Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native }))
+    }
+
+    /// How the source describes what a form reads on the shadow.
+    pub(super) fn native_of(&self, case: &Case<'_>, key: FormKey) -> Option<Arc<Native>> {
+        match (&case.statement.class, key) {
             (Class::Read(read), FormKey::Shadow(_)) => {
                 read.fit.as_ref().ok().and_then(|fit| self.vetted(case, fit))
             }
             _ => None,
-        };
-        Some(Arc::new(Form { spliced, original, layout, renamed: Vec::new(), native }))
+        }
     }
 
     pub(super) fn on_describe(&mut self, frame: &[u8], body: &[u8], out: &mut Out) -> Flow {
@@ -173,6 +190,9 @@ impl Session {
             Some(frontend::Named::Statement(name)) => {
                 self.is_looked_up(name);
                 self.statement_rows(name, &routes)
+            }
+            Some(frontend::Named::Portal(name)) if self.waits_for_portal(name, out) => {
+                return Flow::Hold;
             }
             Some(frontend::Named::Portal(name)) => {
                 self.names.portal(name).map_or(Rows::Plain, |p| p.rows.clone())
@@ -215,7 +235,7 @@ impl Session {
                 let route = fit.and_then(|f| f.targets().next()).and_then(|t| case.route(t));
                 match (native, route) {
                     (Some(native), Some(route)) => {
-                        Self::read_rows(Arc::clone(route), ServedBy::Shadow(form, native))
+                        self.read_rows(Arc::clone(route), ServedBy::Shadow(form, native))
                     }
                     _ => Rows::Plain,
                 }

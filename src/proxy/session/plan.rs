@@ -6,7 +6,8 @@ use super::copy::Copied;
 use super::decide::{Case, Decision};
 use super::expect::{Form, Rows, ServedBy};
 use super::named::Change;
-use super::prepared::{FormKey, Marks};
+use super::portal::Marks;
+use super::prepared::FormKey;
 use super::query::Text;
 use super::steps::Steps;
 use super::watch::Watch;
@@ -98,6 +99,9 @@ impl Session {
         plan: &mut Plan,
     ) -> Result<(), Box<Report>> {
         let alone = u.statements.len() == 1;
+        if Self::has_to_be_first(self.status, query, u) {
+            plan.meanings = Meanings::Unknown;
+        }
         for (index, statement) in u.statements.iter().enumerate() {
             let effect = self.effect_of(query.routes, statement, &plan.changes);
             plan.effects.push(effect);
@@ -115,6 +119,12 @@ impl Session {
                 Class::Prepare(_) | Class::Deallocate(_) => {
                     self.plan_change(&query.case(statement), statement.at.end, plan);
                     None
+                }
+                // Its mark is written: whatever would be decided by now, it runs behind that, as it is.
+                _ if alone && self.hold == Some(super::Hold::Marked) => {
+                    let marked = Marks { routes: Vec::new(), why: Reason::Through };
+                    let watch = self.watch(&query.case(statement), u.tallies(index), Taken::Marked);
+                    Some((Decision::Marked(marked), watch))
                 }
                 _ => {
                     let decision = self.decide_planned(query, statement, alone, plan);
@@ -138,6 +148,7 @@ impl Session {
             Effect::State
             | Effect::Defines(_, _, Keeps::Nothing)
             | Effect::Discard
+            | Effect::Renames
             | Effect::Anything => Meanings::Unknown,
             // What the transaction has changed may end with it.
             Effect::Begin(_) | Effect::End if self.transaction.is_stateful() => Meanings::Unknown,
@@ -232,7 +243,7 @@ impl Session {
                 }
                 plan.on_shadow = true;
                 let form = Arc::clone(&plan.placeholder);
-                Self::read_rows(route, ServedBy::Shadow(form, native))
+                self.read_rows(route, ServedBy::Shadow(form, native))
             }
             Decision::Copied(copied) => {
                 plan.copied = Some((copied, watch));
@@ -250,7 +261,8 @@ impl Session {
                 Rows::Plain
             }
             Decision::Followed(steps) => {
-                self.count("mirrored", "write");
+                let (route, class) = steps.counted();
+                self.count(route, class);
                 plan.follow(&steps, statement, watch);
                 return Ok(());
             }
@@ -334,6 +346,7 @@ impl Plan {
                 }
                 Rows::Plain => *rows = Rows::Among(Arc::clone(&form)),
                 Rows::Begins
+                | Rows::Called
                 | Rows::Undescribed
                 | Rows::Fetched(_)
                 | Rows::Copied(_)

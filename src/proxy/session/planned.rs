@@ -8,7 +8,8 @@
 
 use super::Session;
 use super::decide::{Case, Decision};
-use super::prepared::{FormKey, Marks, Meant};
+use super::portal::Marks;
+use super::prepared::{FormKey, Meant};
 use crate::routing::Mirror;
 use crate::sql::mention::Spelling;
 use crate::sql::reason::Reason;
@@ -21,7 +22,7 @@ pub(super) struct Moved {
     /// The client's own text goes by this form.
     pub(super) as_written: FormKey,
     /// What has to be marked before it besides.
-    pub(super) marks: Option<Arc<Marks>>,
+    pub(super) marks: Option<Marks>,
 }
 
 /// Which table a plan writes, as far as it is known.
@@ -103,7 +104,6 @@ impl Session {
         if let Decision::Mirrored(..) = decision {
             // Some of its tables are migrated ones, some are not: those may be, by an older plan.
             let marks = (!parsed_now).then(|| self.marks_elsewhere(case)).flatten();
-            let marks = marks.map(|marks| self.counted_marks(marks));
             return Moved { decision, as_written: FormKey::Original, marks };
         }
         let moved = self.decide_moved(name, case, decision);

@@ -7,9 +7,10 @@
 //! form that is current.
 
 use super::expect::{Form, Rows};
+use super::portal::{Bound, Portal, Ran};
 use super::watch::Watch;
 use crate::proxy::context::{Known, Readable};
-use crate::sql::reason::Reason;
+use crate::sql::lex::{first_word, identifier, tokens};
 use crate::sql::statement::Effect;
 use crate::sql::write::Modes;
 use std::collections::HashMap;
@@ -50,6 +51,37 @@ pub(super) struct Meant {
     pub(super) elsewhere: bool,
 }
 
+/// What a statement may do that is of no table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acts {
+    /// Nothing that matters.
+    Otherwise,
+    /// A COPY from the client.
+    Copies,
+    /// A cursor of SQL gets a name that is of no portal any more, or loses it.
+    EndsPortals,
+    /// What another statement does.
+    Executes,
+}
+
+impl Acts {
+    /// By its first word.
+    pub(super) fn of(sql: &[u8]) -> Self {
+        let mut buffer = [0; 16];
+        match first_word(sql, &mut buffer) {
+            Some("copy") => Self::Copies,
+            Some("close" | "declare") => Self::EndsPortals,
+            Some("execute") => Self::Executes,
+            _ => Self::Otherwise,
+        }
+    }
+}
+
+/// Whether a text has this word somewhere.
+pub(super) fn spells(sql: &[u8], word: &[u8]) -> bool {
+    sql.windows(word.len().max(1)).any(|w| w.eq_ignore_ascii_case(word))
+}
+
 /// A prepared statement.
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
@@ -58,6 +90,8 @@ pub(super) struct Prepared {
     /// The last group of frames with a Parse or Close of it.
     pub(super) touched: u64,
     pub(super) sql: Arc<[u8]>,
+    /// What it may do that is of no table.
+    pub(super) acts: Acts,
     /// How the server has read it.
     pub(super) readable: Readable,
     /// Declared parameter types, as in the Parse.
@@ -153,76 +187,6 @@ impl Undo {
     }
 }
 
-/// A portal: what its Execute will give.
-#[derive(Debug, Clone)]
-pub(super) struct Portal {
-    pub(super) rows: Rows,
-    pub(super) effect: Effect,
-    /// Migrations to be marked before it runs, with the reason.
-    pub(super) marks: Option<Arc<Marks>>,
-    /// What is run behind it.
-    pub(super) steps: Option<Arc<super::steps::Steps>>,
-    /// A dark read to be offered when it runs.
-    pub(super) dark: Option<Arc<crate::proxy::dark::Job>>,
-    /// What counts it, until it is executed.
-    pub(super) watch: Option<Watch>,
-    /// The group that has executed it; a write without rows to give cannot be executed again.
-    pub(super) ran_in: Option<u64>,
-    /// Its number: another one may have its name by now.
-    pub(super) id: u64,
-}
-
-/// The server's name of a statement, and the client's.
-type Asked = (Box<[u8]>, Box<[u8]>);
-
-/// A portal that the server has been asked for. Should it not make it, the name stands for
-/// what it stood for before: a failed transaction has room for no more than the server has.
-#[derive(Debug)]
-pub(super) struct Bound {
-    name: Box<[u8]>,
-    /// The number of the portal.
-    pub(super) id: u64,
-    pub(super) previous: Option<Portal>,
-    /// The server's name of the statement and the client's, where they differ: an error has the former.
-    pub(super) asked: Option<Asked>,
-    /// What is bound, where that is not the client's own text: an error may have places in it.
-    pub(super) form: Option<Arc<Form>>,
-}
-
-/// Migrations that a statement may change in a way that is not understood.
-#[derive(Debug)]
-pub(super) struct Marks {
-    pub(super) routes: Vec<Arc<crate::routing::Route>>,
-    pub(super) why: Reason,
-}
-
-impl Bound {
-    /// Puts `before` where this would restore a portal that has turned out never to have been; whether it
-    /// would.
-    pub(super) fn correct(&mut self, id: u64, before: &mut Option<Portal>) -> bool {
-        let restores = self.previous.as_ref().is_some_and(|previous| previous.id == id);
-        if restores {
-            self.previous = before.take();
-        }
-        restores
-    }
-}
-
-impl Portal {
-    pub(super) fn plain() -> Self {
-        Self {
-            rows: Rows::Plain,
-            effect: Effect::None,
-            marks: None,
-            steps: None,
-            dark: None,
-            watch: None,
-            ran_in: None,
-            id: 0,
-        }
-    }
-}
-
 /// Things by name. The one without a name has a place of its own: most drivers use it for every
 /// statement, and finding it by its hash would be a good part of what a frame costs.
 #[derive(Debug)]
@@ -260,11 +224,20 @@ impl<T> ByName<T> {
         }
     }
 
-    fn remove(&mut self, name: &[u8]) {
+    fn take(&mut self, name: &[u8]) -> Option<T> {
         match counting(name) {
-            [] => self.unnamed = None,
-            name => drop(self.named.remove(name)),
+            [] => self.unnamed.take(),
+            name => self.named.remove(name),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unnamed.is_none() && self.named.is_empty()
+    }
+
+    fn retain(&mut self, stays: impl Fn(&T) -> bool) {
+        self.unnamed = self.unnamed.take().filter(&stays);
+        self.named.retain(|_, value| stays(value));
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
@@ -287,6 +260,8 @@ pub(super) struct Names {
     next_id: u64,
     /// A text that was not read may have hidden a write behind a name.
     pub(super) hidden_writes: bool,
+    /// The last group that closes a statement, or changes names in SQL.
+    pub(super) changed_in: u64,
     /// What was prepared in SQL.
     pub(super) in_sql: super::named::Statements,
     /// Statements up to this id may have been dropped by DISCARD or DEALLOCATE.
@@ -321,21 +296,24 @@ impl Names {
         self.statements.named.values()
     }
 
-    /// Forgets the statements for which this says no; returns the server's names of what is left of them.
-    pub(super) fn keep(&mut self, keeps: impl Fn(&[u8], u64) -> bool) -> Vec<String> {
+    /// Forgets the statements with a name and a number for which this says no; returns the server's names of
+    /// what is left of them.
+    pub(super) fn keep(&mut self, keeps: impl Fn(u64) -> bool) -> Vec<String> {
         let mut left = Vec::new();
-        let mut stays = |name: &[u8], statement: &mut Prepared| {
-            let stays = keeps(name, statement.id);
+        self.statements.named.retain(|_, statement| {
+            let stays = keeps(statement.id);
             if !stays {
                 left.extend(statement.forms());
             }
             stays
-        };
-        if self.statements.unnamed.as_mut().is_some_and(|s| !stays(b"", s)) {
-            self.statements.unnamed = None;
-        }
-        self.statements.named.retain(|name, statement| stays(name, statement));
+        });
         left
+    }
+
+    /// Forgets a statement that the server has no more; what is left of it is closed with the next Close.
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        let left = self.statements.take(name);
+        self.in_sql.orphans.extend(left.iter().flat_map(Prepared::forms));
     }
 
     /// A text that was not read may have given names to other statements.
@@ -344,10 +322,20 @@ impl Names {
         self.in_sql.forget();
     }
 
+    /// The client's encoding is another: in it a name that is not ASCII is spelled in other bytes, and its
+    /// bytes may spell another name.
+    pub(super) fn are_respelled(&mut self) {
+        let mut all = self.statements.named.keys();
+        if all.any(|name| !name.is_ascii()) || self.in_sql.has_foreign_name() {
+            self.may_have_changed();
+            self.forget_extra();
+        }
+    }
+
     /// Forgets a statement, unless the name stands for another by now.
     pub(super) fn close(&mut self, name: &[u8], id: u64) {
         if self.statement(name).is_some_and(|s| s.id == id) {
-            self.statements.remove(name);
+            drop(self.statements.take(name));
         }
     }
 
@@ -390,14 +378,19 @@ impl Names {
     }
 
     /// A Bind is sent; returns what to do if it fails. The unnamed portal is only one, and as a rule
-    /// not worth keeping what it was: but no mark is to be lost.
-    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Option<Box<Bound>> {
+    /// not worth keeping what it was, unless something is done with it.
+    pub(super) fn put_portal(
+        &mut self,
+        name: &[u8],
+        portal: Portal,
+        group: u64,
+    ) -> Option<Box<Bound>> {
         let form = portal.rows.bound_form();
         let id = self.next_id();
-        let portal = Portal { id, ..portal };
+        let portal = Portal { id, bound_in: group, ..portal };
         let previous = self.portals.put(name, portal);
-        let marked = previous.as_ref().is_some_and(|p| p.marks.is_some() || p.steps.is_some());
-        (marked || form.is_some() || !name.is_empty())
+        let kept = previous.as_ref().is_some_and(|previous| !previous.is_plain());
+        (kept || form.is_some() || !name.is_empty())
             .then(|| Box::new(Bound { name: name.into(), id, previous, asked: None, form }))
     }
 
@@ -424,9 +417,19 @@ impl Names {
         }
         match bound.previous {
             Some(previous) => drop(self.portals.put(&bound.name, previous)),
-            None => self.portals.remove(&bound.name),
+            None => drop(self.portals.take(&bound.name)),
         }
         None
+    }
+
+    /// Whether any portal has a name.
+    pub(super) fn has_named_portals(&self) -> bool {
+        !self.portals.named.is_empty()
+    }
+
+    /// What each portal gives.
+    pub(super) fn rows_of_portals(&mut self) -> impl Iterator<Item = &mut Rows> {
+        self.portals.values_mut().map(|portal| &mut portal.rows)
     }
 
     /// How many portals there are.
@@ -442,14 +445,72 @@ impl Names {
         Some(watch)
     }
 
-    pub(super) fn portal_has_run(&mut self, name: &[u8], group: u64) {
-        if let Some(portal) = self.portals.get_mut(name) {
-            portal.ran_in = Some(group);
+    /// What the statement of a portal may do.
+    pub(super) fn may_act(&mut self, portal: &[u8], statement: &[u8]) {
+        let Some(statement) = self.statements.get(statement) else { return };
+        let acts = match statement.acts {
+            Acts::Executes => self.acts_of(&statement.sql),
+            acts => acts,
+        };
+        let ends = (acts == Acts::EndsPortals).then(|| Arc::clone(&statement.sql));
+        if let Some(portal) = self.portals.get_mut(portal) {
+            (portal.acts, portal.ends) = (acts, ends);
         }
     }
 
-    pub(super) fn close_portal(&mut self, name: &[u8]) {
-        self.portals.remove(name);
+    /// What a text may do; that of an EXECUTE is what the statement does that the protocol has prepared.
+    pub(super) fn acts_of(&self, sql: &[u8]) -> Acts {
+        let acts = Acts::of(sql);
+        if acts != Acts::Executes {
+            return acts;
+        }
+        let text = std::str::from_utf8(sql.strip_suffix(b"\0").unwrap_or(sql)).unwrap_or_default();
+        let tokens = tokens(text).unwrap_or_default();
+        let name = tokens.get(1).and_then(|token| identifier(text, token));
+        let executed = name.and_then(|name| self.statements.get(name.as_bytes()));
+        match executed.map(|statement| statement.acts) {
+            Some(Acts::Copies) => Acts::Copies,
+            _ => Acts::Otherwise,
+        }
+    }
+
+    /// Whether what a portal runs does nothing to the session.
+    pub(super) fn is_of_no_effect(&self, portal: &[u8]) -> bool {
+        self.portals.get(portal).is_none_or(|portal| portal.effect == Effect::None)
+    }
+
+    /// It is sent to be run; returns what to do if the server skips that.
+    pub(super) fn portal_has_run(&mut self, name: &[u8], group: u64) -> Option<Ran> {
+        let portal = self.portals.get_mut(name)?;
+        portal.ran_in = Some(group);
+        Some(Ran { name: name.into(), id: portal.id })
+    }
+
+    /// The server has skipped it.
+    pub(super) fn has_not_run(&mut self, ran: &Ran) {
+        if let Some(portal) = self.portals.get_mut(&ran.name).filter(|p| p.id == ran.id) {
+            portal.ran_in = None;
+        }
+    }
+
+    /// Its Close is sent; returns it, should the server skip that.
+    pub(super) fn close_portal(&mut self, name: &[u8]) -> Option<Portal> {
+        self.portals.take(name)
+    }
+
+    /// The Close of a portal was skipped. Gives it back where the name stands for another.
+    pub(super) fn reopen(&mut self, name: &[u8], portal: Portal) -> Option<Portal> {
+        if self.portals.get(name).is_some() {
+            return Some(portal);
+        }
+        self.portals.put(name, portal)
+    }
+
+    /// No transaction is open behind a group: what was bound in it and before it is gone.
+    pub(super) fn portals_end(&mut self, answered: u64) {
+        if !self.portals.is_empty() {
+            self.portals.retain(|portal| portal.bound_in > answered);
+        }
     }
 
     /// A transaction has ended: its portals are gone.

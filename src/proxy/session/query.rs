@@ -13,8 +13,9 @@ use crate::proxy::context::{Counted, Known, Understander};
 use crate::routing::Routes;
 use crate::sql::lex::first_word;
 use crate::sql::reason::Reason;
-use crate::sql::statement::{Class, Effect, Statement, Understanding};
+use crate::sql::statement::{Class, Effect, Statement, Understanding, drops_names};
 use crate::sql::write::{Layout, Write};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::{build, frontend};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,7 +41,11 @@ impl Session {
             known = hidden::executes(sql, &known, &understander);
         }
         match known {
+            Known::Plain if self.waits_to_fetch(sql, out) => Flow::Hold,
             Known::Plain => {
+                if self.fetches_an_effect(sql) {
+                    self.apply(Effect::State, &routes);
+                }
                 match self.fetched(sql) {
                     Ok(Rows::Plain) => self.forward_query(frame, VecDeque::new(), out),
                     Ok(fetched) => self.forward_query(frame, VecDeque::from([fetched]), out),
@@ -73,7 +78,8 @@ impl Session {
             let first = first_word(sql, &mut buffer);
             matches!(first, Some("abort" | "commit" | "end" | "rollback"))
         };
-        self.epochs.len() > 1 && (leaves() || self.has_unsynced()) && self.drains(out)
+        let mut waits = |s: &Self| leaves() || s.has_unsynced() || s.has_failed();
+        self.epochs.len() > 1 && waits(self) && self.drains(out)
     }
 
     /// Whether frames without a Sync are not answered.
@@ -94,7 +100,8 @@ impl Session {
 
     /// Whether the next frame finds a failed transaction: nothing is in flight that could end it.
     pub(super) fn is_surely_failed(&self) -> bool {
-        self.has_failed() && self.replies.is_empty() && !self.in_group
+        let nothing = self.replies.iter().all(|reply| matches!(reply, Expect::CopyEnd));
+        self.has_failed() && nothing && !self.in_group
     }
 
     /// The same for the frame at hand, behind others of its group that run nothing.
@@ -102,7 +109,11 @@ impl Session {
         let runs_nothing = |reply: &Expect| {
             matches!(
                 reply,
-                Expect::Parse(..) | Expect::Bind(..) | Expect::Describe(..) | Expect::Close(..)
+                Expect::Parse(..)
+                    | Expect::Bind(..)
+                    | Expect::Describe(..)
+                    | Expect::Close(..)
+                    | Expect::CopyEnd
             )
         };
         self.has_failed() && self.replies.iter().all(runs_nothing)
@@ -110,7 +121,7 @@ impl Session {
 
     /// Whether the transaction had failed when the server was last ready.
     pub(super) fn has_failed(&self) -> bool {
-        self.status == crate::wire::backend::TransactionStatus::Failed
+        self.status == TransactionStatus::Failed
     }
 
     /// A text that may write any migrated table, in a way that cannot be read.
@@ -143,6 +154,8 @@ impl Session {
             }
             _ => {}
         }
+        // Whatever was decided now: its mark is written.
+        self.take_marked();
         let watch = self.watch_unread(routes, (sql, why), taken);
         self.forward_unseen(frame, routes, watch, out);
         Flow::Done
@@ -175,6 +188,9 @@ impl Session {
             if frame.is_empty() || hidden::may_prepare(frame) {
                 self.names.may_have_changed();
             }
+            if drops_names(frame) {
+                self.names_may_be_others();
+            }
         }
         // Of a text that is not read, the first statement stands for all.
         let rows = watch.map(|watch| Rows::Plain.watched(Some(watch)));
@@ -183,7 +199,13 @@ impl Session {
 
     fn query_understood(&mut self, query: &Text<'_>, u: &Counted, out: &mut Out) -> Flow {
         let by_name = |s: &Statement| matches!(s.class, Class::Execute(_) | Class::Deallocate(_));
-        if u.statements.iter().any(by_name) && self.waits_for_names(out) {
+        let uncertain = |s: &Statement| match &s.class {
+            Class::Execute(execute) => self.is_uncertain(execute.name.as_bytes()),
+            _ => false,
+        };
+        if u.statements.iter().any(by_name)
+            && (u.statements.iter().any(uncertain) && self.drains(out) || self.waits_for_names(out))
+        {
             return Flow::Hold;
         }
         if self.wants_facts(query, u) {
@@ -235,7 +257,24 @@ impl Session {
             let case = query.case(s);
             (case.needs_facts() && self.facts_are_stale(&case)) || self.executed_needs_facts(&case)
         };
-        asks && u.statements.iter().any(stale)
+        asks && !Self::has_to_be_first(self.status, query, u) && u.statements.iter().any(stale)
+    }
+
+    /// Whether a text within a block begins with what sets the block's snapshot, or has to run before there is
+    /// one, and goes on: nothing can be asked before it.
+    pub(super) fn has_to_be_first(
+        status: TransactionStatus,
+        query: &Text<'_>,
+        u: &Understanding,
+    ) -> bool {
+        let [first, _, ..] = u.statements.as_slice() else { return false };
+        let mut buffer = [0; 16];
+        let mut locks = || {
+            let text = query.text.get(first.at.clone()).unwrap_or_default();
+            first_word(text.as_bytes(), &mut buffer) == Some("lock")
+        };
+        status == TransactionStatus::InTransaction
+            && (matches!(first.effect, Effect::SetTransaction(_)) || locks())
     }
 
     /// Applies the effects of a text that is about to be sent, and offers its dark read.
@@ -261,11 +300,18 @@ impl Session {
                 self.facts = None;
                 self.names.forget_extra();
             }
+            Effect::Renames => {
+                self.facts = None;
+                self.names_may_be_others();
+            }
             Effect::Anything => {
                 self.facts = None;
                 self.names.forget_extra();
                 self.names.in_sql.forget();
+                self.names_sent_are_forgotten();
             }
+            // What was asked within the transaction may have been said of what ends with it.
+            Effect::Begin(_) | Effect::End if self.transaction.is_stateful() => self.facts = None,
             Effect::PreparesWrite
             | Effect::None
             | Effect::Begin(_)
@@ -288,7 +334,7 @@ impl Session {
             (Class::Read(read), Some(route)) => {
                 self.count("source", "read");
                 let waits = if read.fit.is_ok() { Waits::Never } else { Waits::Perhaps };
-                Self::read_rows(route, ServedBy::Source(waits))
+                self.read_rows(route, ServedBy::Source(waits))
             }
             (Class::Read(_), None) => {
                 self.count("passthrough", "read");
@@ -301,6 +347,7 @@ impl Session {
             (
                 Class::Passthrough
                 | Class::Truncate(_)
+                | Class::Cascade
                 | Class::Prepare(_)
                 | Class::Execute(_)
                 | Class::Deallocate(_)
@@ -314,9 +361,10 @@ impl Session {
         }
     }
 
-    pub(super) fn read_rows(route: Arc<crate::routing::Route>, served_by: ServedBy) -> Rows {
+    pub(super) fn read_rows(&self, route: Arc<crate::routing::Route>, served_by: ServedBy) -> Rows {
+        let begun = self.transaction.begun();
         let bound = Some(Box::default());
-        Rows::Read(Box::new(ReadRows { route, began: Instant::now(), bound, served_by }))
+        Rows::Read(Box::new(ReadRows { route, began: Instant::now(), begun, bound, served_by }))
     }
 
     /// The replies of a form of a statement that is mirrored.
@@ -335,7 +383,15 @@ impl Session {
     ) -> Rows {
         let Some(layout) = layout else { return Rows::Plain };
         let (verb, locked_for) = (write.verb(), write.locked_for());
-        Rows::Mirrored(Box::new(Mirrored { mirrors, verb, locked_for, layout, form, rows: 0 }))
+        Rows::Mirrored(Box::new(Mirrored {
+            mirrors,
+            verb,
+            locked_for,
+            layout,
+            form,
+            rows: 0,
+            ran: None,
+        }))
     }
 
     pub(super) fn refuse_query(&mut self, report: Box<build::Report>, out: &mut Out) {

@@ -9,7 +9,8 @@
 
 use super::decide::Case;
 use super::expect::{Expect, Reply};
-use super::prepared::{FormKey, Portal};
+use super::portal::Portal;
+use super::prepared::FormKey;
 use super::{Out, Session};
 use crate::proxy::context::Known;
 use crate::routing::{Gate, GateTicket};
@@ -205,7 +206,6 @@ impl Retry {
             State::Failed { .. } => true,
             State::Armed { answered } => {
                 self.state = State::Failed { answered };
-                self.held.clear();
                 true
             }
             _ => {
@@ -226,7 +226,6 @@ impl Retry {
             && self.gates.iter().any(is_closed)
         {
             self.state = State::Failed { answered };
-            self.held.clear();
         }
     }
 
@@ -327,6 +326,7 @@ impl Session {
         let State::Failed { answered } = self.retry.state else { return };
         self.context.metrics.shadow_retries.inc();
         self.retry.state = State::Replaying;
+        self.retry.held.clear();
         let frames = std::mem::take(&mut self.retry.frames);
         for (index, frame) in frames.iter().enumerate() {
             let tag = frame.first().copied().unwrap_or_default();

@@ -2,8 +2,10 @@
 
 use super::expect::{Expect, ReadRows, Reply, Rows, ServedBy};
 use super::marked::Kept;
+use super::portal::Closed;
 use super::prepared::Undo;
-use super::{Hold, Out, Protocol, Said, Session, Takes};
+use super::skipped::Given;
+use super::{Hold, Out, Protocol, Said, Session};
 use crate::proxy::context::Understander;
 use crate::sql::read::MOVED;
 use crate::sql::write::Layout;
@@ -35,6 +37,15 @@ impl Session {
         data: &[u8],
         out: &mut Out,
     ) -> Result<usize, BadLength> {
+        let sent = out.to_server.len();
+        let dealt_with = self.take_from_server(data, out)?;
+        if self.client_pass > 0 {
+            self.behind_frame.extend(out.to_server.drain(sent..));
+        }
+        Ok(dealt_with)
+    }
+
+    fn take_from_server(&mut self, data: &[u8], out: &mut Out) -> Result<usize, BadLength> {
         let mut at = 0;
         let mut run = 0;
         loop {
@@ -107,8 +118,12 @@ impl Session {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
+        if self.says_if_synced(tag, body, out) {
+            return Fate::Swallow;
+        }
         if tag == b'Z' && self.answers_sync_of_copy() {
             self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Idle);
+            self.copy_is_settled();
             return Fate::Forward;
         }
         if matches!(self.before_marked(tag, body, out), Kept::Yes) {
@@ -140,7 +155,10 @@ impl Session {
         let value = String::from_utf8_lossy(value).into_owned();
         let parameters = &mut self.parameters;
         match name {
-            b"client_encoding" => parameters.client_encoding = value,
+            b"client_encoding" => {
+                parameters.client_encoding = value;
+                self.names.are_respelled();
+            }
             b"standard_conforming_strings" => parameters.escapes_in_strings = value == "off",
             b"application_name" => parameters.application_name = value,
             b"server_version" => {
@@ -158,11 +176,15 @@ impl Session {
         if tag == b'G' {
             self.copy_begins();
         }
+        // C, or I for a text of blanks, ends a statement.
+        let ends = matches!(tag, b'C' | b'I');
+        if ends {
+            self.has_taken_data();
+            self.ends_portals(body);
+        }
         let Some(Expect::Query(rows)) = self.replies.front_mut() else { return Fate::Forward };
         let Some(mut first) = rows.pop_front() else { return Fate::Forward };
         let fate = self.rows_reply(&mut first, (Protocol::Simple, tag), body, out);
-        // C, or I for a text of blanks, ends a statement.
-        let ends = matches!(tag, b'C' | b'I');
         match self.replies.front_mut() {
             Some(Expect::Query(rows)) if !ends => rows.push_front(first),
             Some(front) => front.watch_next(),
@@ -196,11 +218,11 @@ impl Session {
             }
             Expect::Bind(reply, _) => Self::fate(*reply),
             Expect::Close(reply, closed) => {
-                if let Some(closed) = closed.take() {
-                    self.is_gone(&closed.0);
-                    self.lose_executed(closed.1);
+                if let Some(Closed::Statement(name, id)) = closed.take().map(|closed| *closed) {
+                    self.is_closed(&name, id);
+                    self.lose_executed(id);
                     // Its forms were closed behind it.
-                    drop(self.names.in_sql.lose(&closed.0));
+                    drop(self.names.in_sql.lose(&name));
                 }
                 Self::fate(*reply)
             }
@@ -229,6 +251,12 @@ impl Session {
             }
             _ => Fate::Forward,
         };
+        if tag == b'C' {
+            self.ends_portals(body);
+        }
+        if ends && matches!(front, Expect::Execute(..)) {
+            self.is_executed();
+        }
         if !ends {
             self.replies.push_front(front);
         } else if !matches!(fate, Fate::Swallow) {
@@ -241,19 +269,6 @@ impl Session {
         match reply {
             Reply::Forward => Fate::Forward,
             Reply::Swallow => Fate::Swallow,
-        }
-    }
-
-    /// A Sync that the client sent before the data of a COPY, or among them, is ignored by the
-    /// server, if it comes to read it there ([`Session::answers_sync_of_copy`]).
-    fn copy_begins(&mut self) {
-        while matches!(self.replies.get(1), Some(Expect::Sync(_))) {
-            self.replies.remove(1);
-            self.group_answered();
-        }
-        // Where the client has not ended them yet.
-        if self.copying.is_none() && !matches!(self.replies.get(1), Some(Expect::CopyEnd)) {
-            self.takes = Takes::Data;
         }
     }
 
@@ -297,9 +312,12 @@ impl Session {
             }
             Rows::Undescribed if tag == b'T' => Fate::Swallow,
             Rows::Mark(_) => Fate::Swallow,
-            Rows::Plain | Rows::Begins | Rows::Undescribed | Rows::Refused(_) | Rows::Among(_) => {
-                Fate::Forward
-            }
+            Rows::Plain
+            | Rows::Called
+            | Rows::Begins
+            | Rows::Undescribed
+            | Rows::Refused(_)
+            | Rows::Among(_) => Fate::Forward,
             Rows::Names(change, _) => {
                 let change = Arc::clone(change);
                 if tag == b'C' {
@@ -310,7 +328,10 @@ impl Session {
                     _ => Fate::Forward,
                 }
             }
-            Rows::Followed(_) if tag == b'C' => Fate::Swallow,
+            Rows::Followed(_) if tag == b'C' => {
+                self.completed = body.to_vec();
+                Fate::Swallow
+            }
             Rows::Followed(_) => Fate::Forward,
             Rows::Steps(steps, _) => {
                 let steps = Arc::clone(steps);
@@ -334,7 +355,7 @@ impl Session {
             (b'C' | b's', served_by) => {
                 let route = match served_by {
                     ServedBy::Source(_) => {
-                        self.transaction.has_read();
+                        self.transaction.has_read(read.begun);
                         "source"
                     }
                     ServedBy::Shadow(..) => "shadow",
@@ -378,6 +399,9 @@ impl Session {
 
     fn on_error(&mut self, body: &[u8], out: &mut Out) -> Fate {
         let sqlstate = backend::sqlstate(body).unwrap_or_default();
+        if self.copy_was_failed(body) {
+            return Fate::Swallow;
+        }
         let moved = self.has_moved(body);
         if let (Some(rows), None) = (self.running(), &moved) {
             self.look_into_failed(rows, sqlstate);
@@ -456,88 +480,28 @@ impl Session {
         }))
     }
 
-    /// After an error the server ignores frames up to the next Sync (a simple query just ends).
-    fn skip_to_sync(&mut self, out: &mut Out, given: Given) {
-        self.takes = Takes::Frames;
-        if given == Given::Yes {
-            self.watched_fails();
-        }
-        match self.replies.front_mut() {
-            Some(Expect::Query(rows)) => {
-                rows.clear();
-                return;
-            }
-            Some(Expect::Completion(completion)) => return completion.clear(),
-            None | Some(Expect::Startup | Expect::Sync(_) | Expect::Commit) => return,
-            Some(_) => {}
-        }
-        self.unnamed_is_gone();
-        let waits = matches!(self.hold, Some(Hold::Facts | Hold::Mark));
-        let (mut unbound, mut is_the_clients) = (Vec::new(), false);
-        while let Some(front) = self.replies.front_mut() {
-            if let Expect::Sync(reply) = front {
-                // The client has the error of what it waits for; the Sync of ours ends its query.
-                if given == Given::Yes && *reply == Reply::Swallow && waits {
-                    *reply = Reply::Forward;
-                    self.hold = Some(Hold::Failed);
-                }
-                return self.unbind(unbound);
-            }
-            if let Expect::Completion(completion) = front {
-                completion.clear();
-                return self.unbind(unbound);
-            }
-            is_the_clients |= front.is_the_clients();
-            match self.replies.pop_front() {
-                Some(Expect::Parse(_, Some(undo))) => self.take_back(*undo),
-                Some(Expect::Bind(_, Some(bound))) => unbound.push(*bound),
-                // Behind frames without a Sync: the server skips it, and is ready once for both. What comes
-                // next is of the same group, whether it is sent already or not.
-                Some(Expect::Query(_)) => self.in_group |= self.epochs.remove(1).is_none(),
-                _ => {}
-            }
-        }
-        self.unbind(unbound);
-        if self.copy_has_failed(out) {
-            return;
-        }
-        match self.hold.take() {
-            // The server skips the query, too.
-            Some(Hold::Mark) if is_the_clients => {
-                self.marked = None;
-                self.skipping = true;
-            }
-            Some(Hold::Mark) => {
-                self.marked = None;
-                // A simple query waited for the mark: end the transaction in its place.
-                build::sync(&mut out.to_server);
-                self.replies.push_back(Expect::Sync(Reply::Forward));
-                self.in_group = false;
-                self.hold = Some(Hold::Failed);
-            }
-            Some(Hold::Facts | Hold::Drain) | None => self.skipping = true,
-            other => self.hold = other,
-        }
-    }
-
-    fn on_ready(&mut self, body: &[u8], out: &mut Out) -> Fate {
+    pub(super) fn on_ready(&mut self, body: &[u8], out: &mut Out) -> Fate {
         self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Idle);
         let front = self.replies.pop_front();
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
+        self.copy_is_settled();
         match front {
             Some(Expect::Startup) => {
                 self.hold = None;
                 return Fate::Forward;
             }
             Some(Expect::Sync(Reply::Swallow)) => return Fate::Swallow,
-            Some(Expect::Query(_)) => self.unnamed_is_dropped(),
+            Some(Expect::Query(rows)) if !matches!(rows.front(), Some(Rows::Called)) => {
+                self.unnamed_is_dropped();
+            }
             Some(Expect::Completion(mut completion)) => out.to_client.append(&mut completion),
             _ => {}
         }
         if self.status == TransactionStatus::Idle {
-            self.transaction.is_over();
+            self.transaction.is_over(self.answered_now());
+            self.names.portals_end(self.answered_now());
         }
         if self.retry.has_failed() {
             self.group_answered();
@@ -572,13 +536,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Whether the client got the error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Given {
-    Yes,
-    No,
 }
 
 fn frame_of(tag: u8, body: &[u8]) -> Vec<u8> {

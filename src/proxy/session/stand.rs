@@ -34,6 +34,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         sync_function: "sync".into(),
         follow_function: None,
         truncate_function: Some("truncated".into()),
+        whole_function: Some("whole".into()),
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

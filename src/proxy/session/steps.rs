@@ -1,7 +1,8 @@
-//! What the proxy runs behind a statement of the client's, in the same transaction: for TRUNCATE, the
-//! step that empties the shadow, of every migration that it may have reached.
+//! What the proxy runs behind a statement of the client's, in the same transaction, of every migration that it
+//! may have reached: for TRUNCATE, the step that empties the shadow; for what takes away more than it names,
+//! the look whether both tables are whole.
 //!
-//! The statement is complete for the client when the steps are: should they be cancelled, it has
+//! The statement is complete for the client when the steps are: should they fail or be cancelled, it has
 //! failed, as it is without us.
 
 use super::decide::{Case, Decision};
@@ -21,34 +22,55 @@ const STEPS: &str = "pgsegue steps";
 
 /// The steps behind one statement.
 #[derive(Debug)]
-pub(super) struct Steps {
-    calls: Vec<(Arc<Route>, SyncMode)>,
-    /// Of the statement before them.
-    tag: &'static str,
-    extent: Extent,
+pub(super) enum Steps {
+    /// Behind a TRUNCATE, as each migration is mirrored.
+    Truncate(Vec<(Arc<Route>, SyncMode)>, Extent),
+    /// Behind what may take away a table, or a column.
+    Cascade(Vec<Arc<Route>>),
 }
 
 impl Steps {
     /// One statement that gives a row with an outcome per step.
     pub(super) fn sql(&self) -> String {
-        let calls = self.calls.iter().filter_map(|(route, mode)| {
-            let function = route.target.truncate_function.as_ref()?;
-            Some(format!("{function}({})", mode.as_sql()))
-        });
-        format!("SELECT {}", calls.collect::<Vec<_>>().join(", "))
+        let calls: Vec<_> = match self {
+            Self::Truncate(calls, _) => calls
+                .iter()
+                .filter_map(|(route, mode)| {
+                    let function = route.target.truncate_function.as_ref()?;
+                    Some(format!("{function}({})", mode.as_sql()))
+                })
+                .collect(),
+            Self::Cascade(routes) => {
+                let functions = routes.iter().filter_map(|r| r.target.whole_function.as_ref());
+                functions.map(|function| format!("{function}()")).collect()
+            }
+        };
+        format!("SELECT {}", calls.join(", "))
     }
 
     /// What becomes of the statement: the steps mark what they cannot mirror, as a rule a part.
     pub(super) fn taken(&self) -> Taken {
-        match self.extent {
-            Extent::Whole => Taken::Mirrored,
-            Extent::Part => Taken::Marked,
+        match self {
+            Self::Truncate(_, Extent::Whole) => Taken::Mirrored,
+            Self::Truncate(_, Extent::Part) => Taken::Marked,
+            Self::Cascade(_) => Taken::Source,
         }
     }
 
-    /// The migrations that they are for.
-    pub(super) fn routes(&self) -> Vec<Arc<Route>> {
-        self.calls.iter().map(|(route, _)| Arc::clone(route)).collect()
+    /// Where the statement is counted, and as what.
+    pub(super) fn counted(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Truncate(..) => ("mirrored", "write"),
+            Self::Cascade(_) => ("passthrough", "other"),
+        }
+    }
+
+    /// The migrations whose rows are lost to the shadow without them.
+    pub(super) fn mirrored(&self) -> Vec<Arc<Route>> {
+        match self {
+            Self::Truncate(calls, _) => calls.iter().map(|(route, _)| Arc::clone(route)).collect(),
+            Self::Cascade(_) => Vec::new(),
+        }
     }
 }
 
@@ -79,9 +101,17 @@ impl Session {
             let mode = self.mode_now(&route, mode);
             Some((route, mode))
         });
-        let (calls, extent) = (calls.collect(), truncate.extent);
-        let steps = Steps { calls, tag: "TRUNCATE TABLE", extent };
-        Decision::Followed(Arc::new(steps))
+        Decision::Followed(Arc::new(Steps::Truncate(calls.collect(), truncate.extent)))
+    }
+
+    /// What is to be done about a statement that may take away a migrated table, or a column of one.
+    pub(super) fn decide_cascade(case: &Case<'_>) -> Decision {
+        let mut routes = case.routes.mirrored_of(|_| true);
+        routes.retain(|route| route.target.whole_function.is_some());
+        match routes.is_empty() {
+            true => Decision::Original(None),
+            false => Decision::Followed(Arc::new(Steps::Cascade(routes))),
+        }
     }
 
     /// Sends the steps behind an Execute.
@@ -102,13 +132,16 @@ impl Session {
     ) -> Fate {
         match tag {
             b'D' => {
-                for ((route, _), value) in steps.calls.iter().zip(backend::Values::of(body)) {
-                    self.outcome(route, backend::outcome(value));
+                if let Steps::Truncate(calls, _) = steps {
+                    for ((route, _), value) in calls.iter().zip(backend::Values::of(body)) {
+                        self.outcome(route, backend::outcome(value));
+                    }
                 }
                 Fate::Swallow
             }
             b'C' => {
-                build::command_complete(&mut out.to_client, steps.tag.to_owned());
+                let tag = std::mem::take(&mut self.completed);
+                backend::push_frame(&mut out.to_client, b'C', |frame| frame.extend(tag));
                 Fate::Written
             }
             _ => Fate::Swallow,

@@ -8,8 +8,10 @@
 use super::client::malformed;
 use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Reply, Rows};
+use super::gone::Happens;
 use super::parse::one;
-use super::prepared::{FormKey, Portal, Prepared, Undo};
+use super::portal::Portal;
+use super::prepared::{Acts, FormKey, Prepared, Undo};
 use super::server::TOLD_BYTES_MAX;
 use super::watch::Watch;
 use super::{Fatal, Flow, Hold, Out, Protocol, Session};
@@ -113,6 +115,7 @@ impl Session {
             id,
             touched: self.groups,
             sql: Arc::from(&b""[..]),
+            acts: Acts::Otherwise,
             types: Box::default(),
             known: (routes.generation, Known::Unreadable(Reason::SqlBufferBytesMax)),
             own: (FormKey::Original, None),
@@ -134,21 +137,31 @@ impl Session {
     ) -> Result<Streamed, Fatal> {
         let bind = frontend::bind(head).ok_or_else(name_too_long)?;
         let routes = self.routes();
-        if self.waits_for_name(bind.statement, out) {
+        let named = !bind.portal.is_empty();
+        if self.waits_for_name(bind.statement, out)
+            || self.waits_for_names(out)
+            || self.waits_for_status(out)
+            || named && self.waits_for_portal(bind.portal, out)
+        {
             return Ok(Streamed::Wait);
         }
+        let happens = self.happens_before(bind.statement);
         self.retry.give_up();
         let known = self.refresh(bind.statement, &routes);
         let mut portal = Portal::plain();
         let unseen = match &known {
-            _ if self.names.may_be_hidden(bind.statement) => Some(Reason::PreparedInSql),
+            // To be refused by the server.
+            _ if happens == Some(Happens::Dropped) => None,
+            _ if happens.is_some() || self.may_be_hidden(bind.statement) => {
+                Some(Reason::PreparedInSql)
+            }
             None if self.binds_a_hidden_write(&routes, bind.statement) => {
                 Some(Reason::PreparedInSql)
             }
             Some(Known::Unreadable(why)) => Some(*why),
             _ => None,
         };
-        let decision = match (unseen, known) {
+        let decision = match (unseen, known.filter(|_| happens.is_none())) {
             (Some(why), _) => {
                 let decision = mark_or_refuse(routes.mirrored(), why);
                 let taken = super::watch::taken(&decision);
@@ -172,10 +185,10 @@ impl Session {
                 self.refuse_bind(report, out);
                 return Ok(self.rest_is_dropped(header));
             }
-            Decision::Marked(marks) => portal.marks = Some(self.counted_marks(marks)),
+            Decision::Marked(marks) => self.inject_mark_inline(&marks, out),
             _ => {}
         }
-        let bound = self.names.put_portal(bind.portal, portal);
+        let bound = self.names.put_portal(bind.portal, portal, self.groups);
         let target = self.original_form(bind.statement, out);
         let target = target.unwrap_or_else(|| bind.statement.into());
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));
@@ -217,7 +230,7 @@ impl Session {
                     mark_or_refuse(routes.collect(), Reason::LongValues)
                 }
                 Decision::Copied(copied) => mark_or_refuse(copied.routes(), Reason::LongValues),
-                Decision::Followed(steps) => mark_or_refuse(steps.routes(), Reason::LongValues),
+                Decision::Followed(steps) => mark_or_refuse(steps.mirrored(), Reason::LongValues),
                 other => other,
             },
         };

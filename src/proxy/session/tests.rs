@@ -68,6 +68,13 @@ const BIND: (u8, &[u8]) = (b'B', b"\0s\0\0\0\0\0\0\0");
 const UNNAMED: (u8, &[u8]) = (b'B', b"\0\0\0\0\0\0\0\0");
 const EXECUTE: (u8, &[u8]) = (b'E', b"\0\0\0\0\x01");
 const READY: (u8, &[u8]) = (b'Z', b"I");
+/// A RowDescription of these columns, all else 0.
+fn described(names: &[&str]) -> Vec<u8> {
+    let count = u16::try_from(names.len()).unwrap().to_be_bytes();
+    let fields = names.iter().flat_map(|name| [name.as_bytes(), &[0; 19]].concat());
+    count.into_iter().chain(fields).collect()
+}
+
 /// Two columns: rows 3, outcome as given.
 fn batch(outcome: u8) -> Vec<u8> {
     vec![0, 2, 0, 0, 0, 1, b'3', 0, 0, 0, 1, outcome]
@@ -342,8 +349,11 @@ fn a_sync_before_the_data_of_a_copy_has_no_answer() {
     let begins = frames(&[(b'1', b""), (b'2', b""), (b'G', b"\0\0\0")]);
     assert_eq!(peer.server(&begins), begins);
     peer.client(&frames(&[(b'd', b"1\n"), (b'c', b""), SYNC]));
-    let done = frames(&[(b'C', b"COPY 1\0"), READY]);
+    let done = frame(b'C', b"COPY 1\0");
     assert_eq!(peer.server(&done), done);
+    // What is behind the data has waited for that.
+    assert_eq!(peer.client(&[]), frames(&[SYNC]));
+    assert_eq!(peer.server(&frames(&[READY])), frames(&[READY]));
     assert!(peer.session.is_idle());
 }
 
@@ -400,7 +410,7 @@ fn the_cuts_between_reads_change_nothing() {
     ]
     .concat();
     let server = [
-        frames(&[(b'T', b"\0\0"), (b'N', b"SNOTICE\0\0")]),
+        frames(&[(b'T', &described(&["pgsegue d", "pgsegue 1", "a"])), (b'N', b"SNOTICE\0\0")]),
         frame(b'D', &[0, 3, 0, 0, 0, 1, b'0', 0, 0, 0, 1, b'9', 0, 0, 0, 1, b'x']),
         frames(&[(b'C', b"SELECT 1\0"), READY]),
         frames(&[(b'1', b""), (b't', b"\0\0"), (b'n', b"")]),

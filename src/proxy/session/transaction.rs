@@ -21,15 +21,18 @@ pub(super) struct Transaction {
     pub(super) block: Block,
     /// Mirrored statements so far.
     mirrored: u32,
-    /// A write of it ran into the lock budget: the rest only record keys.
-    budget_spent: bool,
+    /// A write of it ran into the lock budget, or there may be no subtransaction: the rest only record keys.
+    /// In which group that was, at the latest.
+    budget_spent: Option<u64>,
     /// It ran a statement that may change what names mean; a rollback changes it back.
     stateful: bool,
-    /// It has recorded dirty keys, not committed yet.
-    dirty: Vec<KeptClosed>,
+    /// It has recorded dirty keys, not committed yet: in which group, at the latest.
+    dirty: Vec<(u64, KeptClosed)>,
     /// It has defined other names for the tables of these gates: at most two of each.
     defined: Vec<KeptClosed>,
     sight: Sight,
+    /// The blocks begun since nothing was in flight.
+    begun: u64,
 }
 
 /// What the open transaction sees of the migrated tables and their shadows.
@@ -41,9 +44,9 @@ enum Sight {
     /// A statement of it has been answered: it has a snapshot, if it has one for all its statements.
     /// Of each route, whether the two tables are the same in it.
     Snapshot(Vec<bool>),
-    /// It has defined something by which a migrated table may be written. Nobody else knows that yet:
-    /// what it writes by it is not on the shadow.
-    DefinesWays,
+    /// Only the source shows it what it is to see: it has defined something by which a migrated table may
+    /// be written, which nobody else knows yet; or it may have a level of its own though it is no block.
+    Source,
 }
 
 /// Whether a transaction block is open, as far as the statements sent say.
@@ -52,8 +55,42 @@ pub(super) enum Block {
     /// None: each statement is its own transaction.
     #[default]
     None,
-    /// One at this level.
-    Open(Isolation, Arc<Start>),
+    /// One at one of these levels.
+    Open(Levels, Arc<Start>),
+}
+
+/// The levels that a block may be at: more than one where a SET TRANSACTION may have failed, or been undone
+/// with its savepoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Levels(u8);
+
+impl Levels {
+    fn only(level: Isolation) -> Self {
+        Self(1 << level as u8)
+    }
+
+    fn has(self, level: Isolation) -> bool {
+        self.0 & Self::only(level).0 != 0
+    }
+
+    fn or(self, level: Isolation) -> Self {
+        Self(self.0 | Self::only(level).0)
+    }
+
+    /// The same where the default has become known.
+    fn where_default_is(self, level: Isolation) -> Self {
+        match self.has(Isolation::Default) {
+            true => Self(self.0 & !Self::only(Isolation::Default).0).or(level),
+            false => self,
+        }
+    }
+
+    /// The one that asks the most, by the session's default. What is done for it is right for the others.
+    pub(super) fn strictest(self, default: Isolation) -> Isolation {
+        let known = self.where_default_is(default);
+        let order = [Isolation::Serializable, Isolation::RepeatableRead, Isolation::ReadCommitted];
+        order.into_iter().find(|level| known.has(*level)).unwrap_or(Isolation::Serializable)
+    }
 }
 
 /// What a transaction block began under.
@@ -76,13 +113,15 @@ impl Transaction {
         match effect {
             Effect::None | Effect::PreparesWrite => {}
             Effect::Begin(level) => self.begin(level, routes),
-            Effect::Anything => {
+            Effect::Anything | Effect::Renames => {
                 self.stateful = true;
                 self.begin(Isolation::Serializable, routes);
             }
             Effect::SetTransaction(level) => {
-                if let Block::Open(open, _) = &mut self.block {
-                    *open = level;
+                match &mut self.block {
+                    Block::Open(levels, _) => *levels = levels.or(level),
+                    // The server gives a warning, and those behind it in its group have that level.
+                    Block::None => self.sight = Sight::Source,
                 }
             }
             Effect::End => {
@@ -91,7 +130,7 @@ impl Transaction {
             }
             Effect::Defines(defined, targets, _) => {
                 self.stateful = true;
-                self.sight = Sight::DefinesWays;
+                self.sight = Sight::Source;
                 self.defines(defined, targets, routes);
             }
             Effect::State | Effect::KeepsNames | Effect::Uncovers | Effect::Discard => {
@@ -118,42 +157,68 @@ impl Transaction {
     /// A block that is open already stays open, and what is known of its beginning holds: the server gives
     /// a warning. By AND CHAIN another begins, of which that is true as well: it began no earlier.
     fn begin(&mut self, level: Isolation, routes: &Arc<Routes>) {
-        if let Block::Open(open, _) = &mut self.block {
-            if *open != level {
-                *open = Isolation::Serializable;
+        self.begun += 1;
+        if let Block::Open(levels, _) = &mut self.block {
+            if *levels != Levels::only(level) {
+                *levels = Levels::only(Isolation::Serializable);
             }
-            if !matches!(self.sight, Sight::DefinesWays) {
+            if !matches!(self.sight, Sight::Source) {
                 self.sight = Sight::Unknown;
             }
             return;
         }
+        // It goes on with the level of the statements before it in its group.
+        let level = match self.sight {
+            Sight::Source => Isolation::Serializable,
+            Sight::Unknown | Sight::Snapshot(_) => level,
+        };
         let tickets = routes.routes.iter().map(|r| {
             let ticket = r.gate.ticket();
             r.gate.is_open().then_some(ticket)
         });
         let start = Start { routes: Arc::clone(routes), tickets: tickets.collect() };
-        self.block = Block::Open(level, Arc::new(start));
-        self.sight = Sight::Unknown;
+        self.block = Block::Open(Levels::only(level), Arc::new(start));
+        // It goes on with the snapshot of the statements before it in its group, too.
+        self.sight = match self.sight {
+            Sight::Snapshot(_) => Sight::Snapshot(Vec::new()),
+            Sight::Unknown | Sight::Source => Sight::Unknown,
+        };
+    }
+
+    /// Statements of it were skipped, which may have ended it, begun it or set its level.
+    pub(super) fn is_unsure(&mut self) {
+        if let Block::Open(levels, _) = &mut self.block {
+            *levels = levels.or(Isolation::Serializable);
+        }
     }
 
     /// The server has said the level of the open block: what is the default now may not have been when it
     /// began.
     pub(super) fn is_at_level(&mut self, level: Isolation) {
-        if let Block::Open(open @ Isolation::Default, _) = &mut self.block {
-            *open = level;
+        if let Block::Open(levels, _) = &mut self.block {
+            *levels = levels.where_default_is(level);
         }
     }
 
-    /// A statement that is none of a block is executed; those behind it in its group share its
-    /// snapshot, if there is one for all.
-    pub(super) fn executes(&mut self) {
+    /// A statement that is none of a block is parsed, bound or executed; those behind it in its group share
+    /// its snapshot, if there is one for all.
+    pub(super) fn takes_snapshot(&mut self) {
         if matches!((&self.block, &self.sight), (Block::None, Sight::Unknown)) {
             self.sight = Sight::Snapshot(Vec::new());
         }
     }
 
-    /// A read has been answered by the source: from here on there is a snapshot.
-    pub(super) fn has_read(&mut self) {
+    /// How many blocks were begun before the statement at hand.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// A read that was sent behind so many has been answered by the source: from here on there is a
+    /// snapshot, unless another block has been begun meanwhile.
+    pub(super) fn has_read(&mut self, begun: u64) {
+        if begun != self.begun {
+            return;
+        }
         if let (Block::Open(_, start), Sight::Unknown) = (&self.block, &self.sight) {
             let tickets = start.tickets.iter().zip(&start.routes.routes);
             let same = tickets.map(|(ticket, route)| *ticket == Some(route.gate.ticket()));
@@ -170,20 +235,21 @@ impl Transaction {
     pub(super) fn sees_the_same(&self, target: usize) -> bool {
         match &self.sight {
             Sight::Snapshot(same) => same.get(target) == Some(&true),
-            Sight::Unknown | Sight::DefinesWays => false,
+            Sight::Unknown | Sight::Source => false,
         }
     }
 
-    /// Whether it may have written a migrated table in a way that nobody else knows yet.
-    pub(super) fn defines_ways(&self) -> bool {
-        matches!(self.sight, Sight::DefinesWays)
+    /// Whether only the source shows it what it is to see.
+    pub(super) fn sees_source_alone(&self) -> bool {
+        matches!(self.sight, Sight::Source)
     }
 
-    /// The server says that no transaction is open: what was recorded is committed or gone.
-    pub(super) fn is_over(&mut self) {
-        self.dirty.clear();
+    /// The server says that no transaction is open behind a group: what was recorded in it and before it is
+    /// committed or gone. What was sent behind it is in flight.
+    pub(super) fn is_over(&mut self, answered: u64) {
+        self.dirty.retain(|(group, _)| *group > answered);
         self.mirrored = 0;
-        self.budget_spent = false;
+        self.budget_spent = self.budget_spent.filter(|group| *group > answered);
     }
 
     /// The server says that no transaction is open and nothing is in flight. Returns whether the
@@ -210,17 +276,18 @@ impl Transaction {
     /// One more mirrored write; whether it may still call the sync function in full.
     pub(super) fn may_sync(&mut self) -> bool {
         self.mirrored += 1;
-        self.mirrored <= MIRRORED_MAX && !self.budget_spent
+        self.mirrored <= MIRRORED_MAX && self.budget_spent.is_none()
     }
 
-    pub(super) fn spent_its_budget(&mut self) {
-        self.budget_spent = true;
+    pub(super) fn spent_its_budget(&mut self, group: u64) {
+        self.budget_spent = self.budget_spent.max(Some(group));
     }
 
-    pub(super) fn has_recorded(&mut self, dirty: KeptClosed) {
+    pub(super) fn has_recorded(&mut self, dirty: KeptClosed, group: u64) {
         // One holds its gate to the end, however long the transaction is: of each gate, the first.
-        if !self.dirty.iter().any(|held| held.is_of_the_gate_of(&dirty)) {
-            self.dirty.push(dirty);
+        match self.dirty.iter_mut().find(|(_, held)| held.is_of_the_gate_of(&dirty)) {
+            Some((last, _)) => *last = group.max(*last),
+            None => self.dirty.push((group, dirty)),
         }
     }
 

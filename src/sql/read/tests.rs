@@ -32,6 +32,7 @@ fn targets() -> Vec<Arc<Target>> {
         sync_function: "s".into(),
         follow_function: None,
         truncate_function: None,
+        whole_function: None,
         mark_function: "m".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

@@ -60,13 +60,21 @@ const ALTERED: [&str; 12] = [
     "view",
 ];
 
+/// Whether a text has the words of what drops prepared statements: they are spelled alike in every encoding.
+pub fn drops_names(sql: &[u8]) -> bool {
+    let says = |word: &[u8]| sql.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+    says(b"deallocate") || says(b"discard")
+}
+
 impl Reader<'_> {
     pub(super) fn effect(&self, word: &str) -> Effect {
         match word {
             "begin" | "start" => Effect::Begin(self.isolation()),
             "commit" | "end" | "rollback" | "abort" => self.ending(),
             "discard" | "deallocate" => Effect::Discard,
+            "do" if self.spells_a_drop() => Effect::Renames,
             "do" | "call" | "execute" | "import" | "load" => Effect::State,
+            "prepare" if self.behind_first().is("transaction") => Effect::End,
             "prepare" if self.prepares_write() => Effect::PreparesWrite,
             _ if self.sets_config() => Effect::State,
             "set" => self.set(),
@@ -76,6 +84,12 @@ impl Reader<'_> {
             "drop" => self.drops(),
             _ => self.select_into(),
         }
+    }
+
+    /// Whether code drops prepared statements, as far as it says so.
+    fn spells_a_drop(&self) -> bool {
+        let spells = |sql: &str| drops_names(sql.as_bytes());
+        self.tokens.iter().any(|token| self.text.get(token.at.clone()).is_some_and(spells))
     }
 
     fn behind_first(&self) -> Cursor<'_> {

@@ -19,6 +19,7 @@ pub(super) fn target(key: &[&str]) -> Target {
         sync_function: "\"pgsegue\".\"sync_m\"".into(),
         follow_function: None,
         truncate_function: None,
+        whole_function: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

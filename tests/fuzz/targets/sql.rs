@@ -181,6 +181,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         sync_function: format!("\"pgsegue\".\"sync_{migration}\""),
         follow_function: Some(format!("\"pgsegue\".\"follow_{migration}\"")),
         truncate_function: Some(format!("\"pgsegue\".\"truncated_{migration}\"")),
+        whole_function: None,
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
         server_version: 15,
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),
@@ -266,6 +267,7 @@ fn written(text: &str, statement: &Statement) {
         | Class::Deallocate(_)
         | Class::Passthrough
         | Class::Truncate(_)
+        | Class::Cascade
         | Class::CopyFrom(..)
         | Class::Ddl(_)
         | Class::Unclassified(_) => {}

@@ -1,7 +1,7 @@
 //! Transactions that read while the routes change.
 
 use super::run;
-use crate::live::raw::{bind, execute, parse, query, sync};
+use crate::live::raw::{bind, execute, flush, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, text};
 use crate::support::eventually;
 use tokio::io::AsyncWriteExt as _;
@@ -37,6 +37,134 @@ async fn repeatable_read_begun_before_reads_were_raised_stays_on_the_source() {
     live.cli(&["route", "orders_v2", "--reads", "100", "--why", "up"]);
     assert_eq!(text(&fresh, READ).await, "50");
     run(&fresh, "COMMIT").await;
+}
+
+/// What is sent before key 5 is dirty, and behind its snapshot, which is taken then: in all of them what it is
+/// to read is what the source has in that snapshot.
+const BEFORE_THE_SNAPSHOT: &[(&[&str], &[&str])] = &[
+    // It fails, as in every savepoint: the level is what it was.
+    (
+        &["BEGIN ISOLATION LEVEL REPEATABLE READ"],
+        &["SAVEPOINT a", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "ROLLBACK TO a"],
+    ),
+    // The server does not come to what would begin another block.
+    (
+        &["BEGIN ISOLATION LEVEL REPEATABLE READ"],
+        &[
+            "SAVEPOINT a",
+            "SELECT 1 / 0; COMMIT; BEGIN ISOLATION LEVEL READ COMMITTED",
+            "ROLLBACK TO a",
+        ],
+    ),
+    // One packet: the read is answered when the block has been sent.
+    (&["SELECT ctid FROM orders WHERE id = 5; BEGIN ISOLATION LEVEL REPEATABLE READ"], &[]),
+    (
+        &[
+            "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            "TABLE orders; COMMIT; \
+           BEGIN ISOLATION LEVEL REPEATABLE READ",
+        ],
+        &[],
+    ),
+];
+
+#[tokio::test]
+async fn what_was_sent_around_the_beginning_of_a_repeatable_read_does_not_make_its_snapshot_good() {
+    let live = Live::orders("", "reads = 100").await;
+    let (writer, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
+    let packet = |texts: &str| texts.split("; ").flat_map(query).collect::<Vec<_>>();
+    for (n, (before, behind)) in BEFORE_THE_SNAPSHOT.iter().enumerate() {
+        live.until_shadow_serves(&writer, READ).await;
+        for texts in *before {
+            raw.exchange(&packet(texts), texts.split("; ").count()).await;
+        }
+        let total = (500 + n).to_string();
+        run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+        run(&writer, &format!("UPDATE orders SET total = {total} WHERE id = 5")).await;
+        raw.exchange(&query("SELECT 1"), 1).await;
+        for text in *behind {
+            raw.exchange(&query(text), 1).await;
+        }
+        run(&locker, "ROLLBACK").await;
+        live.orders_in_step().await;
+        live.until_shadow_serves(&writer, READ).await;
+        for _ in 0..2 {
+            assert_eq!(raw.rows(READ).await, [[Some(total.clone())]], "{before:?}");
+        }
+        raw.run("COMMIT").await;
+    }
+}
+
+/// By default each group has one snapshot, which what is parsed or bound takes as well as what runs.
+#[tokio::test]
+async fn what_is_parsed_or_bound_has_the_snapshot_that_what_is_read_behind_it_has_by_default() {
+    let live = Live::orders("", "reads = 100").await;
+    let (writer, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
+    raw.run("SET default_transaction_isolation = 'repeatable read'").await;
+    let prepared = [parse("r", READ, &[]), parse("w", "SELECT 1", &[]), sync()].concat();
+    raw.exchange(&prepared, 1).await;
+    let read = [bind("", "r", 0, &[], 0), execute("", 0)].concat();
+    let first = [parse("", "SELECT 1", &[]), bind("p", "w", 0, &[], 0), bind("p", "r", 0, &[], 0)];
+    for (n, first) in first.iter().enumerate() {
+        live.until_shadow_serves(&writer, READ).await;
+        let total = (800 + n).to_string();
+        run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+        run(&writer, &format!("UPDATE orders SET total = {total} WHERE id = 5")).await;
+        raw.send(&[&first[..], &flush()].concat()).await;
+        raw.next().await.unwrap();
+        run(&locker, "ROLLBACK").await;
+        live.orders_in_step().await;
+        live.until_shadow_serves(&writer, READ).await;
+        let behind = raw.exchange(&[&read[..], &sync()].concat(), 1).await;
+        assert!(behind.contains(&format!("D {total}")), "{n}: {behind:?}");
+    }
+}
+
+/// The level of a group without a block, and of one that a BEGIN within it opens.
+#[tokio::test]
+async fn a_level_that_is_set_outside_of_a_block_is_that_of_what_its_group_reads() {
+    let live = Live::orders("", "reads = 100").await;
+    let (writer, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let set = one("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+    for (n, begin) in [Vec::new(), one("BEGIN")].iter().enumerate() {
+        live.until_shadow_serves(&writer, READ).await;
+        let total = (600 + n).to_string();
+        run(&locker, "BEGIN; SELECT FROM orders_v2 WHERE id = 5 FOR UPDATE").await;
+        run(&writer, &format!("UPDATE orders SET total = {total} WHERE id = 5")).await;
+        raw.send(&[&set[..], begin, &one("SELECT 1"), &flush()].concat()).await;
+        while raw.next().await.unwrap().tag != b'D' {}
+        run(&locker, "ROLLBACK").await;
+        live.orders_in_step().await;
+        live.until_shadow_serves(&writer, READ).await;
+        let behind = raw.exchange(&[one(READ), one("COMMIT"), sync()].concat(), 1).await;
+        assert!(behind.iter().any(|line| line.contains(&total)), "{behind:?}");
+    }
+}
+
+/// The mark of the second group is there from when it is sent: that the first is over says nothing of it.
+#[tokio::test]
+async fn a_gate_stays_closed_for_a_mark_behind_another_group_until_it_is_committed() {
+    let live = Live::orders("", "reads = 100").await;
+    let writes = "CREATE FUNCTION writes(total int) RETURNS void LANGUAGE plpgsql AS \
+                  'BEGIN UPDATE orders SET total = $1 WHERE id = 5; END'";
+    let (reader, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
+    run(&reader, writes).await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for total in 700..703 {
+        live.until_clean("orders_v2").await;
+        live.until_shadow_serves(&reader, READ).await;
+        run(&locker, "BEGIN; LOCK TABLE other").await;
+        let writes = one(&format!("SELECT writes({total}) FROM (SELECT FROM other) AS waits"));
+        let groups = [one("SELECT 1"), sync(), writes, sync()].concat();
+        raw.send(&groups).await;
+        raw.until_ready(1).await;
+        // So long that a closed gate would have opened.
+        live.verified("orders_v2").await;
+        run(&locker, "COMMIT").await;
+        raw.until_ready(1).await;
+        assert_eq!(text(&reader, READ).await, total.to_string());
+    }
 }
 
 #[tokio::test]

@@ -260,3 +260,23 @@ async fn a_read_parsed_on_the_shadow_is_described_as_the_sources_behind_a_group_
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// Parse may choose the source, and Bind the shadow: what is described again then is the shadow's form.
+#[tokio::test]
+async fn what_is_described_before_a_bind_that_fails_is_described_as_the_source_does() {
+    let live = Live::orders("", "reads = 50\nsticky = \"statement\"").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let sql = "SELECT * FROM orders WHERE id = $1";
+    let group = |value: &[u8]| {
+        let run = [describe(b'P', ""), execute("", 0), sync()].concat();
+        let bound = bind("", "", 0, &[Some(value)], 0);
+        [parse("", sql, &[]), describe(b'S', ""), bound, run].concat()
+    };
+    served(&live, &mut pair.live, &group(b"1"), "SELECT * FROM orders WHERE id = 5").await;
+    let before = retries(&live);
+    for _ in 0..60 {
+        pair.exchange(sql, &group(b"2147483648"), 1).await;
+    }
+    assert!(retries(&live) > before + 5.5, "hardly any was sent again");
+    pair.same();
+}

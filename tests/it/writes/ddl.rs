@@ -190,3 +190,69 @@ async fn behind_a_change_of_what_a_value_is_called_the_source_is_read() {
     let shadow = "SELECT DISTINCT state FROM days_v2";
     assert_eq!(text(&direct, shadow).await, "well");
 }
+
+const KEPT: &str = "
+    CREATE TYPE elsewhere AS ENUM ('a');
+    CREATE TABLE others (id int PRIMARY KEY, e elsewhere, m mood); INSERT INTO others VALUES (1, 'a', 'ok');
+    CREATE DOMAIN small AS int; ALTER TABLE others ADD s small DEFAULT 3;
+    CREATE SCHEMA aside; CREATE TABLE aside.t (id int)";
+
+/// What takes away more than it names, and of the migrated tables nothing.
+const SPARES: &[&str] = &[
+    "DROP TYPE elsewhere CASCADE",
+    "BEGIN; SAVEPOINT a; DROP DOMAIN small CASCADE; ROLLBACK TO a; SELECT s FROM others; COMMIT",
+    "DROP DOMAIN IF EXISTS nothing, small CASCADE",
+    "BEGIN; LOCK TABLE days; DROP TABLE aside.t CASCADE; UPDATE days SET m = 'sad'; COMMIT",
+    "DROP SCHEMA aside CASCADE",
+    "DROP OWNED BY keeper",
+    "DROP TABLE others CASCADE",
+    "DROP TABLE nothing CASCADE",
+];
+
+/// What takes away a column, or a table, without naming it.
+const TAKES: &[&str] = &[
+    "DROP TYPE mood CASCADE",
+    "DROP TYPE IF EXISTS pair CASCADE",
+    "ALTER TYPE pair DROP ATTRIBUTE a CASCADE; DROP TYPE pair CASCADE",
+    "SELECT 1; DROP TYPE mood CASCADE",
+    "DROP OWNED BY owner_of_days",
+];
+
+#[tokio::test]
+async fn what_takes_away_a_column_without_naming_it_is_refused_and_what_spares_it_is_not() {
+    let ddl = format!("{MOODS};{KEPT}; GRANT SELECT ON days TO keeper");
+    let roles = "DO $$ BEGIN CREATE ROLE keeper; CREATE ROLE owner_of_days; \
+                 EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$";
+    let live = Live::ready(&format!("{roles};{ddl}"), MOODS_TOML, &["days_v2"]).await;
+    let mut pair = Pair::new(&live, &format!("{ddl}; DROP TABLE days_v2")).await;
+    for sql in SPARES {
+        for sql in sql.split("; ") {
+            pair.simple(sql).await;
+        }
+    }
+    let spares = "CREATE TYPE elsewhere AS ENUM ('a'); CREATE TABLE others (e elsewhere)";
+    pair.simple(spares).await;
+    pair.extended("DROP TYPE elsewhere CASCADE", &[], 0).await;
+    live.direct().await.batch_execute("ALTER TABLE days_v2 OWNER TO owner_of_days").await.unwrap();
+    let client = live.client().await;
+    let columns = "SELECT string_agg(attname, ' ' ORDER BY attrelid, attnum) FROM pg_attribute \
+                   WHERE attrelid IN ('days'::regclass, 'days_v2'::regclass) AND attnum > 0";
+    for sql in TAKES {
+        let refused = "55006 \"public.days\" is being migrated";
+        assert_eq!(outcome(&client, sql).await.unwrap_err(), refused, "{sql}");
+        client
+            .batch_execute("BEGIN; UPDATE days SET m = 'ok' WHERE id = 3; SAVEPOINT a")
+            .await
+            .unwrap();
+        if !sql.contains(';') {
+            let error = client.execute(*sql, &[]).await.unwrap_err();
+            let error = error.as_db_error().unwrap();
+            assert_eq!((error.code().code(), error.message()), ("55006", &refused[6..]), "{sql}");
+            assert!(error.hint().unwrap().contains("pgsegue migration abort days_v2"));
+        }
+        client.batch_execute("ROLLBACK TO a; COMMIT").await.unwrap();
+        assert_eq!(text(&client, columns).await, "id m p id state p", "{sql}");
+    }
+    let compared = "SELECT count(*) FROM days JOIN days_v2 USING (id) WHERE m::text = state";
+    assert_eq!(text(&live.direct().await, compared).await, "10");
+}

@@ -116,3 +116,28 @@ async fn a_bind_behind_the_close_of_its_statement_is_refused_whatever_form_it_as
     live.db.client.batch_execute("ROLLBACK").await.unwrap();
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// PREPARE takes none of these: there is no form of ours to be executed in its place.
+#[tokio::test]
+async fn a_write_within_a_utility_statement_that_the_protocol_prepared_is_executed_and_marked() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for (n, sql) in [
+        "CREATE TABLE gone AS WITH d AS (DELETE FROM orders WHERE id = 1 RETURNING *) SELECT * FROM d",
+        "COPY (DELETE FROM orders WHERE id = 3 RETURNING id) TO STDOUT",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let before = live.statements("recorded", "write");
+        let name = format!("s{n}");
+        pair.exchange(sql, &[parse(&name, sql, &[]), sync()].concat(), 1).await;
+        match n {
+            0 => pair.simple("EXECUTE s0").await,
+            _ => pair.extended("EXECUTE s1", &[], 0).await,
+        }
+        assert!(live.statements("recorded", "write") > before, "nothing is marked: {sql}");
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}

@@ -1,5 +1,6 @@
 //! Which table a name means: quoted identifiers of every kind, temporary tables, search_path.
 
+use crate::live::raw::{bind, execute, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Table};
 
 const ODD: &str = r#"
@@ -258,4 +259,86 @@ async fn a_table_by_the_name_of_its_database_is_followed() {
     live.orders_in_step().await;
     pair.own("TRUNCATE <db>.public.orders", query).await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+const ELSEWHERE: &str = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.orders (k text, total int); \
+                         INSERT INTO elsewhere.orders VALUES ('x', 999)";
+
+fn one(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
+}
+
+/// What was asked while the path was another is not believed behind the transaction that had set it.
+#[tokio::test]
+async fn a_path_that_ends_with_its_transaction_is_not_that_of_what_is_sent_behind_it() {
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple(ELSEWHERE).await;
+    pair.simple("SET search_path = elsewhere").await;
+    let local = "SET LOCAL search_path = public";
+    let (here, there) =
+        ("UPDATE orders SET total = total + 1 WHERE id = 5", "UPDATE orders SET total = total + 1");
+    for end in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
+        let texts = ["BEGIN", local, here, end, there, "SELECT total FROM orders"];
+        for sql in texts {
+            pair.simple(sql).await;
+        }
+        pair.simple("COMMIT").await;
+        let packet: Vec<u8> = texts.iter().flat_map(|sql| query(sql)).collect();
+        pair.exchange(&format!("{end}, one packet"), &packet, texts.len()).await;
+        pair.simple("COMMIT").await;
+        let group: Vec<u8> = texts.iter().flat_map(|sql| one(sql)).collect();
+        pair.exchange(&format!("{end}, one group"), &[group, sync()].concat(), 1).await;
+        pair.simple("COMMIT").await;
+        live.orders_in_step().await;
+    }
+    // Without a block it ends with its group.
+    let groups = [one(local), one(here), sync(), one(there), sync()].concat();
+    pair.exchange("groups", &groups, 2).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_path_that_a_portal_or_a_statement_of_sql_sets_is_asked_for_again() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple(ELSEWHERE).await;
+    let sets = "SELECT set_config('search_path', 'elsewhere', false)";
+    let update = "UPDATE orders SET total = total + 1";
+    pair.simple(&format!("PREPARE s AS {sets}")).await;
+    pair.simple("UPDATE orders SET total = 3 WHERE id = 3").await;
+    let by_name = [bind("", "s", 0, &[], 0), execute("", 0), sync()].concat();
+    pair.exchange("by the name", &by_name, 1).await;
+    pair.simple(update).await;
+    pair.simple("SET search_path = public").await;
+    pair.simple("UPDATE orders SET total = 4 WHERE id = 3").await;
+    pair.simple("BEGIN").await;
+    pair.exchange("bound", &[parse("", sets, &[]), bind("p1", "", 0, &[], 0), sync()].concat(), 1)
+        .await;
+    pair.simple("UPDATE orders SET total = 5 WHERE id = 3").await;
+    pair.simple("FETCH ALL FROM p1").await;
+    pair.simple(update).await;
+    pair.simple("COMMIT").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// What is asked first would take the snapshot that these are to come before.
+#[tokio::test]
+async fn nothing_is_asked_before_a_text_that_sets_the_level_of_its_block_or_locks_for_it() {
+    let live = Live::orders("", "").await;
+    for first in [
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ WRITE",
+        "LOCK TABLE orders IN EXCLUSIVE MODE",
+    ] {
+        let mut pair = Pair::new(&live, ORDERS).await;
+        live.db.client.batch_execute("UPDATE orders SET total = id * 10").await.unwrap();
+        live.verified("orders_v2").await;
+        pair.simple("BEGIN").await;
+        pair.simple(&format!("{first}; UPDATE orders SET total = total + 1 WHERE id = 5")).await;
+        pair.simple("SHOW transaction_isolation").await;
+        pair.simple("COMMIT").await;
+        live.orders_in_step().await;
+        pair.same();
+    }
 }

@@ -1,7 +1,7 @@
 //! What the server says of the portals and statements that a client has made: errors of their Bind,
 //! portals that are executed again or fetched from in SQL, and none that the client has not made.
 
-use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, call, close, describe, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 use crate::support::eventually;
 
@@ -203,6 +203,266 @@ async fn a_bind_that_fails_leaves_the_portal_that_a_later_group_has_bound_under_
         }
         pair.simple("INSERT INTO orders SELECT i, 1, 1 FROM generate_series(1, 9) AS i").await;
         pair.exchange("closed", &[close(b'S', "f"), sync()].concat(), 1).await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+fn one(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
+}
+
+/// A function that writes, known to the proxy.
+async fn writing() -> (Live, Pair) {
+    let (live, mut pair) = pair().await;
+    let writes = "CREATE FUNCTION writes(k int, v int) RETURNS int LANGUAGE plpgsql AS \
+                  'BEGIN UPDATE orders SET total = v WHERE id = k; RETURN v; END'";
+    pair.simple(writes).await;
+    live.until_clean("orders_v2").await;
+    (live, pair)
+}
+
+#[tokio::test]
+async fn what_a_fetch_runs_of_a_portal_that_is_marked_is_recorded() {
+    let (live, mut pair) = writing().await;
+    let named = "PREPARE w (int) AS UPDATE orders SET total = $1 WHERE id = 4 RETURNING id, total";
+    pair.simple(named).await;
+    for (n, fetch) in
+        ["FETCH ALL FROM p1", "MOVE 1 IN p1", "SELECT 1; FETCH NEXT FROM p1"].iter().enumerate()
+    {
+        for extended in [false, true] {
+            let of_function = parse("", &format!("SELECT writes(5, {})", 70 + n), &[]);
+            let before = live.statements("recorded", "write");
+            pair.simple("BEGIN").await;
+            pair.exchange("bound", &[of_function, bind("p1", "", 0, &[], 0), sync()].concat(), 1)
+                .await;
+            match extended && !fetch.contains(';') {
+                true => pair.extended(fetch, &[], 0).await,
+                false => pair.simple(fetch).await,
+            }
+            pair.simple("COMMIT").await;
+            assert!(live.statements("recorded", "write") > before, "nothing is marked: {fetch}");
+            live.orders_in_step().await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_portal_whose_close_or_execute_was_skipped_is_what_it_was() {
+    let (live, mut pair) = writing().await;
+    for sql in [
+        "SELECT writes(5, 77)",
+        "UPDATE orders SET total = total + 1 WHERE id = 3",
+        "UPDATE orders SET total = total + 1 WHERE id < 3 RETURNING id, total",
+        "SELECT id, total FROM orders WHERE id = 2",
+        "TRUNCATE orders",
+    ] {
+        for (what, skipped) in [
+            ("close", close(b'P', "p1")),
+            ("execute", execute("p1", 0)),
+            ("both", [execute("p1", 0), close(b'P', "p1")].concat()),
+            (
+                "bind",
+                [close(b'P', "p1"), parse("", "SELECT 1", &[]), bind("p1", "", 0, &[], 0)].concat(),
+            ),
+        ] {
+            pair.simple("BEGIN").await;
+            let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+            pair.exchange("bound", &bound, 1).await;
+            pair.simple("SAVEPOINT a").await;
+            let fails = [one("SELECT 1 / 0"), skipped, sync()].concat();
+            pair.exchange(&format!("{sql}: {what} skipped"), &fails, 1).await;
+            pair.simple("ROLLBACK TO a").await;
+            let runs = [describe(b'P', "p1"), execute("p1", 0), sync()].concat();
+            pair.exchange(&format!("{sql} behind a skipped {what}"), &runs, 1).await;
+            pair.simple("COMMIT").await;
+            live.orders_in_step().await;
+        }
+    }
+    pair.simple(
+        "INSERT INTO orders (id, user_id, total) SELECT i, 1, i FROM generate_series(1, 5) AS i",
+    )
+    .await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn the_portal_without_a_name_is_what_it_was_where_a_later_bind_of_it_fails() {
+    let (live, mut pair) = writing().await;
+    let prepared = [
+        parse("sp", "SAVEPOINT a", &[]),
+        parse("rb", "ROLLBACK TO a", &[]),
+        parse("m", "UPDATE orders SET total = 78 WHERE id = 5", &[]),
+        parse("r", "UPDATE orders SET total = 79 WHERE id = 6 RETURNING id", &[]),
+        parse("f", "SELECT writes(7, 80)", &[]),
+        sync(),
+    ];
+    pair.exchange("prepared", &prepared.concat(), 1).await;
+    for name in ["m", "r", "f"] {
+        pair.simple("BEGIN").await;
+        let failing = [
+            bind("", name, 0, &[], 0),
+            bind("x", "sp", 0, &[], 0),
+            execute("x", 0),
+            bind("", "nope", 0, &[], 0),
+            sync(),
+        ];
+        pair.exchange("fails", &failing.concat(), 1).await;
+        let back = [bind("y", "rb", 0, &[], 0), execute("y", 0), sync()].concat();
+        pair.exchange("back", &back, 1).await;
+        pair.exchange(name, &[execute("", 0), sync()].concat(), 1).await;
+        pair.simple("COMMIT").await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn the_statement_without_a_name_outlives_a_function_call_and_deallocate_all() {
+    const ABS: u32 = 1397;
+    let (live, mut pair) = writing().await;
+    let drops =
+        [parse("d", "DEALLOCATE ALL", &[]), parse("e", "DISCARD ALL", &[]), sync()].concat();
+    for sql in [
+        "SELECT writes(5, 77)",
+        "UPDATE orders SET total = total + 1 WHERE id = 3 RETURNING total",
+        "UPDATE orders SET total = total + 1 WHERE id = 4",
+    ] {
+        let run = [bind("", "", 0, &[], 0), describe(b'P', ""), execute("", 0), sync()].concat();
+        pair.exchange("parsed", &[parse("", sql, &[]), sync()].concat(), 1).await;
+        pair.exchange("called", &call(ABS, &["-3"]), 1).await;
+        pair.exchange(sql, &run, 1).await;
+        live.orders_in_step().await;
+        pair.exchange("prepared", &drops, 1).await;
+        let dropped =
+            [parse("", sql, &[]), bind("x", "d", 0, &[], 0), execute("x", 0), run.clone()];
+        pair.exchange(&format!("{sql} behind DEALLOCATE ALL"), &dropped.concat(), 1).await;
+        pair.exchange(&format!("{sql} again"), &run, 1).await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_cursor_of_sql_under_the_name_of_a_portal_that_is_gone_shows_its_own_rows() {
+    let (live, mut pair) = pair().await;
+    let declare = "DECLARE p1 CURSOR FOR SELECT id, total, note FROM orders ORDER BY id";
+    for sql in [
+        "UPDATE orders SET total = total + 1 WHERE id < 4 RETURNING id, total",
+        "UPDATE orders SET total = total + 1 WHERE id < 4",
+        "SELECT id FROM orders",
+    ] {
+        for ends in ["ROLLBACK TO a", "CLOSE p1", "CLOSE ALL", "close \"p1\"; SELECT 1"] {
+            for described in [true, false] {
+                for extended in [true, false] {
+                    pair.simple("BEGIN").await;
+                    pair.simple("SAVEPOINT a").await;
+                    let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+                    pair.exchange(sql, &bound, 1).await;
+                    let shows = if described { describe(b'P', "p1") } else { Vec::new() };
+                    let shows = [shows, execute("p1", 1), sync()].concat();
+                    let packet = match extended && !ends.contains(';') {
+                        true => [one(ends), one(declare), shows].concat(),
+                        false => {
+                            pair.simple(ends).await;
+                            pair.simple(declare).await;
+                            shows
+                        }
+                    };
+                    pair.exchange(&format!("{sql}: {ends}"), &packet, 1).await;
+                    pair.simple("FETCH 2 FROM p1").await;
+                    pair.simple("COMMIT").await;
+                }
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_fetch_pipelined_behind_a_skipped_close_is_from_the_portal_that_is_there_still() {
+    let (live, mut pair) = pair().await;
+    let back = [parse("rb", "ROLLBACK TO a", &[]), sync()].concat();
+    pair.exchange("prepared", &back, 1).await;
+    for sql in [
+        "UPDATE orders SET total = 78 WHERE id = 5 RETURNING id, total",
+        "UPDATE orders SET total = 79 WHERE id = 5",
+    ] {
+        pair.simple("BEGIN").await;
+        let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+        pair.exchange("bound", &bound, 1).await;
+        pair.simple("SAVEPOINT a").await;
+        let packet = [
+            [one("SELECT 1 / 0"), close(b'P', "p1"), sync()].concat(),
+            [bind("", "rb", 0, &[], 0), execute("", 0), sync()].concat(),
+            query("FETCH ALL FROM p1"),
+        ];
+        pair.exchange(sql, &packet.concat(), 3).await;
+        pair.simple("COMMIT").await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_portal_that_has_ended_with_its_group_is_not_run_by_what_is_pipelined_behind_it() {
+    let (live, mut pair) = pair().await;
+    let sql = "UPDATE orders SET total = total + 1 WHERE id = 3";
+    let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), execute("p1", 0), sync()].concat();
+    let packet = [&bound[..], &query("BEGIN"), &execute("p1", 0), &sync()].concat();
+    pair.exchange("no block", &packet, 3).await;
+    pair.simple("COMMIT").await;
+    let packet = [
+        &query("BEGIN")[..],
+        &bound,
+        &query("COMMIT"),
+        &query("BEGIN"),
+        &execute("p1", 0),
+        &sync(),
+    ];
+    pair.exchange("another block", &packet.concat(), 5).await;
+    pair.simple("COMMIT").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// A name in a text is not yet what the text closes or declares.
+#[tokio::test]
+async fn a_portal_that_a_text_about_other_cursors_spells_is_there_still() {
+    let (live, mut pair) = pair().await;
+    let back =
+        "INSERT INTO orders (id, user_id, total) SELECT i, 1, i FROM generate_series(1, 9) AS i";
+    for sql in [
+        "UPDATE orders SET total = 78 WHERE id = 5 RETURNING id, total",
+        "UPDATE orders SET total = 79 WHERE id = 5",
+        "TRUNCATE orders",
+    ] {
+        for other in [
+            "DECLARE c CURSOR FOR SELECT 1 AS small",
+            "DECLARE p11 CURSOR FOR SELECT 1",
+            "DECLARE c CURSOR FOR SELECT 1; CLOSE c -- of p1",
+            "DECLARE c CURSOR FOR SELECT 'CLOSE p1'; CLOSE \"c\"",
+            "SELECT 1 AS close, 2 AS p1",
+        ] {
+            pair.simple("BEGIN").await;
+            let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+            pair.exchange("bound", &bound, 1).await;
+            pair.simple(other).await;
+            let runs = [describe(b'P', "p1"), execute("p1", 0), sync()].concat();
+            pair.exchange(&format!("{sql} behind {other}"), &runs, 1).await;
+            pair.simple("COMMIT").await;
+            live.orders_in_step().await;
+            pair.simple(back).await;
+        }
+        // One that fails leaves the portal.
+        pair.simple("BEGIN").await;
+        let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+        pair.exchange("bound", &bound, 1).await;
+        pair.simple("SAVEPOINT a").await;
+        pair.simple("DECLARE p1 CURSOR FOR SELECT 1").await;
+        pair.simple("ROLLBACK TO a").await;
+        pair.simple("DECLARE c CURSOR FOR SELECT 1").await;
+        pair.exchange(sql, &[execute("p1", 0), sync()].concat(), 1).await;
+        pair.simple("COMMIT").await;
+        pair.simple(back).await;
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }

@@ -4,6 +4,7 @@
 use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
+const WRITE: &str = "UPDATE orders SET total = total + 1 WHERE id = $1";
 const UPDATE: &str = "UPDATE orders SET total = $2 WHERE id = $1";
 
 fn one(sql: &str) -> Vec<u8> {
@@ -304,5 +305,178 @@ async fn a_close_that_is_skipped_leaves_the_statement_of_sql_and_its_writes_are_
     }
     pair.exchange("closed", &[close(b'S', "s"), sync(), run("s", &values), sync()].concat(), 2)
         .await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// A letter as two clients' encodings spell it.
+const UTF8: &[u8] = b"\xc3\xa9";
+const LATIN1: &[u8] = b"\xe9";
+
+#[tokio::test]
+async fn a_name_that_another_encoding_spells_in_other_bytes_is_marked() {
+    let (live, mut pair) = pair().await;
+    let update = b"UPDATE orders SET total = total + 1 WHERE id = 2";
+    let parse = |name: &[u8]| frame(b'P', &[name, b"\0", &update[..], b"\0\0\0"].concat());
+    let bind = |name: &[u8]| frame(b'B', &[b"\0", name, b"\0\0\0\0\0\0\0"].concat());
+    let query = |parts: &[&[u8]]| frame(b'Q', &[&parts.concat(), &b"\0"[..]].concat());
+    let set = |to: &str| query(&[format!("SET client_encoding = {to}").as_bytes()]);
+    let run = |name: &[u8]| [bind(name), execute("", 0), sync()].concat();
+    let parsed = |name: &[u8]| [parse(name), sync()].concat();
+    let in_sql = |name: &[u8]| query(&[b"PREPARE ", name, b" AS ", update]);
+    let one = |sql: &str| [super::shared_names::one(sql), sync()].concat();
+    for (begins, prepared, ends, bound) in [
+        ("UTF8", parsed(UTF8), set("LATIN1"), LATIN1),
+        ("UTF8", parsed(UTF8), one("SET client_encoding = LATIN1"), LATIN1),
+        ("LATIN1", parsed(LATIN1), set("UTF8"), UTF8),
+        ("UTF8", in_sql(&[b"\"", UTF8, b"\""].concat()), set("LATIN1"), LATIN1),
+        ("LATIN1", in_sql(b"U&\"\\00e9\""), set("LATIN1"), LATIN1),
+    ] {
+        let before = live.statements("recorded", "write");
+        pair.exchange("begins", &set(begins), 1).await;
+        pair.exchange("prepared", &prepared, 1).await;
+        // The second time it is on its way when the name is bound.
+        pair.exchange("bound", &[ends, run(bound)].concat(), 2).await;
+        pair.exchange("bound again", &run(bound), 1).await;
+        assert!(live.statements("recorded", "write") > before, "nothing is marked");
+        live.orders_in_step().await;
+        pair.exchange("dropped", &query(&[b"DEALLOCATE ALL"]), 1).await;
+    }
+    pair.exchange("ends", &set("UTF8"), 1).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_write_behind_an_unsynced_savepoint_records_though_a_group_before_is_over() {
+    let (live, mut pair) = pair().await;
+    let prepared = [parse("s", "SAVEPOINT a", &[]), sync()].concat();
+    pair.exchange("prepared", &prepared, 1).await;
+    let groups = [one("SELECT 1"), sync(), one("BEGIN"), one("EXECUTE s")].concat();
+    // TRUNCATE would leave an index without a page here, also without the proxy.
+    let write = query("UPDATE orders SET total = 77 WHERE id = 3");
+    pair.exchange("the block is half done", &[&groups[..], &write].concat(), 2).await;
+    pair.exchange("over", &query("COMMIT"), 1).await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_name_that_code_or_a_text_too_long_to_read_gives_to_a_write_is_marked() {
+    let (live, mut pair) = pair().await;
+    let long = "x".repeat(1 << 20);
+    let redefines = [
+        format!("DO $$BEGIN EXECUTE 'DEALLOCATE a'; EXECUTE 'PREPARE a (int) AS {WRITE}'; END$$"),
+        format!("DEALLOCATE a; PREPARE a (int) AS {WRITE} /* {long} */"),
+    ];
+    let in_sql = query("PREPARE a (int) AS SELECT $1");
+    let by_protocol = [parse("a", "SELECT $1::int", &[]), sync()].concat();
+    for prepared in [&in_sql, &by_protocol] {
+        for redefines in &redefines {
+            for run in [query("EXECUTE a (2)"), [run("a", &[Some(b"3")]), sync()].concat()] {
+                pair.exchange("prepared", prepared, 1).await;
+                pair.simple("EXECUTE a (1)").await;
+                pair.exchange("redefined", &query(redefines), 1).await;
+                live.until_clean("orders_v2").await;
+                let before = live.statements("recorded", "write");
+                pair.exchange("run", &run, 1).await;
+                assert!(live.statements("recorded", "write") > before, "nothing is marked");
+                live.orders_in_step().await;
+                pair.simple("DEALLOCATE ALL").await;
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_has_failed_is_left_by_a_name_that_is_not_sure() {
+    let (live, mut pair) = pair().await;
+    let prepared =
+        [parse("rb", "ROLLBACK", &[]), parse("to", "ROLLBACK TO a", &[]), sync()].concat();
+    pair.exchange("prepared", &prepared, 1).await;
+    // From here on any name may stand for something else.
+    pair.simple("DO $$BEGIN EXECUTE 'DEALLOCATE nothing'; EXCEPTION WHEN OTHERS THEN END$$").await;
+    for name in ["to", "rb"] {
+        pair.simple("BEGIN").await;
+        pair.simple("SAVEPOINT a").await;
+        pair.simple("SELECT 1 / 0").await;
+        pair.exchange(name, &[run(name, &[]), sync()].concat(), 1).await;
+        pair.simple("ROLLBACK").await;
+    }
+    live.orders_in_step().await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_drops_a_name_unread_counts_for_what_prepares_it_before_and_is_not_answered() {
+    let (live, mut pair) = pair().await;
+    let long = format!("/* {} */", "x".repeat(1 << 20));
+    let code =
+        format!("DO $$BEGIN EXECUTE 'DEALLOCATE a'; EXECUTE 'PREPARE a (int) AS {WRITE}'; END$$");
+    let packets = [
+        // By the extended protocol, of texts that are too long to read.
+        vec![
+            [parse("a", "SELECT $1::int", &[]), sync()].concat(),
+            [
+                one(&format!("DEALLOCATE a {long}")),
+                one(&format!("PREPARE a (int) AS {WRITE} {long}")),
+                sync(),
+            ]
+            .concat(),
+        ],
+        // By names.
+        vec![
+            [
+                parse("a", "SELECT $1::int", &[]),
+                parse("d", &format!("DEALLOCATE a {long}"), &[]),
+                parse("p", &format!("PREPARE a (int) AS {WRITE} {long}"), &[]),
+                sync(),
+            ]
+            .concat(),
+            query("EXECUTE d"),
+            query("EXECUTE p"),
+        ],
+        // One packet.
+        vec![
+            [query("PREPARE a (int) AS SELECT $1"), query(&format!("BEGIN; {code}; COMMIT"))]
+                .concat(),
+        ],
+    ];
+    for (n, packets) in packets.iter().enumerate() {
+        for bound in [true, false] {
+            for packet in packets {
+                pair.exchange_all("redefined", packet).await;
+            }
+            live.until_clean("orders_v2").await;
+            let before = live.statements("recorded", "write");
+            let run = if bound {
+                [run("a", &[Some(b"3")]), sync()].concat()
+            } else {
+                query("EXECUTE a (2)")
+            };
+            pair.exchange("run", &run, 1).await;
+            assert!(
+                live.statements("recorded", "write") > before,
+                "nothing is marked: {n}, bound: {bound}"
+            );
+            live.orders_in_step().await;
+            pair.simple("DEALLOCATE ALL").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// Nothing of ours runs in a transaction that has failed: what the server says of a name is what it says first.
+#[tokio::test]
+async fn a_name_that_nothing_has_is_refused_in_a_failed_transaction_in_the_servers_words() {
+    let (live, mut pair) = pair().await;
+    let bound =
+        [bind("", "nothing", 0, &[], 0), describe(b'P', ""), execute("", 0), sync()].concat();
+    pair.simple("BEGIN").await;
+    pair.exchange("before", &bound, 1).await;
+    pair.simple(&format!("PREPARE p (int) AS {WRITE}")).await;
+    let copy =
+        [query("COPY orders (id, user_id) FROM STDIN"), frame(b'd', b"60\t1\n"), frame(b'c', b"")];
+    pair.exchange("COPY", &copy.concat(), 1).await;
+    pair.exchange("behind", &bound, 1).await;
+    pair.simple("ROLLBACK").await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }

@@ -161,7 +161,7 @@ fn judge(sql: &str, tree: &Value, facts: &Facts, targets: &[Arc<Target>]) -> Ver
     let understood = |what: &str| Verdict::Understood(what.to_owned());
     match &statement.class {
         Class::Unclassified(why) => Verdict::NotUnderstood(why.text().to_owned()),
-        Class::Ddl(_) => Verdict::Wrong("a change of definition".to_owned()),
+        Class::Ddl(_) | Class::Cascade => Verdict::Wrong("a change of definition".to_owned()),
         Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => {
             Verdict::Wrong("a statement by its name".to_owned())
         }

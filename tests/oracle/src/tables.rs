@@ -86,6 +86,7 @@ impl Catalog {
             sync_function: function("sync"),
             follow_function: Some(function("follow")),
             truncate_function: Some(function("truncated")),
+            whole_function: Some(function("whole")),
             mark_function: function("mark"),
             columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
             server_version: 15,

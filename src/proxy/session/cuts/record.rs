@@ -91,11 +91,9 @@ fn record(mut server: TcpStream, oids: (u32, u32), batches: Vec<Vec<u8>>) -> Rec
             let copies = frame[0] == b'G';
             turn(&mut replay, Event::Server(frame));
             // The data of a COPY may come in a batch of their own.
-            if copies
-                && sent == replay.out.to_server.len()
-                && replay.from_client.is_empty()
-                && !replay.ends_copy()
-            {
+            if copies && replay.from_client.is_empty() && !replay.ends_copy() {
+                server.write_all(&replay.out.to_server[sent..]).unwrap();
+                sent = replay.out.to_server.len();
                 break;
             }
         }

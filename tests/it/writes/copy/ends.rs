@@ -1,7 +1,7 @@
 //! How a mirrored COPY may end: as it ends without the proxy.
 
 use super::{data, extended};
-use crate::live::raw::{bind, execute, flush, frame, parse, query, sync};
+use crate::live::raw::{Message, bind, execute, flush, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
@@ -236,6 +236,211 @@ async fn a_sync_behind_a_copy_that_fails_before_its_data_are_read_is_answered() 
                 pair.simple("SELECT total FROM orders WHERE id = 5").await;
                 assert_eq!(live.dirty().await, [], "{what}");
                 pair.same();
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// The rest of the data is on its way when the server has failed; what is sent to it then must not come into
+/// the middle of a frame, where the client's data would be read as frames.
+#[tokio::test]
+async fn a_copy_that_fails_while_a_frame_of_its_data_is_half_way_ends_as_without_the_proxy() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let bad = frame(b'd', b"bad\t1\t1\n");
+    let hidden = [frame(b'S', b""), query("UPDATE orders SET total = 666"), b"1\t1\t1\n".to_vec()];
+    let rest = frame(b'd', &[b"xxxxxxxxxxxxxxxxxxxx".to_vec(), hidden.concat()].concat());
+    for begin in ["", "BEGIN"] {
+        for (marks, columns) in
+            [(false, "(id, user_id, total)"), (true, "(id, user_id, total) FROM STDIN --")]
+        {
+            let copy = query(&format!("COPY orders {columns} FROM STDIN"));
+            let text =
+                if marks { query("SELECT 1; COPY orders (id, user_id) FROM STDIN") } else { copy };
+            for cut in [3, 6, 10, 31] {
+                let mut said = Vec::new();
+                for raw in [&mut pair.plain, &mut pair.live] {
+                    raw.run(begin).await;
+                    raw.send(&[&text[..], &bad, &rest[..cut]].concat()).await;
+                    let mut messages = Vec::new();
+                    while messages.last().is_none_or(|m: &Message| m.tag != b'E') {
+                        messages.push(raw.next().await.unwrap());
+                    }
+                    raw.send(&[&rest[cut..], &frame(b'c', b"")[..]].concat()).await;
+                    messages.extend(raw.until_ready(1).await);
+                    let mut lines = raw.shown(&messages);
+                    lines.extend(raw.query("ROLLBACK").await);
+                    lines.extend(raw.query("SELECT max(total) FROM orders").await);
+                    said.push(lines);
+                }
+                assert_eq!(said[0], said[1], "{begin} {marks} cut at {cut}");
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// It fails before it has read any data, or by the first: its Sync was on its way, and ends its group.
+#[tokio::test]
+async fn a_group_behind_a_copy_that_fails_and_its_sync_runs_as_without_the_proxy() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple("CREATE VIEW summed AS SELECT count(*) AS n FROM orders").await;
+    live.until_clean("orders_v2").await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let update = "UPDATE orders SET total = total + 1 WHERE id = 3";
+    let behind = [
+        ([one(update), sync()].concat(), 2),
+        (query(update), 2),
+        ([one("SELECT 1"), sync()].concat(), 2),
+        ([query("SELECT 1"), query(update)].concat(), 3),
+        ([execute("nope", 0), sync(), query(update)].concat(), 3),
+    ];
+    let bad = frame(b'd', b"bad\n");
+    for (copy, data) in [
+        ("COPY summed FROM STDIN", Vec::new()),
+        ("COPY orders (id, user_id) FROM STDIN (FREEZE)", Vec::new()),
+        ("COPY orders (id, nope) FROM STDIN", Vec::new()),
+        ("COPY other FROM STDIN", bad.clone()),
+        ("COPY other FROM STDIN", [bad.clone(), frame(b'c', b"")].concat()),
+        ("COPY orders (id, user_id) FROM STDIN", bad.clone()),
+    ] {
+        for (behind, readies) in &behind {
+            for simple in [false, true] {
+                let frames = match simple {
+                    true => [&query(copy)[..], &data, behind].concat(),
+                    false => [&one(copy)[..], &data, &sync(), behind].concat(),
+                };
+                pair.exchange(&format!("{copy}, simple: {simple}"), &frames, *readies).await;
+                pair.simple("SELECT 1").await;
+                live.orders_in_step().await;
+            }
+            // A Sync before the data is ignored if the server comes to read it.
+            let named = [parse("c", copy, &[]), sync()].concat();
+            pair.exchange(copy, &named, 1).await;
+            for (end, begin) in [
+                (Vec::new(), one(copy)),
+                (frame(b'c', b""), one(copy)),
+                (frame(b'c', b""), one("EXECUTE c")),
+                (frame(b'f', b"no\0"), one("EXECUTE c")),
+            ] {
+                let frames = [&begin[..], &sync(), &bad, &end, behind, &sync()].concat();
+                pair.exchange_all(&format!("{copy}, its Sync first"), &frames).await;
+                pair.simple("SELECT 1").await;
+                live.orders_in_step().await;
+            }
+            pair.simple("DEALLOCATE c").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// The rest of its frame comes later than its head.
+#[tokio::test]
+async fn the_end_of_the_data_of_a_copy_may_come_in_pieces() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let fails = frame(b'f', b"stop\0");
+    for table in ["orders (id, user_id)", "other (id)"] {
+        let copy = format!("COPY {table} FROM STDIN");
+        for begin in [query(&copy), [one(&copy), flush()].concat()] {
+            for cut in 1..fails.len() {
+                let mut said = Vec::new();
+                for raw in [&mut pair.plain, &mut pair.live] {
+                    raw.send(&begin).await;
+                    while raw.next().await.unwrap().tag != b'G' {}
+                    raw.send(&fails[..cut]).await;
+                    // The piece has arrived, as a rule, when another session is answered.
+                    text(&live.db.client, "SELECT 1").await;
+                    raw.send(&fails[cut..]).await;
+                    let end = if begin[0] == b'P' { sync() } else { Vec::new() };
+                    said.push(raw.exchange(&end, 1).await);
+                }
+                assert_eq!(said[0], said[1], "{copy}, cut at {cut}");
+            }
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+#[tokio::test]
+async fn what_is_no_data_ends_the_session_where_the_server_takes_data() {
+    let live = Live::orders("", "").await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for copy in ["COPY orders (id, user_id) FROM STDIN", "COPY other FROM STDIN"] {
+        for behind in [query("SELECT 1"), one("UPDATE orders SET total = 5 WHERE id = 3")] {
+            for frames in [query(copy), one(copy), [one(copy), sync()].concat()] {
+                let mut raw = live.raw().await;
+                raw.send(&[frames, behind.clone(), sync()].concat()).await;
+                let mut last = String::new();
+                while let Some(message) = raw.next().await {
+                    last = raw.show(&message);
+                }
+                assert!(
+                    last.contains("C08P01") && last.contains("during COPY from stdin"),
+                    "{last}"
+                );
+            }
+        }
+    }
+    assert_eq!(text(&live.db.client, "SELECT total FROM orders WHERE id = 3").await, "30");
+    live.orders_in_step().await;
+}
+
+/// The first of them looks like a write in a transaction that has failed, and is marked.
+#[tokio::test]
+async fn a_copy_behind_a_rollback_and_stray_ends_of_data_are_answered() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let done = frame(b'c', b"");
+    let packets = [
+        [
+            query("BEGIN; SELECT 1 / 0"),
+            query("ROLLBACK"),
+            query("COPY orders (id, nope) FROM STDIN"),
+            done.clone(),
+        ],
+        [
+            [parse("", "SELECT 1", &[]), bind("", "", 0, &[], 0)].concat(),
+            query("COPY orders (id, user_id, total) FROM STDIN CSV"),
+            done.clone(),
+            [execute("nope", 0), query("SELECT 1")].concat(),
+        ],
+    ];
+    for (packet, readies) in packets.iter().zip([3, 1]) {
+        pair.exchange("packet", &packet.concat(), readies).await;
+        pair.exchange("a Sync", &sync(), 1).await;
+        pair.exchange("stray", &[done.clone(), query("SELECT 2")].concat(), 1).await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// What begins alike, and takes no data: nothing of it waits for a Sync that waits for it.
+#[tokio::test]
+async fn a_copy_to_the_client_does_not_wait_for_what_is_behind_it() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    let update = "UPDATE orders SET total = total + 1 WHERE id = 3";
+    for copy in [
+        "COPY other TO STDOUT",
+        "COPY (SELECT id, total FROM orders ORDER BY id) TO STDOUT",
+        "COPY (UPDATE orders SET total = total + 1 WHERE id = 4 RETURNING id) TO STDOUT",
+        "COPY nothing TO STDOUT",
+    ] {
+        for behind in [one(update), query(update), one("SELECT 1")] {
+            for simple in [false, true] {
+                let first = if simple { query(copy) } else { [one(copy), sync()].concat() };
+                let readies = if behind[0] == b'Q' { 2 } else { 3 };
+                let groups = [&first[..], &behind, &sync(), &sync()].concat();
+                let groups =
+                    if behind[0] == b'Q' { [&first[..], &behind].concat() } else { groups };
+                pair.exchange(copy, &groups, readies).await;
+                let group = [one(copy), one(update), sync()].concat();
+                pair.exchange(&format!("{copy}, one group"), &group, 1).await;
             }
         }
     }

@@ -54,6 +54,7 @@ fn target() -> Arc<Target> {
         follow_function: None,
         mark_function: "mark".to_owned(),
         truncate_function: None,
+        whole_function: None,
         update_changes_key: false,
         runs_before_update: false,
         server_version: 15,

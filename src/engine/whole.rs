@@ -1,0 +1,63 @@
+//! The SQL of the step behind what takes away more than it names (DROP … CASCADE, DROP OWNED): text, as in
+//! `sync`.
+//!
+//! `whole_…` fails where the calling transaction has taken away a table of the migration, or a column of
+//! one: so the statement fails as one that names them. Any role may call it at any time: it changes
+//! nothing.
+//!
+//! * That it was this transaction is seen by the lock that it holds on what it has dropped or altered, to
+//!   its end, whether the table is there still or not; and a dropped column by who has written its row of the
+//!   catalog. Savepoints have later numbers than their transaction.
+//! * What another transaction has done is the engine's to notice.
+
+use super::shape::Shape;
+use super::sync::dollar_quote;
+use crate::sql::ident::literal;
+
+/// `"pgsegue"."whole_…"`.
+pub(crate) fn whole_name(migration: &str) -> String {
+    format!("\"pgsegue\".\"whole_{migration}\"")
+}
+
+/// The function that looks whether both tables are whole.
+pub fn whole_sql(shape: &Shape) -> String {
+    let name = whole_name(&shape.migration.name);
+    let oids = format!("{}, {}", shape.source.oid, shape.shadow.oid);
+    let message = literal(&format!("\"{}\" is being migrated", shape.source.name));
+    let hint = literal(&format!(
+        "The statement takes away one of its tables, or a column. Finish the migration first, or abort it: \
+         pgsegue migration abort {}.",
+        shape.migration.name
+    ));
+    let body = format!(
+        "BEGIN
+    IF EXISTS (
+        SELECT FROM pg_locks AS l
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+            AND l.mode = 'AccessExclusiveLock' AND l.relation IN ({oids})
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = l.relation)
+                OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = l.relation AND a.attnum > 0
+                    AND a.attisdropped AND age(a.xmin) <= age(pg_current_xact_id_if_assigned()::xid)))
+    ) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = {message}, HINT = {hint};
+    END IF;
+    RETURN 0;
+END
+"
+    );
+    let quote = dollar_quote(&body);
+    format!(
+        "CREATE OR REPLACE FUNCTION {name}()
+RETURNS int4
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS {quote}
+{body}{quote};
+REVOKE ALL ON FUNCTION {name}() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC;
+COMMENT ON FUNCTION {name}() IS
+    'Behind what takes away more than it names: fails if that is a table of the migration, or a column of one';
+"
+    )
+}
