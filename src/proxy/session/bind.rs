@@ -62,12 +62,7 @@ impl Session {
         routes: &Arc<Routes>,
         out: &mut Out,
     ) -> Flow {
-        let named = !bind.portal.is_empty();
-        if self.waits_for_name(bind.statement, out)
-            || self.waits_for_names(out)
-            || self.waits_for_status(out)
-            || named && self.waits_for_portal(bind.portal, out)
-        {
+        if self.waits_to_bind(bind, out) {
             return Flow::Hold;
         }
         match self.happens_before(bind.statement) {
@@ -103,6 +98,14 @@ impl Session {
     /// the same letters are other bytes.
     pub(super) fn may_be_hidden(&self, name: &[u8]) -> bool {
         self.names.may_be_hidden(name) || !name.is_ascii() && self.transaction.is_stateful()
+    }
+
+    /// Whether a Bind has to wait until the groups before its own are answered.
+    pub(super) fn waits_to_bind(&mut self, bind: &frontend::Bind<'_>, out: &mut Out) -> bool {
+        self.waits_for_name(bind.statement, out)
+            || self.waits_for_names(out)
+            || self.waits_for_status(out)
+            || !bind.portal.is_empty() && self.waits_for_portal(bind.portal, out)
     }
 
     /// Whether a frame has to wait: what its name stands for is known when the earlier groups are

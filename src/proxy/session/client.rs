@@ -184,7 +184,7 @@ impl Session {
         self.unnamed_may_be_dropped();
         self.marked_query_is_sent();
         self.group_is_sent();
-        let sql = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let sql = frame.get(HEADER_BYTES..).and_then(frontend::query).unwrap_or_default();
         if self.names.acts_of(sql) == Acts::Copies {
             self.may_take_data(out);
         }

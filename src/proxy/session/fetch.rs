@@ -98,7 +98,7 @@ impl Session {
 
 /// The names that the statements of a text close or declare, in their order; none stands for ALL.
 fn ended_by(sql: &[u8]) -> VecDeque<Option<String>> {
-    let text = std::str::from_utf8(sql.strip_suffix(b"\0").unwrap_or(sql)).unwrap_or_default();
+    let text = std::str::from_utf8(sql).unwrap_or_default();
     let tokens = tokens(text).unwrap_or_default();
     let statements = tokens.split(|token| token.kind == Kind::Semicolon);
     let ended = |statement: &[Token]| {

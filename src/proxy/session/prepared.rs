@@ -464,7 +464,7 @@ impl Names {
         if acts != Acts::Executes {
             return acts;
         }
-        let text = std::str::from_utf8(sql.strip_suffix(b"\0").unwrap_or(sql)).unwrap_or_default();
+        let text = std::str::from_utf8(sql).unwrap_or_default();
         let tokens = tokens(text).unwrap_or_default();
         let name = tokens.get(1).and_then(|token| identifier(text, token));
         let executed = name.and_then(|name| self.statements.get(name.as_bytes()));

@@ -137,12 +137,7 @@ impl Session {
     ) -> Result<Streamed, Fatal> {
         let bind = frontend::bind(head).ok_or_else(name_too_long)?;
         let routes = self.routes();
-        let named = !bind.portal.is_empty();
-        if self.waits_for_name(bind.statement, out)
-            || self.waits_for_names(out)
-            || self.waits_for_status(out)
-            || named && self.waits_for_portal(bind.portal, out)
-        {
+        if self.waits_to_bind(&bind, out) {
             return Ok(Streamed::Wait);
         }
         let happens = self.happens_before(bind.statement);
