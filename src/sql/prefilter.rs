@@ -126,7 +126,8 @@ impl Prefilter {
                 false => Verdict::Plain,
             };
         };
-        if FIRST_WORDS.contains(&first) || names.is_match(text) || has_second_statement(text) {
+        let begins = FIRST_WORDS.contains(&first) || first == "explain" && says(text, "execute");
+        if begins || names.is_match(text) || has_second_statement(text) {
             Verdict::Understand
         } else {
             Verdict::Plain

@@ -48,9 +48,11 @@ impl Session {
             return self.pass_bind(frame, b"", Portal::plain(), out);
         };
         let flow = self.bind(frame, &bind, &routes, out);
-        self.names.may_act(bind.portal, bind.statement);
-        if matches!(flow, Flow::Done) && self.names.is_of_no_effect(bind.portal) {
-            self.transaction.takes_snapshot();
+        if matches!(flow, Flow::Done) {
+            self.names.may_act(bind.portal, bind.statement);
+            if self.names.is_of_no_effect(bind.portal) {
+                self.transaction.takes_snapshot();
+            }
         }
         flow
     }

@@ -12,6 +12,7 @@ use crate::wire::build::{Report, Severity};
 use crate::wire::frame::{HEADER_BYTES, Header};
 use crate::wire::frontend;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 impl Session {
     /// Takes bytes from the client; returns how many it has dealt with. The rest is an incomplete
@@ -185,10 +186,16 @@ impl Session {
         self.marked_query_is_sent();
         self.group_is_sent();
         let sql = frame.get(HEADER_BYTES..).and_then(frontend::query).unwrap_or_default();
-        if self.names.acts_of(sql) == Acts::Copies {
-            self.may_take_data(out);
+        let executed = match Acts::of(sql) {
+            Acts::Executes => self.names.executed_by(sql).map(|s| Arc::clone(&s.sql)),
+            _ => None,
+        };
+        let sql = executed.as_deref().unwrap_or(sql);
+        match Acts::of(sql) {
+            Acts::Copies => self.may_take_data(out),
+            Acts::Fetches => self.runs_a_cursor(),
+            _ => self.may_end_portals(sql, out),
         }
-        self.may_end_portals(sql, out);
     }
 
     /// Its last frame is on its way. What was asked within it may have been said of what ends with it.

@@ -76,6 +76,7 @@ impl Session {
         match (portal.acts, &portal.ends) {
             (Acts::Copies, _) => self.may_take_data(out),
             (Acts::EndsPortals, Some(sql)) => self.may_end_portals(sql, out),
+            (Acts::Fetches, _) => self.runs_a_cursor(),
             _ => {}
         }
         Flow::Done

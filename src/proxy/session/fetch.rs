@@ -12,6 +12,14 @@ use crate::wire::backend;
 use crate::wire::build::{Report, Severity};
 use std::collections::VecDeque;
 
+/// Which portals there are no more when a statement has run.
+#[derive(Debug)]
+pub(super) enum Ends {
+    None,
+    One(String),
+    All,
+}
+
 impl Session {
     /// What is done with the replies of a statement that may FETCH from such a portal.
     pub(super) fn fetched(&self, sql: &[u8]) -> Result<Rows, Box<Report>> {
@@ -35,7 +43,8 @@ impl Session {
     /// A text is sent that closes portals, or declares cursors under their names, one after the other. What
     /// follows waits: whether it does is known when it is answered.
     pub(super) fn may_end_portals(&mut self, sql: &[u8], out: &mut Out) {
-        if self.names.has_named_portals() && (spells(sql, b"close") || spells(sql, b"declare")) {
+        let ends = |word: &&str| spells(sql, word.as_bytes());
+        if self.names.has_named_portals() && ["close", "declare", "chain"].iter().any(ends) {
             self.ending = ended_by(sql);
             if !self.ending.is_empty() {
                 self.may_take_data(out);
@@ -43,16 +52,28 @@ impl Session {
         }
     }
 
+    /// A FETCH or MOVE is sent. If the transaction has run what may change names, that may have been the
+    /// declaration of this cursor, and it is now that it does.
+    pub(super) fn runs_a_cursor(&mut self) {
+        if self.transaction.is_stateful() {
+            self.facts = None;
+        }
+    }
+
     /// A statement is complete: the next of these, if it is one. Of the name there is no portal of the protocol
     /// any more.
     pub(super) fn ends_portals(&mut self, tag: &[u8]) {
-        if self.ending.is_empty() || !(tag.starts_with(b"CLOSE ") || tag.starts_with(b"DECLARE ")) {
+        if self.ending.is_empty() {
+            return;
+        }
+        let cursor = tag.starts_with(b"CLOSE ") || tag.starts_with(b"DECLARE ");
+        if !cursor && !matches!(tag, b"COMMIT\0" | b"ROLLBACK\0") {
             return;
         }
         match self.ending.pop_front() {
-            Some(Some(name)) => drop(self.names.close_portal(name.as_bytes())),
-            Some(None) => self.names.end_transaction(),
-            None => {}
+            Some(Ends::One(name)) => drop(self.names.close_portal(name.as_bytes())),
+            Some(Ends::All) => self.names.end_transaction(),
+            Some(Ends::None) | None => {}
         }
     }
 
@@ -96,19 +117,25 @@ impl Session {
     }
 }
 
-/// The names that the statements of a text close or declare, in their order; none stands for ALL.
-fn ended_by(sql: &[u8]) -> VecDeque<Option<String>> {
+/// What the statements of a text end that close or declare a name, or end a transaction, in their order.
+fn ended_by(sql: &[u8]) -> VecDeque<Ends> {
     let text = std::str::from_utf8(sql).unwrap_or_default();
     let tokens = tokens(text).unwrap_or_default();
     let statements = tokens.split(|token| token.kind == Kind::Semicolon);
     let ended = |statement: &[Token]| {
-        let [verb, name, ..] = statement else { return None };
-        let declares = is_keyword(text, verb, "declare");
-        if !declares && !is_keyword(text, verb, "close") {
-            return None;
+        let (verb, behind) = statement.split_first()?;
+        let is = |words: &[&str]| words.iter().any(|word| is_keyword(text, verb, word));
+        let says = |word| behind.iter().any(|token| is_keyword(text, token, word));
+        if is(&["commit", "end", "rollback", "abort"]) {
+            return match () {
+                () if says("to") => Some(Ends::None),
+                () if says("prepared") => None,
+                () => Some(Ends::All),
+            };
         }
-        let all = !declares && is_keyword(text, name, "all");
-        if all { Some(None) } else { identifier(text, name).map(Some) }
+        let name = behind.first().filter(|_| is(&["close", "declare"]))?;
+        let all = is(&["close"]) && is_keyword(text, name, "all");
+        if all { Some(Ends::All) } else { identifier(text, name).map(Ends::One) }
     };
     statements.filter_map(ended).collect()
 }

@@ -96,7 +96,7 @@ pub(super) struct Session {
     takes: Takes,
     /// The portals that what is sent last closes, or declares cursors under their names, in this order; none
     /// stands for all.
-    ending: VecDeque<Option<String>>,
+    ending: VecDeque<fetch::Ends>,
     /// The tag of a statement whose steps are run.
     completed: Vec<u8>,
     draws: u64,

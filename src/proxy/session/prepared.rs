@@ -58,8 +58,11 @@ pub(super) enum Acts {
     Otherwise,
     /// A COPY from the client.
     Copies,
-    /// A cursor of SQL gets a name that is of no portal any more, or loses it.
+    /// A cursor of SQL gets a name that is of no portal any more, or loses it; or a transaction ends, and
+    /// the next one begins at once.
     EndsPortals,
+    /// The query of a cursor, of which nothing is known.
+    Fetches,
     /// What another statement does.
     Executes,
 }
@@ -71,6 +74,10 @@ impl Acts {
         match first_word(sql, &mut buffer) {
             Some("copy") => Self::Copies,
             Some("close" | "declare") => Self::EndsPortals,
+            Some("commit" | "end" | "rollback" | "abort") if spells(sql, b"chain") => {
+                Self::EndsPortals
+            }
+            Some("fetch" | "move") => Self::Fetches,
             Some("execute") => Self::Executes,
             _ => Self::Otherwise,
         }
@@ -448,30 +455,24 @@ impl Names {
     /// What the statement of a portal may do.
     pub(super) fn may_act(&mut self, portal: &[u8], statement: &[u8]) {
         let Some(statement) = self.statements.get(statement) else { return };
-        let acts = match statement.acts {
-            Acts::Executes => self.acts_of(&statement.sql),
-            acts => acts,
+        let executed = match statement.acts {
+            Acts::Executes => self.executed_by(&statement.sql),
+            _ => None,
         };
+        let statement = executed.unwrap_or(statement);
+        let acts = statement.acts;
         let ends = (acts == Acts::EndsPortals).then(|| Arc::clone(&statement.sql));
         if let Some(portal) = self.portals.get_mut(portal) {
             (portal.acts, portal.ends) = (acts, ends);
         }
     }
 
-    /// What a text may do; that of an EXECUTE is what the statement does that the protocol has prepared.
-    pub(super) fn acts_of(&self, sql: &[u8]) -> Acts {
-        let acts = Acts::of(sql);
-        if acts != Acts::Executes {
-            return acts;
-        }
-        let text = std::str::from_utf8(sql).unwrap_or_default();
-        let tokens = tokens(text).unwrap_or_default();
-        let name = tokens.get(1).and_then(|token| identifier(text, token));
-        let executed = name.and_then(|name| self.statements.get(name.as_bytes()));
-        match executed.map(|statement| statement.acts) {
-            Some(Acts::Copies) => Acts::Copies,
-            _ => Acts::Otherwise,
-        }
+    /// The statement of the protocol that an EXECUTE runs.
+    pub(super) fn executed_by(&self, sql: &[u8]) -> Option<&Prepared> {
+        let text = std::str::from_utf8(sql).ok()?;
+        let tokens = tokens(text).ok()?;
+        let name = tokens.get(1).and_then(|token| identifier(text, token))?;
+        self.statements.get(name.as_bytes())
     }
 
     /// Whether what a portal runs does nothing to the session.

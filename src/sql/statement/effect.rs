@@ -76,6 +76,8 @@ impl Reader<'_> {
             "do" | "call" | "execute" | "import" | "load" => Effect::State,
             "prepare" if self.behind_first().is("transaction") => Effect::End,
             "prepare" if self.prepares_write() => Effect::PreparesWrite,
+            // What it executes may do anything.
+            "explain" if self.says("execute") => Effect::State,
             _ if self.sets_config() => Effect::State,
             "set" => self.set(),
             "reset" => self.setting(self.behind_first()),
@@ -90,6 +92,10 @@ impl Reader<'_> {
     fn spells_a_drop(&self) -> bool {
         let spells = |sql: &str| drops_names(sql.as_bytes());
         self.tokens.iter().any(|token| self.text.get(token.at.clone()).is_some_and(spells))
+    }
+
+    fn says(&self, word: &str) -> bool {
+        self.tokens.iter().any(|t| is_keyword(self.text, t, word))
     }
 
     fn behind_first(&self) -> Cursor<'_> {
@@ -165,9 +171,10 @@ impl Reader<'_> {
             }
             let created = c.qualified_name();
             // What a name stands for may do anything.
-            let executes = self.tokens.iter().any(|t| is_keyword(self.text, t, "execute"));
             return match created {
-                Some((name, _)) if !self.is_migrated(&name) && !executes => Effect::KeepsNames,
+                Some((name, _)) if !self.is_migrated(&name) && !self.says("execute") => {
+                    Effect::KeepsNames
+                }
                 _ => Effect::State,
             };
         }
@@ -179,10 +186,7 @@ impl Reader<'_> {
     /// What it defines that may write a migrated table, or hold its rows, under another name, where it
     /// spells that table's, if only in a body.
     fn defined(&self) -> Option<(Defined, Targets)> {
-        let says = |words: &[&str]| {
-            let one = |word| self.tokens.iter().any(|t| is_keyword(self.text, t, word));
-            words.iter().copied().any(one)
-        };
+        let says = |words: &[&str]| words.iter().any(|word| self.says(word));
         let way = says(&["view", "function", "procedure", "rule", "trigger"]);
         let part = says(&["table"]) && says(&["partition", "inherits"]);
         let defined = match () {
@@ -210,8 +214,7 @@ impl Reader<'_> {
 
     fn alter(&self) -> Effect {
         let c = self.behind_first();
-        let says = |word| self.tokens.iter().any(|t| is_keyword(self.text, t, word));
-        let renames = says("rename") || says("schema");
+        let renames = self.says("rename") || self.says("schema");
         let moves = renames && self.has_migrated_name();
         if c.is("type") {
             // What a value of it is called, and which attributes it has, may be another: of whichever

@@ -292,7 +292,46 @@ async fn a_path_that_ends_with_its_transaction_is_not_that_of_what_is_sent_behin
         pair.simple("COMMIT").await;
         live.orders_in_step().await;
     }
-    // Without a block it ends with its group.
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// The query of a cursor is run when it is fetched from.
+#[tokio::test]
+async fn a_path_that_a_cursor_sets_is_that_of_what_is_sent_behind_its_fetch() {
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple(ELSEWHERE).await;
+    let set = "SELECT set_config('search_path', 'elsewhere', false)";
+    let declare = format!("DECLARE c CURSOR FOR {set}");
+    pair.exchange("prepared", &[parse("f", "FETCH ALL FROM c", &[]), sync()].concat(), 1).await;
+    pair.simple(&format!("PREPARE s AS {set}")).await;
+    let run_f = [bind("", "f", 0, &[], 0), execute("", 0), sync()].concat();
+    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE s";
+    for runs in
+        [query("FETCH ALL FROM c"), query("MOVE c"), query("EXECUTE f"), run_f, query(explain)]
+    {
+        pair.simple("BEGIN").await;
+        pair.simple(&declare).await;
+        pair.simple("UPDATE orders SET total = total + 1 WHERE id = 5").await;
+        pair.exchange("runs", &runs, 1).await;
+        pair.simple("UPDATE orders SET total = total + 1").await;
+        pair.simple("SELECT total FROM orders").await;
+        pair.simple("ROLLBACK").await;
+        pair.simple("RESET search_path").await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// SET LOCAL without a block ends with its group.
+#[tokio::test]
+async fn a_local_path_without_a_block_ends_with_its_group() {
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple(ELSEWHERE).await;
+    pair.simple("SET search_path = elsewhere").await;
+    let local = "SET LOCAL search_path = public";
+    let (here, there) =
+        ("UPDATE orders SET total = total + 1 WHERE id = 5", "UPDATE orders SET total = total + 1");
     let groups = [one(local), one(here), sync(), one(there), sync()].concat();
     pair.exchange("groups", &groups, 2).await;
     pair.finish(&live, &[ORDERS_TABLE]).await;

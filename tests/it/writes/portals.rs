@@ -343,16 +343,28 @@ async fn the_statement_without_a_name_outlives_a_function_call_and_deallocate_al
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
+/// What ends a portal by the name of p1.
+const ENDS: &[&str] = &[
+    "ROLLBACK TO a",
+    "CLOSE p1",
+    "CLOSE ALL",
+    "close \"p1\"; SELECT 1",
+    "EXECUTE ends",
+    "ROLLBACK AND CHAIN",
+    "COMMIT AND CHAIN",
+];
+
 #[tokio::test]
 async fn a_cursor_of_sql_under_the_name_of_a_portal_that_is_gone_shows_its_own_rows() {
     let (live, mut pair) = pair().await;
     let declare = "DECLARE p1 CURSOR FOR SELECT id, total, note FROM orders ORDER BY id";
+    pair.exchange("prepared", &[parse("ends", "CLOSE p1", &[]), sync()].concat(), 1).await;
     for sql in [
         "UPDATE orders SET total = total + 1 WHERE id < 4 RETURNING id, total",
         "UPDATE orders SET total = total + 1 WHERE id < 4",
         "SELECT id FROM orders",
     ] {
-        for ends in ["ROLLBACK TO a", "CLOSE p1", "CLOSE ALL", "close \"p1\"; SELECT 1"] {
+        for ends in ENDS {
             for described in [true, false] {
                 for extended in [true, false] {
                     pair.simple("BEGIN").await;
@@ -374,6 +386,14 @@ async fn a_cursor_of_sql_under_the_name_of_a_portal_that_is_gone_shows_its_own_r
                     pair.simple("COMMIT").await;
                 }
             }
+        }
+        for ends in ["ROLLBACK AND CHAIN", "COMMIT AND CHAIN"] {
+            pair.simple("BEGIN").await;
+            let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+            pair.exchange(sql, &bound, 1).await;
+            pair.simple(ends).await;
+            pair.simple("FETCH ALL FROM p1").await;
+            pair.simple("COMMIT").await;
         }
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
