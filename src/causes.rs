@@ -8,7 +8,7 @@ pub fn in_one_line(error: &dyn Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !line.ends_with(&text) {
+        if !line.contains(&text) {
             line = format!("{line}: {text}");
         }
         next = cause.source();
@@ -30,5 +30,9 @@ mod tests {
         let same = Layer("cannot connect: no route to host", Some(Box::new(root)));
         let top = Layer("the engine cannot start", Some(Box::new(same)));
         assert_eq!(in_one_line(&top), "the engine cannot start: cannot connect: no route to host");
+        let root = Layer("no route to host", None);
+        let within = Layer("cannot connect", Some(Box::new(root)));
+        let top = Layer("the engine: cannot connect: no route to host", Some(Box::new(within)));
+        assert_eq!(in_one_line(&top), "the engine: cannot connect: no route to host");
     }
 }

@@ -77,7 +77,13 @@ impl Known {
         let mut said = Said::new(sql, tables);
         self.missing.iter().for_each(|why| said.note(why.clone()));
         match &statement.class {
-            Class::Passthrough | Class::Cascade => self.passed(text, statement, &mut said),
+            Class::Passthrough | Class::Cascade => {
+                self.passed(text, statement, &mut said);
+                // Nothing else has looked at whether it is SQL at all.
+                if named && let Err(error) = client.prepare(sql).await {
+                    said.refused(&error);
+                }
+            }
             Class::Prepare(prepare) => self.prepared(text, prepare, &mut said),
             Class::Execute(_) => {
                 let why = "EXECUTE is what it executes: explain that statement";

@@ -91,6 +91,7 @@ impl Known {
                 Ok(_) | Err(Unfit::Dearer(_)) if !is_filled => Vetting::NotFilled,
                 Ok(plan) => Vetting::Fit(plan),
                 Err(why @ Unfit::Refused(..)) => Vetting::Refused(why.to_string()),
+                Err(why @ (Unfit::Fails(_) | Unfit::Quotes(..))) => Vetting::Fails(why.to_string()),
                 Err(why) => Vetting::Unfit(why.to_string()),
             },
         };
@@ -99,18 +100,21 @@ impl Known {
         let levers = format!("{}: reads is {}", least.at(), least.reads);
         match &vetted {
             _ if least.reads == Percent::ZERO => said.route("read", "source", &levers),
-            Vetting::Refused(why) => said.route("read", "source", why),
+            Vetting::Refused(why) | Vetting::Fails(why) => said.route("read", "source", why),
             Vetting::Unfit(why) => {
                 said.route("read", "source", &format!("the shadow's form is not as good: {why}"));
             }
             _ if least.reads == Percent::FULL => said.route("read", "shadow", &levers),
             _ => said.route("read", &format!("shadow for {}, else source", least.reads), &levers),
         }
+        let runs = vetted.runs();
         said.vetted(vetted);
         if let Err(why) = fit.comparable {
             said.note(format!("never a dark read: {why}"));
         }
-        said.sql(pretty(form.text()));
+        if runs {
+            said.sql(pretty(form.text()));
+        }
     }
 
     /// The shadow, if a query may scan it.

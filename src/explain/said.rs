@@ -46,8 +46,17 @@ pub(super) enum Vetting {
     Unfit(String),
     /// The server does not take the query itself.
     Refused(String),
+    /// The server does not take the shadow's form.
+    Fails(String),
     /// Not asked, for this function's sake.
     NotAsked(String),
+}
+
+impl Vetting {
+    /// Whether the server takes the shadow's form, as far as is known.
+    pub(super) fn runs(&self) -> bool {
+        !matches!(self, Self::Refused(_) | Self::Fails(_))
+    }
 }
 
 /// The same under way.
@@ -99,7 +108,7 @@ impl Said {
             Vetting::NotFilled => "same parameters, columns and types; how the shadow is reached \
                                    is seen once it is filled"
                 .to_owned(),
-            Vetting::Unfit(why) | Vetting::Refused(why) => why,
+            Vetting::Unfit(why) | Vetting::Refused(why) | Vetting::Fails(why) => why,
             Vetting::NotAsked(function) => {
                 format!("not asked here: {function}() may look at data while it is planned")
             }
@@ -128,13 +137,7 @@ impl Said {
     pub(super) async fn describe(&mut self, client: &Client, sql: &str, tag: String) {
         let statement = match client.prepare(sql).await {
             Ok(statement) => statement,
-            Err(error) => {
-                let error = error.as_db_error().map_or_else(
-                    || error.to_string(),
-                    |e| format!("{} (SQLSTATE {})", e.message(), e.code().code()),
-                );
-                return self.client(format!("the server refuses it: {error}"));
-            }
+            Err(error) => return self.client(refusal(&error)),
         };
         self.client(tag);
         if !statement.columns().is_empty() {
@@ -147,6 +150,12 @@ impl Said {
         if !parameters.is_empty() {
             self.note(format!("parameters: {}", parameters.join(", ")));
         }
+    }
+
+    /// The server does not take what is sent as it is.
+    pub(super) fn refused(&mut self, error: &tokio_postgres::Error) {
+        self.route("passthrough", "as it is", "the server refuses it");
+        self.0.client = vec![refusal(error)];
     }
 
     /// What EXECUTE of a statement sends that is prepared under this name, with these types.
@@ -170,6 +179,15 @@ impl Said {
     pub(super) fn done(self) -> Explained {
         self.0
     }
+}
+
+/// What a client sees of a statement that the server does not take.
+fn refusal(error: &tokio_postgres::Error) -> String {
+    let error = error.as_db_error().map_or_else(
+        || error.to_string(),
+        |e| format!("{} (SQLSTATE {})", e.message(), e.code().code()),
+    );
+    format!("the server refuses it: {error}")
 }
 
 fn column(column: &Column) -> String {

@@ -49,6 +49,7 @@ impl Setting {
         let dark = status.as_ref().and_then(|s| Percent::new(s.dark_reads));
         let dark_reads = dark.unwrap_or(Percent::ZERO);
         let (phase, dual_write, reads) = match as_if {
+            Some(reads) if phase == "ready" => ("ready, as if so routed".to_owned(), true, reads),
             Some(reads) => (format!("as if ready; in fact {phase}"), true, reads),
             None => (phase.to_owned(), status.is_some_and(|s| s.dual_write), reads),
         };

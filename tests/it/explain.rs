@@ -508,3 +508,22 @@ async fn nothing_that_may_look_at_data_is_planned_for_who_asks_by_http() {
         assert!(!body.contains("geheim"), "{body}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_that_the_server_does_not_take_is_not_printed() {
+    let (_db, proxy) = proxy().await;
+    said(&proxy.pgsegue(&["migration", "start", "orders_v2"]));
+    // The primary key of the source says what is grouped; a derived table has none.
+    let read = "SELECT id, user_id FROM orders GROUP BY id";
+    let of = &explained(&proxy, &["--reads", "100", read])[0];
+    assert_eq!(field(of, "class"), "read");
+    assert_eq!(field(of, "route"), "source");
+    assert!(field(of, "why").starts_with("the shadow form fails: "), "{of}");
+    assert_eq!(of["sql"], json!(null));
+    let of = &explained(&proxy, &["SELECT id FROM orders WHERE WHERE id = 1"])[0];
+    assert_eq!(field(of, "why"), "the server refuses it");
+    assert_eq!(
+        of["client"],
+        json!(["the server refuses it: syntax error at or near \"WHERE\" (SQLSTATE 42601)"])
+    );
+}

@@ -450,9 +450,10 @@ pub(super) fn mark_or_refuse(routes: Vec<Arc<Route>>, why: Reason) -> Decision {
                 route.target.source
             ),
             hint: format!(
-                "The table is being migrated ({}) with unclassified = \"refuse\". Write it as \
-                 INSERT, UPDATE or DELETE, or set unclassified = \"record\".",
-                route.target.migration
+                "The table is being migrated ({}) with unclassified = \"refuse\". What helps: {}; \
+                 or set unclassified = \"record\".",
+                route.target.migration,
+                why.way_out()
             ),
         })),
         None => Decision::Marked(Marks { routes, why }),
