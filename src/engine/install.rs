@@ -18,12 +18,15 @@ pub(crate) const SERVING_LOCK: (i32, i32) = (0x7067_7365, 3);
 /// The class of the lock between the chunks and the repair of one migration; the object is the
 /// hash of its name.
 pub(crate) const REPAIR_LOCK_CLASS: i32 = 0x7067_7366;
+/// The class of the lock that a session holds, shared, while a statement of it may go on behind the commit
+/// of its mark; the object is the hash of the migration's name. Nobody waits for it.
+pub(crate) const HOLD_LOCK_CLASS: i32 = 0x7067_7367;
 
 /// Of the tables, and of how processes share them.
 const VERSION: i32 = 6;
 
 /// What the functions of a migration do: another number, and those in place are replaced.
-pub(crate) const FUNCTIONS: i32 = 4;
+pub(crate) const FUNCTIONS: i32 = 5;
 
 /// The base schema. Each statement may run again over its own result.
 const BASE: &str = r#"
@@ -221,7 +224,8 @@ pub(crate) async fn installed(
              ON n.oid = p.pronamespace WHERE n.nspname = 'pgsegue' \
              AND p.proname IN ('sync_' || $1::text, 'follow_' || $1::text, \
              'truncated_' || $1::text, 'before_copy_' || $1::text, 'after_copy_' || $1::text, \
-             'mark_' || $1::text, 'whole_' || $1::text)",
+             'mark_' || $1::text, 'hold_' || $1::text, 'release_' || $1::text, \
+             'whole_' || $1::text)",
             &[&name],
         )
         .await?;

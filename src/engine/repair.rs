@@ -217,11 +217,19 @@ pub struct Backlog {
     pub keys: i64,
     /// Of those, how many were tried without success.
     pub tried: i64,
-    /// Records without one: any row may be stale.
+    /// Records without one: any row may be stale. None while a statement runs that has made one and may go
+    /// on writing: a pass that begins now says nothing of what that writes later.
     pub unseen: Vec<i64>,
+    /// There are such records, and such a statement.
+    pub held: bool,
     /// Keys that were tried this often without success, with the error, at most ten.
     pub poison: Vec<String>,
 }
+
+/// Entries `l` of `pg_locks` by which a statement holds its mark: of class `$3`, and migration `$1`.
+const OF_HOLD: &str = "l.locktype = 'advisory' AND l.classid::int8 = $3::int4 \
+     AND l.objid = hashtext($1)::oid AND l.objsubid = 2 AND l.granted \
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// Tries after which a key counts as one that needs an operator: with the back-off, 6 s.
 const POISON_ATTEMPTS: i32 = 6;
@@ -232,23 +240,31 @@ const POISON_ATTEMPTS: i32 = 6;
 /// When the database fails.
 pub async fn backlog(client: &Client, shape: &Shape) -> Result<Backlog, Error> {
     let name = &shape.migration.name;
+    // The records are those of the query's snapshot, the locks those of later: a record whose lock is gone is
+    // of a statement that is over.
     let row = client
         .query_one(
-            "SELECT count(*) FILTER (WHERE key IS NOT NULL), \
+            &format!(
+                "SELECT count(*) FILTER (WHERE key IS NOT NULL), \
              count(*) FILTER (WHERE key IS NOT NULL AND attempts > 0), \
-             coalesce(array_agg(seq) FILTER (WHERE key IS NULL), '{}'), \
+             coalesce(array_agg(seq) FILTER (WHERE key IS NULL), '{{}}'), \
+             CASE WHEN count(*) FILTER (WHERE key IS NULL) > 0 THEN \
+                 EXISTS (SELECT FROM pg_locks l WHERE {OF_HOLD}) ELSE false END, \
              coalesce((SELECT array_agg('(' || array_to_string(key, ', ') || '): ' \
                  || coalesce(last_error, '')) FROM (SELECT key, max(last_error) AS last_error \
                  FROM pgsegue.dirty_keys WHERE migration = $1 AND attempts >= $2 \
-                 GROUP BY key ORDER BY key LIMIT 10) p), '{}') \
-             FROM pgsegue.dirty_keys WHERE migration = $1",
-            &[name, &POISON_ATTEMPTS],
+                 GROUP BY key ORDER BY key LIMIT 10) p), '{{}}') \
+             FROM pgsegue.dirty_keys WHERE migration = $1"
+            ),
+            &[name, &POISON_ATTEMPTS, &super::install::HOLD_LOCK_CLASS],
         )
         .await?;
+    let held = row.try_get(3)?;
     Ok(Backlog {
         keys: row.try_get(0)?,
         tried: row.try_get(1)?,
-        unseen: row.try_get(2)?,
-        poison: row.try_get(3)?,
+        unseen: if held { Vec::new() } else { row.try_get(2)? },
+        held,
+        poison: row.try_get(4)?,
     })
 }

@@ -242,6 +242,7 @@ pub async fn read(
     let counted = counted::read(client, &source, &migration.key).await?;
     let mut functions =
         vec![sync::follow_name(name), truncate::truncated_name(name), whole::whole_name(name)];
+    functions.push(sync::hold(name).function);
     functions.extend(counted.is_some().then(|| counted::after_name(name)));
     let sql = "SELECT bool_and(to_regproc(f) IS NOT NULL) FROM unnest($1::text[]) AS f";
     let follows = client.query_one(sql, &[&functions]).await?.try_get(0)?;
@@ -423,6 +424,7 @@ impl Shape {
             follow_function: self.follows.then(|| sync::follow_name(&self.migration.name)),
             truncate_function: self.follows.then(|| truncate::truncated_name(&self.migration.name)),
             whole_function: self.follows.then(|| whole::whole_name(&self.migration.name)),
+            hold: self.follows.then(|| sync::hold(&self.migration.name)),
             mark_function: sync::mark_name(&self.migration.name),
             server_version: self.server_version,
             copy: self.copyable(),

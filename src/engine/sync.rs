@@ -3,7 +3,9 @@
 //! * `sync_…` makes the shadow rows of any number of keys follow the source,
 //! * `follow_…` does so for one row that the calling statement has just written: the usual write of
 //!   an app, so it does without what that write does not need, and leaves the rest to `sync_…`,
-//! * `mark_…` records that any row may be stale.
+//! * `mark_…` records that any row may be stale,
+//! * `hold_…` does so for a statement that may commit on its way and go on behind that (CALL, DO): what it
+//!   records is not worked off while its session has not called `release_…`, and is there.
 //!
 //! What follows a TRUNCATE is in `truncate`.
 
@@ -12,6 +14,7 @@ use super::reverse::{self, Given};
 use super::shape::{Mapped, Shape, Storage};
 use crate::pg;
 use crate::sql::ident::literal;
+use crate::sql::target::Hold;
 
 /// `"pgsegue"."sync_…"`.
 pub(crate) fn sync_name(migration: &str) -> String {
@@ -28,10 +31,26 @@ pub(crate) fn mark_name(migration: &str) -> String {
     format!("\"pgsegue\".\"mark_{migration}\"")
 }
 
-/// The function that records that any row of the shadow may be stale.
+/// `"pgsegue"."hold_…"` and `"pgsegue"."release_…"`.
+pub(crate) fn hold(migration: &str) -> Hold {
+    let named = |what| format!("\"pgsegue\".\"{what}_{migration}\"");
+    Hold { function: named("hold"), release: named("release") }
+}
+
+/// The functions that record that any row of the shadow may be stale, until the end of the transaction and
+/// until the end of a statement.
 pub fn mark_sql(migration: &str) -> String {
     let name = mark_name(migration);
+    let Hold { function: hold, release } = hold(migration);
     let migration = literal(migration);
+    let class = super::install::HOLD_LOCK_CLASS;
+    let lock = format!("{class}, hashtext({migration})");
+    // It is taken once, so that it can be given back by whoever knows no more than that.
+    let own = format!(
+        "pg_locks AS l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid()
+        AND l.classid = {class} AND l.objid = hashtext({migration})::oid AND l.objsubid = 2
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
     format!(
         "CREATE OR REPLACE FUNCTION {name}(reason text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -41,6 +60,21 @@ AS $pgsegue$
     VALUES ({migration}, pg_catalog.\"left\"(coalesce($1, ''), 500));
 $pgsegue$;
 GRANT EXECUTE ON FUNCTION {name}(text) TO PUBLIC;
+CREATE OR REPLACE FUNCTION {hold}(reason text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $pgsegue$
+    SELECT {name}($1);
+    SELECT pg_advisory_lock_shared({lock}) WHERE NOT EXISTS (SELECT FROM {own});
+$pgsegue$;
+GRANT EXECUTE ON FUNCTION {hold}(text) TO PUBLIC;
+CREATE OR REPLACE FUNCTION {release}() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $pgsegue$
+    SELECT pg_advisory_unlock_shared({lock}) FROM {own};
+$pgsegue$;
+GRANT EXECUTE ON FUNCTION {release}() TO PUBLIC;
 "
     )
 }

@@ -29,7 +29,7 @@ pub(crate) fn truncated_name(migration: &str) -> String {
 }
 
 /// A table with all that inherits from it, as `tree (relid)`.
-fn tree(table: &str) -> String {
+pub(super) fn tree(table: &str) -> String {
     let table = literal(table);
     format!(
         "SELECT {table}::regclass::oid

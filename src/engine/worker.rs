@@ -432,7 +432,7 @@ impl Worker {
             return self.advance(phase, Phase::Ready, &why).await;
         }
         // With a mark on record, differences are the writes' that have made it: more may come.
-        let marked = !pass.unseen.is_empty() || !backlog.unseen.is_empty();
+        let marked = !pass.unseen.is_empty() || !backlog.unseen.is_empty() || backlog.held;
         self.dirty_passes += u32::from(!marked);
         let again: Vec<&String> =
             pass.sample.iter().filter(|one| self.last_sample.contains(one)).collect();

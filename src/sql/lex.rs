@@ -74,13 +74,13 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, LexError> {
     Ok(out)
 }
 
-/// The first keyword of a text, lower-cased into `buffer`: white space, comments and opening
+/// The first keyword of a text, lower-cased into `buffer`: white space, comments, semicolons and opening
 /// parentheses before it are skipped. `None` when there is none, or it is longer than any keyword.
 pub fn first_word<'b>(text: &[u8], buffer: &'b mut [u8; 16]) -> Option<&'b str> {
     let mut lexer = Lexer { bytes: text, at: 0 };
     loop {
         lexer.skip_blank().ok()?;
-        if lexer.peek(0) != Some(b'(') {
+        if !matches!(lexer.peek(0), Some(b'(' | b';')) {
             break;
         }
         lexer.at += 1;

@@ -42,6 +42,8 @@ pub struct Target {
     pub whole_function: Option<String>,
     /// `"pgsegue"."mark_…"`: `(reason text) → void`, records that any row may be stale.
     pub mark_function: String,
+    /// What marks for as long as a statement runs; none before it is installed.
+    pub hold: Option<Hold>,
     /// The server's major version: what its SQL can say.
     pub server_version: u32,
     /// What reading along with COPY … FROM STDIN needs. `Err` holds why it cannot be.
@@ -55,6 +57,16 @@ pub struct Target {
     pub counted: Option<Counted>,
     /// Who may do what, as far as statements are decided by it.
     pub privileges: Privileges,
+}
+
+/// Functions around a statement that may commit on its way and go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// `"pgsegue"."hold_…"`: `(reason text) → void`, records that any row may be stale; that is not worked
+    /// off before the session has released it, or is gone.
+    pub function: String,
+    /// `"pgsegue"."release_…"`: `() → void`.
+    pub release: String,
 }
 
 /// The tables that some role may write without seeing what it wrote, as a mirrored form does: by object
@@ -148,6 +160,7 @@ impl Target {
             .chain(self.follow_function.as_deref())
             .chain(self.truncate_function.as_deref())
             .chain(self.whole_function.as_deref())
+            .chain(self.hold.iter().flat_map(|h| [h.function.as_str(), h.release.as_str()]))
             .chain(counted)
     }
 

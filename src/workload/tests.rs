@@ -19,6 +19,7 @@ fn target() -> Arc<Target> {
         follow_function: None,
         truncate_function: None,
         whole_function: None,
+        hold: None,
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

@@ -282,11 +282,13 @@ async fn functions_that_do_something_else_have_another_number() {
     let of_each = "after_copy_orders_v2 9acdf5a05faa2af8a8398bd55acd9304, \
                    before_copy_orders_v2 fde871d55cd3eaf421b534533e91f1e8, \
                    follow_orders_v2 aa04d818bb936c1982de0eca4067316b, \
+                   hold_orders_v2 cba9e5f5ec054eea95db97196c4ca8f1, \
                    mark_orders_v2 e24911876e13987858448af20e0e24fb, \
+                   release_orders_v2 85f95c514459caab7534064205bd1472, \
                    sync_orders_v2 210af7af511f4c6b579ca667dc3c7176, \
                    truncated_orders_v2 1f40237df6907ccd497467a9e49c5845, \
-                   whole_orders_v2 6665af18b04d51e15888552f0f0766ce";
-    assert_eq!((number.as_str(), ours.as_str()), ("4", of_each));
+                   whole_orders_v2 127521704c4b3102eb8286bb71563903";
+    assert_eq!((number.as_str(), ours.as_str()), ("5", of_each));
 }
 
 /// A policy that changes on one of two tables that had the same.

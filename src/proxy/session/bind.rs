@@ -3,6 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Reply, Rows, ServedBy};
 use super::gone::Happens;
+use super::inject::Lasts;
 use super::parse::one;
 use super::planned::Moved;
 use super::portal::{Marks, Portal};
@@ -49,7 +50,7 @@ impl Session {
         };
         let flow = self.bind(frame, &bind, &routes, out);
         if matches!(flow, Flow::Done) {
-            self.names.may_act(bind.portal, bind.statement);
+            self.names.binds_acts(bind.portal, bind.statement);
             if self.names.is_of_no_effect(bind.portal) {
                 self.transaction.takes_snapshot();
             }
@@ -198,7 +199,7 @@ impl Session {
         let portal = Portal { watch, effect: Effect::State, ..Portal::plain() };
         match decision {
             Decision::Marked(marks) => {
-                self.inject_mark_inline(&marks, out);
+                self.inject_mark_inline(&marks, Lasts::of(unseen.0), out);
                 self.bind_as_written(frame, bind, portal, out)
             }
             Decision::Refused(report) => self.refuse_bind(report, out),
@@ -260,7 +261,7 @@ impl Session {
         let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
         let mut portal = Portal { effect: statement.effect, dark, watch, ..Portal::plain() };
         if let Some(marks) = marks.filter(|_| !matches!(decision, Decision::Refused(_))) {
-            self.inject_mark_inline(&marks, out);
+            self.inject_mark_inline(&marks, Lasts::Transaction, out);
         }
         let key = match decision {
             Decision::Refused(report) => return self.refuse_bind(report, out),
@@ -269,7 +270,7 @@ impl Session {
                 FormKey::Original
             }
             Decision::Marked(marks) => {
-                self.inject_mark_inline(&marks, out);
+                self.inject_mark_inline(&marks, Lasts::of(case.text.as_bytes()), out);
                 as_written
             }
             Decision::Followed(steps) => {

@@ -186,15 +186,26 @@ impl Session {
         self.marked_query_is_sent();
         self.group_is_sent();
         let sql = frame.get(HEADER_BYTES..).and_then(frontend::query).unwrap_or_default();
-        let executed = match Acts::of(sql) {
-            Acts::Executes => self.names.executed_by(sql).map(|s| Arc::clone(&s.sql)),
+        // A long text passes without a look.
+        let acts = if frame.is_empty() { Acts::Copies } else { Acts::of(sql) };
+        self.may_act(acts, sql, out);
+    }
+
+    /// A text is sent that may do what is of no table.
+    pub(super) fn may_act(&mut self, acts: Acts, sql: &[u8], out: &mut Out) {
+        let run = match acts {
+            Acts::Executes => self.names.run_by(sql).map(Arc::<[u8]>::from),
             _ => None,
         };
-        let sql = executed.as_deref().unwrap_or(sql);
-        match Acts::of(sql) {
+        let (acts, sql) = match (acts, &run) {
+            (Acts::Executes, None) => (Acts::Copies, sql),
+            (Acts::Executes, Some(sql)) => (Acts::of(sql), &**sql),
+            _ => (acts, sql),
+        };
+        match acts {
             Acts::Copies => self.may_take_data(out),
             Acts::Fetches => self.runs_a_cursor(),
-            _ => self.may_end_portals(sql, out),
+            Acts::Otherwise | Acts::EndsPortals | Acts::Executes => self.may_end_portals(sql, out),
         }
     }
 

@@ -185,7 +185,7 @@ impl Session {
 
     /// The server is ready.
     pub(super) fn copy_is_settled(&mut self) {
-        self.ending.clear();
+        self.ends_no_more();
         let waits = self.waits_for_copy() || self.hold == Some(Hold::CopyFails);
         if waits && self.replies.is_empty() {
             self.hold = None;

@@ -73,11 +73,8 @@ impl Session {
         if let Rows::Copied(copied) = portal.rows {
             self.copy_is_asked(*copied, Protocol::Extended);
         }
-        match (portal.acts, &portal.ends) {
-            (Acts::Copies, _) => self.may_take_data(out),
-            (Acts::EndsPortals, Some(sql)) => self.may_end_portals(sql, out),
-            (Acts::Fetches, _) => self.runs_a_cursor(),
-            _ => {}
+        if portal.acts != Acts::Otherwise {
+            self.may_act(portal.acts, portal.text.as_deref().unwrap_or_default(), out);
         }
         Flow::Done
     }

@@ -6,6 +6,7 @@
 
 use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Form, Mirrors, Reply, Rows};
+use super::inject::Lasts;
 use super::named::{Change, Missing, Named, may_write_one};
 use super::parse::one;
 use super::plan::Plan;
@@ -262,7 +263,7 @@ impl Session {
             }
             (Decision::Original(_), key @ FormKey::Elsewhere(_)) => (key, None),
             (Decision::Marked(marks), _) => {
-                self.inject_mark_inline(&marks, out);
+                self.inject_mark_inline(&marks, Lasts::Transaction, out);
                 return self.pass_bind(frame, bind.portal, portal, out);
             }
             _ => return self.pass_bind(frame, bind.portal, portal, out),

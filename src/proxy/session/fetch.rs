@@ -4,8 +4,9 @@
 use super::expect::{Mirrored, Rows};
 use super::prepared::spells;
 use super::server::Fate;
+use super::spelled::Spelled;
 use super::{Out, Session};
-use crate::sql::lex::{Kind, Token, first_word, identifier, is_keyword, tokens};
+use crate::sql::lex::first_word;
 use crate::sql::statement::Effect;
 use crate::sql::write::Layout;
 use crate::wire::backend;
@@ -16,8 +17,15 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) enum Ends {
     None,
-    One(String),
+    One(Vec<u8>),
     All,
+}
+
+/// What a group of frames ends: of its statements that do so, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    group: u64,
+    ends: VecDeque<Ends>,
 }
 
 impl Session {
@@ -28,15 +36,16 @@ impl Session {
         if !fetches || self.finds_a_failed_transaction() {
             return Ok(Rows::Plain);
         }
-        let portal =
-            fetched_from(sql).and_then(|name| Some((self.names.portal(name.as_bytes())?, name)));
+        let portal = fetched_from(sql).and_then(|name| Some((self.names.portal(&name)?, name)));
         let Some((portal, name)) = portal else { return Ok(Rows::Plain) };
         let Rows::Mirrored(mirrored) = portal.rows.bare() else { return Ok(Rows::Plain) };
         match mirrored.layout {
             Layout::Own => Ok(Rows::Plain),
             Layout::Leading(_) => Ok(Rows::Fetched(mirrored.clone())),
             // Ours would give rows; the client's own has none to give.
-            Layout::Counted | Layout::Outcome => Err(no_rows(&name, portal.ran_in.is_some())),
+            Layout::Counted | Layout::Outcome => {
+                Err(no_rows(&String::from_utf8_lossy(&name), portal.ran_in.is_some()))
+            }
         }
     }
 
@@ -44,9 +53,12 @@ impl Session {
     /// follows waits: whether it does is known when it is answered.
     pub(super) fn may_end_portals(&mut self, sql: &[u8], out: &mut Out) {
         let ends = |word: &&str| spells(sql, word.as_bytes());
-        if self.names.has_named_portals() && ["close", "declare", "chain"].iter().any(ends) {
-            self.ending = ended_by(sql);
-            if !self.ending.is_empty() {
+        if self.names.has_named_portals()
+            && ["close", "declare", "chain", "execute"].iter().any(ends)
+        {
+            let ends = self.names.ended_by(sql);
+            if !ends.is_empty() {
+                self.ending = Ending { group: self.groups, ends };
                 self.may_take_data(out);
             }
         }
@@ -63,17 +75,24 @@ impl Session {
     /// A statement is complete: the next of these, if it is one. Of the name there is no portal of the protocol
     /// any more.
     pub(super) fn ends_portals(&mut self, tag: &[u8]) {
-        if self.ending.is_empty() {
+        if self.ending.ends.is_empty() || self.ending.group != self.answered_now() {
             return;
         }
         let cursor = tag.starts_with(b"CLOSE ") || tag.starts_with(b"DECLARE ");
         if !cursor && !matches!(tag, b"COMMIT\0" | b"ROLLBACK\0") {
             return;
         }
-        match self.ending.pop_front() {
-            Some(Ends::One(name)) => drop(self.names.close_portal(name.as_bytes())),
+        match self.ending.ends.pop_front() {
+            Some(Ends::One(name)) => drop(self.names.close_portal(&name)),
             Some(Ends::All) => self.names.end_transaction(),
             Some(Ends::None) | None => {}
+        }
+    }
+
+    /// The group that the server answers has failed, or is over.
+    pub(super) fn ends_no_more(&mut self) {
+        if self.ending.group == self.answered_now() {
+            self.ending.ends.clear();
         }
     }
 
@@ -81,7 +100,7 @@ impl Session {
     pub(super) fn waits_to_fetch(&mut self, sql: &[u8], out: &mut Out) -> bool {
         let mut buffer = [0; 16];
         matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
-            && fetched_from(sql).is_some_and(|name| self.waits_for_portal(name.as_bytes(), out))
+            && fetched_from(sql).is_some_and(|name| self.waits_for_portal(&name, out))
     }
 
     /// Whether what is run by a FETCH from a portal of the protocol does something to the session.
@@ -89,7 +108,7 @@ impl Session {
         let mut buffer = [0; 16];
         matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
             && fetched_from(sql)
-                .and_then(|name| self.names.portal(name.as_bytes()))
+                .and_then(|name| self.names.portal(&name))
                 .is_some_and(|portal| portal.effect != Effect::None)
     }
 
@@ -117,35 +136,9 @@ impl Session {
     }
 }
 
-/// What the statements of a text end that close or declare a name, or end a transaction, in their order.
-fn ended_by(sql: &[u8]) -> VecDeque<Ends> {
-    let text = std::str::from_utf8(sql).unwrap_or_default();
-    let tokens = tokens(text).unwrap_or_default();
-    let statements = tokens.split(|token| token.kind == Kind::Semicolon);
-    let ended = |statement: &[Token]| {
-        let (verb, behind) = statement.split_first()?;
-        let is = |words: &[&str]| words.iter().any(|word| is_keyword(text, verb, word));
-        let says = |word| behind.iter().any(|token| is_keyword(text, token, word));
-        if is(&["commit", "end", "rollback", "abort"]) {
-            return match () {
-                () if says("to") => Some(Ends::None),
-                () if says("prepared") => None,
-                () => Some(Ends::All),
-            };
-        }
-        let name = behind.first().filter(|_| is(&["close", "declare"]))?;
-        let all = is(&["close"]) && is_keyword(text, name, "all");
-        if all { Some(Ends::All) } else { identifier(text, name).map(Ends::One) }
-    };
-    statements.filter_map(ended).collect()
-}
-
 /// What a FETCH or MOVE fetches from: its last name.
-fn fetched_from(sql: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(sql).ok()?;
-    let tokens = tokens(text).ok()?;
-    let last = tokens.iter().rev().find_map(|token| identifier(text, token));
-    last.filter(|_| tokens.len() > 1)
+fn fetched_from(sql: &[u8]) -> Option<Vec<u8>> {
+    Spelled::of(sql)?.statements().next()?.last_name()
 }
 
 /// What the server says of a portal of a statement without rows.

@@ -6,8 +6,11 @@ use super::portal::Marks;
 use super::transaction::Facts;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
+use crate::routing::Route;
 use crate::sql::ident::literal;
-use crate::wire::build;
+use crate::sql::lex::first_word;
+use crate::sql::target::Target;
+use crate::wire::{backend, build};
 use std::sync::Arc;
 
 /// Fails in the server's parser: the client's transaction fails as by any error, and the error is
@@ -20,6 +23,7 @@ pub(super) const WRITABLE: &str = "SET transaction_read_only = off";
 
 const FACTS: &str = "pgsegue facts";
 pub(super) const MARK: &str = "pgsegue mark";
+const RELEASE: &str = "pgsegue release";
 
 /// Whether a mark goes in a transaction of its own, before the text: one that begins with
 /// transaction control must not begin behind another statement of ours.
@@ -27,6 +31,27 @@ pub(super) const MARK: &str = "pgsegue mark";
 pub(super) enum Isolated {
     No,
     Yes,
+}
+
+/// How long a mark has to stay, whatever a verify finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// No longer than until it is committed: then the statement is.
+    Transaction,
+    /// Until the statement is over: it may commit on its way, its mark with it, and go on.
+    Statement,
+}
+
+impl Lasts {
+    /// Of a text of one statement. Among others it commits nothing on its way.
+    pub(super) fn of(sql: &[u8]) -> Self {
+        let mut buffer = [0; 16];
+        match first_word(sql, &mut buffer) {
+            // Of what is not known it may be one of these.
+            Some("call" | "do") | None => Self::Statement,
+            Some(_) => Self::Transaction,
+        }
+    }
 }
 
 impl Session {
@@ -55,21 +80,22 @@ impl Session {
     pub(super) fn inject_mark(
         &mut self,
         marks: &Marks,
-        isolated: Isolated,
+        (isolated, lasts): (Isolated, Lasts),
         out: &mut Out,
     ) -> super::Flow {
         self.close_gates(marks);
+        self.holds(marks, lasts);
         if isolated == Isolated::Yes && self.is_idle() {
             build::run_once(&mut out.to_server, MARK, WRITABLE);
             self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
         }
-        let mark = self.ours_as_read(mark_sql(marks, isolated));
+        let mark = self.ours_as_read(mark_sql(marks, isolated, lasts));
         build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
         match isolated {
             Isolated::Yes => {
-                self.will_be_marked(End::Mark(mark_sql(marks, Isolated::No)));
+                self.will_be_marked(End::Mark(mark_alone(marks)));
                 self.sync_of_ours(out);
             }
             Isolated::No => {
@@ -82,14 +108,15 @@ impl Session {
 
     /// Marks migrations right before a Bind, in the same transaction: whatever runs its portal, an Execute or a
     /// FETCH in SQL, does so behind it, and a portal outlives no savepoint that its mark does not.
-    pub(super) fn inject_mark_inline(&mut self, marks: &Marks, out: &mut Out) {
+    pub(super) fn inject_mark_inline(&mut self, marks: &Marks, lasts: Lasts, out: &mut Out) {
         if self.finds_a_failed_transaction() {
             // Nothing runs in it but what ends it, and that writes nothing.
             return;
         }
         self.count("recorded", "write");
         self.close_gates(marks);
-        let mark = self.ours_as_read(mark_sql(marks, Isolated::No));
+        self.holds(marks, lasts);
+        let mark = self.ours_as_read(mark_sql(marks, Isolated::No, lasts));
         build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
     }
@@ -98,7 +125,47 @@ impl Session {
     /// sent in.
     pub(super) fn mark_behind(&mut self, marks: &Marks) {
         self.close_gates(marks);
-        self.will_be_marked(End::Mark(mark_sql(marks, Isolated::No)));
+        self.will_be_marked(End::Mark(mark_alone(marks)));
+    }
+
+    /// What a statement holds is released as soon as it is over.
+    fn holds(&mut self, marks: &Marks, lasts: Lasts) {
+        if lasts == Lasts::Transaction {
+            return;
+        }
+        for hold in marks.routes.iter().filter_map(|route| route.target.hold.as_ref()) {
+            if !self.held.contains(&hold.release) {
+                self.held.push(hold.release.clone());
+            }
+        }
+    }
+
+    /// The server is ready. Where nothing is under way, what marks were held for is over.
+    pub(super) fn releases(&mut self, out: &mut Out) {
+        let nothing = self.is_idle() && !self.in_group && self.hold.is_none();
+        if self.held.is_empty() || !nothing || !self.is_between_frames() {
+            return;
+        }
+        let held = std::mem::take(&mut self.held);
+        let calls: Vec<String> = held.iter().map(|release| format!("{release}()")).collect();
+        let sql = self.ours_as_read(format!("SELECT {}", calls.join(", ")));
+        build::run_once(&mut out.to_server, RELEASE, &sql);
+        build::sync(&mut out.to_server);
+        self.replies.push_back(Expect::Release(held));
+    }
+
+    /// Whether this frame answers that. If a cancel of the client's has hit it, it is asked again.
+    pub(super) fn answers_release(&mut self, tag: u8, body: &[u8]) -> bool {
+        const CANCELED: &[u8] = b"57014";
+        let Some(Expect::Release(held)) = self.replies.front_mut() else { return false };
+        match tag {
+            b'S' | b'N' | b'A' => return false,
+            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
+            b'E' if backend::sqlstate(body) == Some(CANCELED) => self.held.append(held),
+            b'Z' => drop(self.replies.pop_front()),
+            _ => {}
+        }
+        true
     }
 
     pub(super) fn close_gates(&mut self, marks: &Marks) {
@@ -129,22 +196,24 @@ impl Session {
 
 /// The mark as a statement of its own, for its place before a statement of the client's.
 pub(super) fn mark_before(marks: &Marks) -> String {
-    format!("{}; ", mark_sql(marks, Isolated::No))
+    format!("{}; ", mark_alone(marks))
 }
 
 /// The mark as the only statement of a text.
 pub(super) fn mark_alone(marks: &Marks) -> String {
-    mark_sql(marks, Isolated::No)
+    mark_sql(marks, Isolated::No, Lasts::Transaction)
 }
 
 /// In the transaction of the statement itself there is nothing to mark if it is read only: the
 /// server refuses the write, and is to do so in its own words.
-fn mark_sql(marks: &Marks, isolated: Isolated) -> String {
-    let calls = marks
-        .routes
-        .iter()
-        .map(|r| format!("{}({})", r.target.mark_function, literal(marks.why.text())))
-        .collect::<Vec<_>>();
+fn mark_sql(marks: &Marks, isolated: Isolated, lasts: Lasts) -> String {
+    let call = |route: &Arc<Route>| {
+        let Target { mark_function, hold, .. } = &*route.target;
+        let hold = hold.as_ref().filter(|_| lasts == Lasts::Statement);
+        let function = hold.map_or(mark_function, |hold| &hold.function);
+        format!("{function}({})", literal(marks.why.text()))
+    };
+    let calls = marks.routes.iter().map(call).collect::<Vec<_>>();
     let when = match isolated {
         Isolated::Yes => "",
         Isolated::No => {

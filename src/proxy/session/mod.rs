@@ -32,6 +32,7 @@ mod query;
 mod retry;
 mod server;
 mod skipped;
+mod spelled;
 mod steps;
 mod stream;
 mod transaction;
@@ -94,9 +95,10 @@ pub(super) struct Session {
     /// The mirrored COPY that the client sends.
     copying: Option<Box<copy::Copying>>,
     takes: Takes,
-    /// The portals that what is sent last closes, or declares cursors under their names, in this order; none
-    /// stands for all.
-    ending: VecDeque<fetch::Ends>,
+    /// What gives back the locks by which marks of this session are held.
+    held: Vec<String>,
+    /// The portals that what is sent last closes, or declares cursors under their names.
+    ending: fetch::Ending,
     /// The tag of a statement whose steps are run.
     completed: Vec<u8>,
     draws: u64,
@@ -221,7 +223,8 @@ impl Session {
             client_drop: 0,
             behind_frame: Vec::new(),
             completed: Vec::new(),
-            ending: VecDeque::new(),
+            ending: fetch::Ending::default(),
+            held: Vec::new(),
         }
     }
 

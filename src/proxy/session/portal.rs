@@ -26,8 +26,8 @@ pub(super) struct Portal {
     pub(super) bound_in: u64,
     /// What its statement may do that is of no table.
     pub(super) acts: Acts,
-    /// The text of one that may end portals.
-    pub(super) ends: Option<Arc<[u8]>>,
+    /// The text of one that may end portals, or runs what another says.
+    pub(super) text: Option<Arc<[u8]>>,
 }
 
 /// The server's name of a statement, and the client's.
@@ -127,7 +127,7 @@ impl Portal {
             id: 0,
             bound_in: 0,
             acts: Acts::Otherwise,
-            ends: None,
+            text: None,
         }
     }
 }

@@ -7,13 +7,15 @@
 //! form that is current.
 
 use super::expect::{Form, Rows};
+use super::fetch::Ends;
 use super::portal::{Bound, Portal, Ran};
+use super::spelled::{Spelled, Words};
 use super::watch::Watch;
 use crate::proxy::context::{Known, Readable};
-use crate::sql::lex::{first_word, identifier, tokens};
+use crate::sql::lex::first_word;
 use crate::sql::statement::Effect;
 use crate::sql::write::Modes;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Names of statements and portals end here (`NAMEDATALEN - 1`): the server looks no further, so
@@ -83,6 +85,9 @@ impl Acts {
         }
     }
 }
+
+/// Statements that execute one another, at most: a server has no more of a stack, either.
+const EXECUTES_MAX: usize = 8;
 
 /// Whether a text has this word somewhere.
 pub(super) fn spells(sql: &[u8], word: &[u8]) -> bool {
@@ -452,27 +457,59 @@ impl Names {
         Some(watch)
     }
 
-    /// What the statement of a portal may do.
-    pub(super) fn may_act(&mut self, portal: &[u8], statement: &[u8]) {
+    /// A portal has what its statement may do.
+    pub(super) fn binds_acts(&mut self, portal: &[u8], statement: &[u8]) {
         let Some(statement) = self.statements.get(statement) else { return };
-        let executed = match statement.acts {
-            Acts::Executes => self.executed_by(&statement.sql),
-            _ => None,
-        };
-        let statement = executed.unwrap_or(statement);
         let acts = statement.acts;
-        let ends = (acts == Acts::EndsPortals).then(|| Arc::clone(&statement.sql));
+        let text = matches!(acts, Acts::EndsPortals | Acts::Executes);
+        let text = text.then(|| Arc::clone(&statement.sql));
         if let Some(portal) = self.portals.get_mut(portal) {
-            (portal.acts, portal.ends) = (acts, ends);
+            (portal.acts, portal.text) = (acts, text);
         }
     }
 
-    /// The statement of the protocol that an EXECUTE runs.
-    pub(super) fn executed_by(&self, sql: &[u8]) -> Option<&Prepared> {
-        let text = std::str::from_utf8(sql).ok()?;
-        let tokens = tokens(text).ok()?;
-        let name = tokens.get(1).and_then(|token| identifier(text, token))?;
-        self.statements.get(name.as_bytes())
+    /// What runs by a text: of an EXECUTE, the statement of the protocol that it names, or that this one
+    /// executes in turn. `None`: nobody knows.
+    pub(super) fn run_by<'a>(&'a self, sql: &'a [u8]) -> Option<&'a [u8]> {
+        let mut sql = sql;
+        for _ in 0..EXECUTES_MAX {
+            if Acts::of(sql) != Acts::Executes {
+                return Some(sql);
+            }
+            let named = Spelled::of(sql).and_then(|text| text.statements().next()?.name(1));
+            let Some(executed) = named.and_then(|name| self.statements.get(&name)) else {
+                return Some(sql);
+            };
+            sql = &executed.sql;
+        }
+        None
+    }
+
+    /// What the statements of a text end that close or declare a name, or end a transaction, in their order.
+    pub(super) fn ended_by(&self, sql: &[u8]) -> VecDeque<Ends> {
+        let Some(text) = Spelled::of(sql) else { return VecDeque::new() };
+        text.statements().filter_map(|statement| self.ended_by_one(statement, 0)).collect()
+    }
+
+    fn ended_by_one(&self, statement: Words<'_>, depth: usize) -> Option<Ends> {
+        if statement.is(0, &["commit", "end", "rollback", "abort"]) {
+            return match () {
+                () if statement.says("to") => Some(Ends::None),
+                () if statement.says("prepared") => None,
+                () => Some(Ends::All),
+            };
+        }
+        if statement.is(0, &["execute"]) && depth < EXECUTES_MAX {
+            let executed = self.statements.get(&statement.name(1)?)?;
+            let text = Spelled::of(&executed.sql)?;
+            let inner = text.statements().next()?;
+            return self.ended_by_one(inner, depth + 1);
+        }
+        if statement.is(0, &["close"]) && statement.is(1, &["all"]) {
+            return Some(Ends::All);
+        }
+        let ends = statement.is(0, &["close", "declare"]);
+        statement.name(1).filter(|_| ends).map(Ends::One)
     }
 
     /// Whether what a portal runs does nothing to the session.

@@ -3,7 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, Waits};
 use super::hidden;
-use super::inject::Isolated;
+use super::inject::{Isolated, Lasts};
 use super::plan::Plan;
 use super::retry::gates;
 use super::transaction::Block;
@@ -145,7 +145,7 @@ impl Session {
                 // Looked at twice: before its mark and after.
                 self.count("recorded", "write");
                 let isolated = if begins(sql) { Isolated::Yes } else { Isolated::No };
-                return self.inject_mark(&marks, isolated, out);
+                return self.inject_mark(&marks, (isolated, Lasts::of(sql)), out);
             }
             Decision::Refused(report) => {
                 self.watch_unread(routes, (sql, why), taken);
@@ -163,11 +163,9 @@ impl Session {
 
     /// Whether a statement may be one transaction with its mark. From Postgres 18 on, a simple query
     /// behind frames without a Sync is in an implicit block, where a procedure cannot commit.
-    fn isolation_of(&self, sql: &str) -> Isolated {
+    fn isolation_for(&self, lasts: Lasts) -> Isolated {
         const BLOCKS: u32 = 18;
-        let mut buffer = [0; 16];
-        let first = first_word(sql.as_bytes(), &mut buffer);
-        let may_commit = matches!(first, Some("call" | "do")) && self.is_idle();
+        let may_commit = lasts == Lasts::Statement && self.is_idle();
         match may_commit && self.parameters.server_version >= BLOCKS {
             true => Isolated::Yes,
             false => Isolated::No,
@@ -226,8 +224,8 @@ impl Session {
             && !query.fails
             && !self.take_marked()
         {
-            let isolated = self.isolation_of(query.text);
-            return self.inject_mark(&marks, isolated, out);
+            let lasts = Lasts::of(query.text.as_bytes());
+            return self.inject_mark(&marks, (self.isolation_for(lasts), lasts), out);
         }
         plan.within.iter().for_each(|marks| self.close_gates(marks));
         self.query_has_run(query, u, &plan.effects);

@@ -17,7 +17,7 @@ impl Session {
     /// After an error the server ignores frames up to the next Sync (a simple query just ends).
     pub(super) fn skip_to_sync(&mut self, out: &mut Out, given: Given) {
         let synced = self.copy_is_over();
-        self.ending.clear();
+        self.ends_no_more();
         if given == Given::Yes {
             self.watched_fails();
         }

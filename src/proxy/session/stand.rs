@@ -6,7 +6,7 @@ use super::*;
 use crate::manifest::{Percent, Scans, Sticky, Unclassified};
 use crate::routing::{Gate, Handle, Mirror, Route};
 use crate::sql::ident::{Ident, QualifiedName};
-use crate::sql::target::{Functions, Privileges, Target};
+use crate::sql::target::{self, Functions, Privileges, Target};
 use crate::telemetry::Metrics;
 use crate::tls::Dialer;
 use std::time::Duration;
@@ -35,6 +35,7 @@ pub(super) fn routes(mirror: Mirror, unclassified: Unclassified) -> Routes {
         follow_function: None,
         truncate_function: Some("truncated".into()),
         whole_function: Some("whole".into()),
+        hold: Some(target::Hold { function: "hold".into(), release: "release".into() }),
         mark_function: "mark".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

@@ -132,10 +132,12 @@ impl Session {
     ) -> Fate {
         match tag {
             b'D' => {
-                if let Steps::Truncate(calls, _) = steps {
-                    for ((route, _), value) in calls.iter().zip(backend::Values::of(body)) {
-                        self.outcome(route, backend::outcome(value));
-                    }
+                let routes: Vec<_> = match steps {
+                    Steps::Truncate(calls, _) => calls.iter().map(|(route, _)| route).collect(),
+                    Steps::Cascade(routes) => routes.iter().collect(),
+                };
+                for (route, value) in routes.into_iter().zip(backend::Values::of(body)) {
+                    self.outcome(route, backend::outcome(value));
                 }
                 Fate::Swallow
             }

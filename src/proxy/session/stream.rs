@@ -9,6 +9,7 @@ use super::client::malformed;
 use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Reply, Rows};
 use super::gone::Happens;
+use super::inject::Lasts;
 use super::parse::one;
 use super::portal::Portal;
 use super::prepared::{Acts, FormKey, Prepared, Undo};
@@ -180,7 +181,10 @@ impl Session {
                 self.refuse_bind(report, out);
                 return Ok(self.rest_is_dropped(header));
             }
-            Decision::Marked(marks) => self.inject_mark_inline(&marks, out),
+            Decision::Marked(marks) => {
+                let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
+                self.inject_mark_inline(&marks, Lasts::of(sql.as_deref().unwrap_or_default()), out);
+            }
             _ => {}
         }
         let bound = self.names.put_portal(bind.portal, portal, self.groups);

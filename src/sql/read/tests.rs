@@ -33,6 +33,7 @@ fn targets() -> Vec<Arc<Target>> {
         follow_function: None,
         truncate_function: None,
         whole_function: None,
+        hold: None,
         mark_function: "m".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

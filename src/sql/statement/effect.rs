@@ -9,6 +9,7 @@ use super::{Defined, Effect, Isolation, Keeps, Reader, Targets};
 use crate::sql::body::Spelled;
 use crate::sql::cursor::Cursor;
 use crate::sql::lex::{Token, identifier, is_keyword};
+use crate::sql::prepare::{self, Deallocate};
 use crate::sql::statement::main_verb;
 use crate::sql::target::Target;
 
@@ -71,6 +72,7 @@ impl Reader<'_> {
         match word {
             "begin" | "start" => Effect::Begin(self.isolation()),
             "commit" | "end" | "rollback" | "abort" => self.ending(),
+            "deallocate" if self.deallocates_one() => Effect::None,
             "discard" | "deallocate" => Effect::Discard,
             "do" if self.spells_a_drop() => Effect::Renames,
             "do" | "call" | "execute" | "import" | "load" => Effect::State,
@@ -86,6 +88,10 @@ impl Reader<'_> {
             "drop" => self.drops(),
             _ => self.select_into(),
         }
+    }
+
+    fn deallocates_one(&self) -> bool {
+        matches!(prepare::deallocate(self.text, self.tokens), Some(Deallocate::One(_)))
     }
 
     /// Whether code drops prepared statements, as far as it says so.

@@ -24,6 +24,7 @@ fn targets() -> Vec<Arc<Target>> {
         follow_function: None,
         truncate_function: None,
         whole_function: None,
+        hold: None,
         mark_function: "m".into(),
         server_version: 15,
         copy: Ok(crate::sql::target::Copyable {
@@ -297,6 +298,8 @@ fn effects() {
         ("rollback work to a", Effect::State),
         ("rollback prepared 'x'", Effect::None),
         ("discard all", Effect::Discard),
+        ("deallocate prepare all", Effect::Discard),
+        ("deallocate \"all\"", Effect::None),
         ("create temp table orders (a int)", Effect::State),
         ("create table s.\"orders\" (a int)", Effect::State),
         ("create table if not exists x as select * from orders", Effect::KeepsNames),

@@ -20,6 +20,7 @@ pub(super) fn target(key: &[&str]) -> Target {
         follow_function: None,
         truncate_function: None,
         whole_function: None,
+        hold: None,
         mark_function: "\"pgsegue\".\"mark_m\"".into(),
         server_version: 15,
         copy: Err(crate::sql::reason::Reason::CopyOption),

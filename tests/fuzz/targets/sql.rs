@@ -182,6 +182,7 @@ pub fn targets() -> Vec<Arc<Target>> {
         follow_function: Some(format!("\"pgsegue\".\"follow_{migration}\"")),
         truncate_function: Some(format!("\"pgsegue\".\"truncated_{migration}\"")),
         whole_function: None,
+        hold: None,
         mark_function: format!("\"pgsegue\".\"mark_{migration}\""),
         server_version: 15,
         copy: Err(pgsegue::sql::reason::Reason::CopyOption),

@@ -46,6 +46,20 @@ async fn a_text_that_leaves_a_failed_transaction_and_writes_succeeds_and_is_mark
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
+/// All in one packet: whether the block has failed is not known yet.
+#[tokio::test]
+async fn a_text_that_begins_with_a_semicolon_leaves_a_failed_transaction_all_the_same() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    for ends in [";ROLLBACK", " ; /* ; */ ;commit"] {
+        let update = format!("{ends}; UPDATE orders SET total = 1 WHERE id = 1");
+        let packet = [query("BEGIN"), query("SELECT 1 / 0"), query(&update)].concat();
+        pair.exchange(&update, &packet, 3).await;
+        pair.simple("UPDATE orders SET total = 2 WHERE id = 2").await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
 #[tokio::test]
 async fn a_text_with_a_mark_that_fails_says_what_it_would_and_marks_nothing() {
     let live = Live::orders("", "").await;

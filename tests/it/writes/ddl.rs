@@ -253,6 +253,7 @@ async fn what_takes_away_a_column_without_naming_it_is_refused_and_what_spares_i
         client.batch_execute("ROLLBACK TO a; COMMIT").await.unwrap();
         assert_eq!(text(&client, columns).await, "id m p id state p", "{sql}");
     }
+    live.until_clean("days_v2").await;
     let compared = "SELECT count(*) FROM days JOIN days_v2 USING (id) WHERE m::text = state";
     assert_eq!(text(&live.direct().await, compared).await, "10");
 }

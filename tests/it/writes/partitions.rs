@@ -222,3 +222,29 @@ async fn rows_that_come_and_go_with_their_partition_are_noticed() {
     direct.batch_execute("DROP TABLE parts.orders_b").await.unwrap();
     in_step("dropped elsewhere").await;
 }
+
+/// It is not named, and its rows go with it.
+#[tokio::test]
+async fn a_partition_that_goes_with_its_owner_is_on_record_and_no_read_shows_its_rows() {
+    let live = Live::ready(&format!("{DDL};{SHADOW}"), TOML, &["orders_v2"]).await;
+    let (client, other) = (live.client().await, live.client().await);
+    let direct = live.direct().await;
+    let role = "DO $$ BEGIN CREATE ROLE owner_of_part; \
+                EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$; \
+                ALTER TABLE parts.\"Orders b 1\" OWNER TO owner_of_part";
+    direct.batch_execute(role).await.unwrap();
+    let count = "SELECT count(*) FROM orders WHERE id BETWEEN 100 AND 150";
+    live.until_shadow_serves(&client, count).await;
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("DROP OWNED BY owner_of_part").await.unwrap();
+    let recorded = "SELECT reason FROM pgsegue.dirty_keys WHERE key IS NULL";
+    assert_eq!(text(&client, recorded).await, "a partition may have been dropped");
+    assert_eq!(text(&client, count).await, "0");
+    client.batch_execute("COMMIT").await.unwrap();
+    for one in [&client, &other] {
+        assert_eq!(text(one, count).await, "0");
+    }
+    // What takes another table only, with the source locked for another reason, is let be.
+    client.batch_execute("CREATE TABLE aside (id int)").await.unwrap();
+    client.batch_execute("DROP TABLE aside CASCADE").await.unwrap();
+}

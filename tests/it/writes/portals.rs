@@ -486,3 +486,93 @@ async fn a_portal_that_a_text_about_other_cursors_spells_is_there_still() {
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// What is still unanswered when such a text is sent has an end of its own.
+#[tokio::test]
+async fn a_cursor_under_a_portals_name_shows_its_own_rows_though_it_is_pipelined() {
+    let (live, mut pair) = pair().await;
+    let declare = "DECLARE p1 CURSOR FOR SELECT id, total, note FROM orders ORDER BY id";
+    let both = format!("CLOSE p1; {declare}");
+    let runs = [execute("p1", 2), sync()].concat();
+    for sql in [
+        "UPDATE orders SET total = 78 WHERE id = 5 RETURNING id, total",
+        "UPDATE orders SET total = 79 WHERE id = 5",
+        "SELECT id FROM orders",
+    ] {
+        let groups = |texts: &[&str]| -> Vec<u8> {
+            texts.iter().flat_map(|sql| [one(sql), sync()].concat()).collect()
+        };
+        for (packet, readies) in [
+            ([query("SELECT 1"), query(&both), runs.clone()].concat(), 3),
+            ([query("SELECT 1"), query("CLOSE p1"), query(declare), runs.clone()].concat(), 4),
+            ([groups(&["SELECT 1", "CLOSE p1", declare]), runs.clone()].concat(), 4),
+            ([groups(&["SELECT 1"]), one("CLOSE p1"), one(declare), runs.clone()].concat(), 2),
+            ([query("ROLLBACK TO a"), query(declare), runs.clone()].concat(), 3),
+        ] {
+            pair.simple("BEGIN").await;
+            pair.simple("SAVEPOINT a").await;
+            let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+            pair.exchange(sql, &bound, 1).await;
+            pair.exchange(&format!("{sql} {readies}"), &packet, readies).await;
+            pair.simple("COMMIT").await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// One text, in which an EXECUTE closes another portal before the cursor cannot be declared.
+#[tokio::test]
+async fn a_portal_is_there_still_though_its_text_has_closed_another_by_execute() {
+    let (live, mut pair) = pair().await;
+    let closes = [parse("cl", "CLOSE p2", &[]), parse("cl2", "EXECUTE cl", &[]), sync()].concat();
+    pair.exchange("prepared", &closes, 1).await;
+    for sql in [
+        "UPDATE orders SET total = 78 WHERE id = 5 RETURNING id, total",
+        "UPDATE orders SET total = 79 WHERE id = 5",
+    ] {
+        for closes in ["EXECUTE cl", "EXECUTE cl2"] {
+            pair.simple("BEGIN; DECLARE p2 CURSOR FOR SELECT 1").await;
+            let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+            pair.exchange(sql, &bound, 1).await;
+            pair.simple("SAVEPOINT a").await;
+            pair.simple(&format!("{closes}; DECLARE p1 CURSOR FOR SELECT 1")).await;
+            pair.simple("ROLLBACK TO a").await;
+            pair.exchange(closes, &[execute("p1", 0), sync()].concat(), 1).await;
+            pair.simple("COMMIT").await;
+            live.orders_in_step().await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
+/// A text of `bytes` where `sql` has a question mark.
+fn in_bytes(sql: &str, bytes: &[u8]) -> Vec<u8> {
+    let (before, behind) = sql.split_once('?').unwrap();
+    frame(b'Q', &[before.as_bytes(), bytes, behind.as_bytes(), b"\0"].concat())
+}
+
+#[tokio::test]
+async fn texts_in_another_encoding_fetch_from_portals_and_close_them_as_direct() {
+    let (live, mut pair) = pair().await;
+    pair.simple("SET client_encoding = latin1").await;
+    let declare =
+        in_bytes("DECLARE p1 CURSOR FOR SELECT id, total FROM orders WHERE note <> '?'", b"\xe9");
+    for sql in [
+        "UPDATE orders SET total = 78 WHERE id = 5 RETURNING id, total",
+        "UPDATE orders SET total = 79 WHERE id = 5",
+    ] {
+        pair.simple("BEGIN").await;
+        let bound = [parse("", sql, &[]), bind("p1", "", 0, &[], 0), sync()].concat();
+        pair.exchange(sql, &bound, 1).await;
+        pair.exchange(sql, &in_bytes("FETCH ALL FROM p1 -- ?", b"\xe9"), 1).await;
+        pair.simple("COMMIT").await;
+        pair.simple("BEGIN").await;
+        pair.exchange(sql, &bound, 1).await;
+        pair.exchange(sql, &in_bytes("CLOSE p1 -- ?", b"\xe9"), 1).await;
+        pair.exchange(sql, &declare, 1).await;
+        pair.exchange(sql, &[execute("p1", 2), sync()].concat(), 1).await;
+        pair.simple("COMMIT").await;
+    }
+    pair.simple("RESET client_encoding").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}

@@ -87,6 +87,7 @@ impl Catalog {
             follow_function: Some(function("follow")),
             truncate_function: Some(function("truncated")),
             whole_function: Some(function("whole")),
+            hold: None,
             mark_function: function("mark"),
             columns: table.columns.iter().map(|(n, _)| Ident::new(n)).collect(),
             server_version: 15,

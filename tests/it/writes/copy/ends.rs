@@ -1,7 +1,7 @@
 //! How a mirrored COPY may end: as it ends without the proxy.
 
 use super::{data, extended};
-use crate::live::raw::{Message, bind, execute, flush, frame, parse, query, sync};
+use crate::live::raw::{Message, bind, close, execute, flush, frame, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
@@ -317,13 +317,14 @@ async fn a_group_behind_a_copy_that_fails_and_its_sync_runs_as_without_the_proxy
                 live.orders_in_step().await;
             }
             // A Sync before the data is ignored if the server comes to read it.
-            let named = [parse("c", copy, &[]), sync()].concat();
+            let named = [parse("c", copy, &[]), parse("e", "EXECUTE c", &[]), sync()].concat();
             pair.exchange(copy, &named, 1).await;
             for (end, begin) in [
                 (Vec::new(), one(copy)),
                 (frame(b'c', b""), one(copy)),
                 (frame(b'c', b""), one("EXECUTE c")),
                 (frame(b'f', b"no\0"), one("EXECUTE c")),
+                (frame(b'f', b"no\0"), one("EXECUTE e")),
             ] {
                 let frames = [&begin[..], &sync(), &bad, &end, behind, &sync()].concat();
                 pair.exchange_all(&format!("{copy}, its Sync first"), &frames).await;
@@ -331,8 +332,20 @@ async fn a_group_behind_a_copy_that_fails_and_its_sync_runs_as_without_the_proxy
                 live.orders_in_step().await;
             }
             pair.simple("DEALLOCATE c").await;
+            pair.simple("DEALLOCATE e").await;
         }
     }
+    // What it executes is what the name stands for when it does.
+    let bound = [parse("e", "EXECUTE c", &[]), parse("c", "SELECT 1", &[]), sync()].concat();
+    pair.exchange("prepared", &bound, 1).await;
+    pair.simple("BEGIN").await;
+    pair.exchange("bound", &[bind("x", "e", 0, &[], 0), sync()].concat(), 1).await;
+    let anew = [close(b'S', "c"), parse("c", "COPY other FROM STDIN", &[]), sync()].concat();
+    pair.exchange("anew", &anew, 1).await;
+    let (fails, behind) = (frame(b'f', b"no\0"), &behind[0].0);
+    let frames = [execute("x", 0), sync(), bad, fails, behind.clone(), sync()].concat();
+    pair.exchange_all("what a name stands for by then", &frames).await;
+    pair.simple("ROLLBACK").await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 

@@ -55,6 +55,7 @@ fn target() -> Arc<Target> {
         mark_function: "mark".to_owned(),
         truncate_function: None,
         whole_function: None,
+        hold: None,
         update_changes_key: false,
         runs_before_update: false,
         server_version: 15,

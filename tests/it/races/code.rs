@@ -1,0 +1,106 @@
+//! Code that commits on its way, and writes on behind that: what it does later is on record until it is over,
+//! whatever a verify has found meanwhile.
+
+use super::run;
+use crate::live::raw::{bind, execute, parse, query, sync};
+use crate::live::{Live, text};
+use crate::support::eventually;
+
+/// Waits for the row that somebody else has locked, behind a commit.
+const CODE: &str = "DO $$ BEGIN UPDATE orders SET total = 777 WHERE id = 3; COMMIT; \
+                    UPDATE orders SET total = 777 WHERE id = 4; END $$";
+const PROCEDURE: &str = "CREATE PROCEDURE in_two() LANGUAGE plpgsql AS $$ BEGIN \
+                         UPDATE orders SET total = 777 WHERE id = 3; COMMIT; \
+                         UPDATE orders SET total = 777 WHERE id = 4; END $$";
+const MARKS: &str = "SELECT count(*) FROM pgsegue.dirty_keys WHERE key IS NULL";
+const READ: &str = "SELECT total FROM orders WHERE id = 4";
+
+/// Sessions that hold a mark.
+const HOLDERS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+    AND classid = x'70677367'::int AND database = \
+    (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Nobody holds a mark any more, and what was recorded is worked off.
+async fn until_over(live: &Live) {
+    let direct = live.direct().await;
+    eventually("the marks are released", async || {
+        let held = text(&direct, HOLDERS).await;
+        if held == "0" { Ok(()) } else { Err(held) }
+    })
+    .await;
+    live.orders_in_step().await;
+}
+
+fn extended(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0), sync()].concat()
+}
+
+#[tokio::test]
+async fn a_mark_of_code_that_goes_on_behind_a_commit_is_not_worked_off_before_its_end() {
+    let live = Live::orders("", "reads = 100").await;
+    let direct = live.direct().await;
+    run(&direct, PROCEDURE).await;
+    let client = live.client().await;
+    live.until_clean("orders_v2").await;
+    let call = "CALL in_two()";
+    for (frames, waits) in
+        [(query(CODE), CODE), (extended(CODE), CODE), (query(call), call), (extended(call), call)]
+    {
+        live.until_shadow_serves(&client, READ).await;
+        run(&direct, "BEGIN; SELECT FROM orders WHERE id = 4 FOR UPDATE").await;
+        let mut raw = live.raw().await;
+        raw.send(&frames).await;
+        live.until_blocked(waits).await;
+        // All that it has written by now is found, and repaired.
+        live.verified("orders_v2").await;
+        live.verified("orders_v2").await;
+        assert_eq!(text(&live.db.client, MARKS).await, "1");
+        run(&direct, "COMMIT").await;
+        raw.until_ready(1).await;
+        assert_eq!(text(&client, READ).await, "777");
+        until_over(&live).await;
+        run(&client, "UPDATE orders SET total = 1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_mark_of_code_whose_client_is_gone_is_worked_off_when_the_server_has_ended_it() {
+    let live = Live::orders("", "reads = 100").await;
+    let direct = live.direct().await;
+    run(&direct, "BEGIN; SELECT FROM orders WHERE id = 4 FOR UPDATE").await;
+    let mut raw = live.raw().await;
+    raw.send(&query(CODE)).await;
+    live.until_blocked(CODE).await;
+    drop(raw);
+    live.verified("orders_v2").await;
+    live.verified("orders_v2").await;
+    assert_eq!(text(&live.db.client, MARKS).await, "1");
+    run(&direct, "COMMIT").await;
+    until_over(&live).await;
+}
+
+/// The session goes on, whatever became of what it was held for.
+#[tokio::test]
+async fn a_mark_is_released_where_its_code_fails_or_stands_in_a_block() {
+    let live = Live::orders("", "").await;
+    let client = live.client().await;
+    let fails = "DO $$ BEGIN UPDATE orders SET total = 5; PERFORM 1 / 0; END $$";
+    for texts in [
+        vec![fails],
+        vec!["BEGIN", CODE, "ROLLBACK"],
+        vec!["BEGIN", fails, "COMMIT"],
+        vec![
+            "DO $$ BEGIN PERFORM count(*) FROM orders; END $$",
+            CODE,
+            "BEGIN READ ONLY",
+            CODE,
+            "END",
+        ],
+    ] {
+        for sql in texts {
+            drop(client.simple_query(sql).await);
+        }
+        until_over(&live).await;
+    }
+    assert_eq!(text(&client, "SELECT sum(total) FROM orders WHERE id IN (3, 4)").await, "1554");
+}
