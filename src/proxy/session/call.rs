@@ -3,7 +3,7 @@
 
 use super::decide::{Decision, mark_or_refuse};
 use super::expect::{Expect, Rows};
-use super::inject::{Isolated, Lasts};
+use super::inject::{Lasts, Text};
 use super::{Hold, Out, Session};
 use crate::routing::{Mirror, Route};
 use crate::sql::reason::Reason;
@@ -48,7 +48,7 @@ impl Session {
         match mark_or_refuse(concerned, Reason::Through) {
             Decision::Marked(marks) if !self.take_marked() => {
                 self.count("recorded", "write");
-                self.inject_mark(&marks, (Isolated::No, Lasts::Transaction), out);
+                self.inject_mark(&marks, Text::Statement(Lasts::Transaction), out);
                 Call::Waits
             }
             Decision::Refused(report) => {

@@ -39,9 +39,8 @@ pub(super) enum Expect {
     Sync(Reply),
     /// What is run at the end of a marked query; the `Z` behind it is the query's.
     Commit,
-    /// A group of ours by which the session gives back what it holds, by these functions: whatever the server
-    /// says of it, up to its `Z`.
-    Release(Vec<String>),
+    /// A group of ours by which the session settles this: whatever the server says of it, up to its `Z`.
+    Settled(Box<super::settle::Owed>),
     /// `D C`: what is asked before a mirrored COPY, for the feed of this number.
     Before(usize),
     /// `D C`: what runs behind a mirrored COPY.
@@ -206,7 +205,7 @@ impl Expect {
             | Self::Close(..)
             | Self::Probe(_)
             | Self::Refusal(_)
-            | Self::Release(_)
+            | Self::Settled(_)
             | Self::Sync(_)
             | Self::CopyEnd => false,
         }

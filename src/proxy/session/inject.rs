@@ -10,7 +10,7 @@ use crate::routing::Route;
 use crate::sql::ident::literal;
 use crate::sql::lex::first_word;
 use crate::sql::target::Target;
-use crate::wire::{backend, build};
+use crate::wire::build;
 use std::sync::Arc;
 
 /// Fails in the server's parser: the client's transaction fails as by any error, and the error is
@@ -23,10 +23,26 @@ pub(super) const WRITABLE: &str = "SET transaction_read_only = off";
 
 const FACTS: &str = "pgsegue facts";
 pub(super) const MARK: &str = "pgsegue mark";
-const RELEASE: &str = "pgsegue release";
 
-/// Whether a mark goes in a transaction of its own, before the text: one that begins with
-/// transaction control must not begin behind another statement of ours.
+/// A text that is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    /// One statement.
+    Statement(Lasts),
+    /// It may be several, and any.
+    Unread,
+}
+
+impl Text {
+    fn lasts(self) -> Lasts {
+        match self {
+            Self::Statement(lasts) => lasts,
+            Self::Unread => Lasts::Statement,
+        }
+    }
+}
+
+/// Whether a mark goes in a transaction of its own, before the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isolated {
     No,
@@ -77,15 +93,12 @@ impl Session {
 
     /// Marks migrations before a simple query; the query waits, so that an error of the mark is
     /// its error. Without a Sync between them both are one transaction.
-    pub(super) fn inject_mark(
-        &mut self,
-        marks: &Marks,
-        (isolated, lasts): (Isolated, Lasts),
-        out: &mut Out,
-    ) -> super::Flow {
+    pub(super) fn inject_mark(&mut self, marks: &Marks, text: Text, out: &mut Out) -> super::Flow {
         self.close_gates(marks);
-        self.holds(marks, lasts);
-        if isolated == Isolated::Yes && self.is_idle() {
+        let lasts = text.lasts();
+        let held = lasts == Lasts::Statement && self.holds(marks);
+        let isolated = self.isolation_of(text);
+        if isolated == Isolated::Yes {
             build::run_once(&mut out.to_server, MARK, WRITABLE);
             self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
         }
@@ -93,17 +106,40 @@ impl Session {
         build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
-        match isolated {
-            Isolated::Yes => {
-                self.will_be_marked(End::Mark(mark_alone(marks)));
+        match (isolated, text) {
+            (Isolated::Yes, _) => {
+                if !held {
+                    self.mark_behind(marks, text);
+                }
                 self.sync_of_ours(out);
             }
-            Isolated::No => {
+            (Isolated::No, Text::Unread) => {
+                self.mark_behind(marks, text);
+                build::flush(&mut out.to_server);
+            }
+            (Isolated::No, Text::Statement(_)) => {
                 self.will_be_marked(End::Commit);
                 build::flush(&mut out.to_server);
             }
         }
         super::Flow::Hold
+    }
+
+    /// Whether a mark goes in a transaction of its own, before the text. One that may begin with transaction
+    /// control must not begin behind another statement of ours. From Postgres 18 on, a simple query behind
+    /// frames without a Sync is in an implicit block, where a procedure cannot commit.
+    fn isolation_of(&self, text: Text) -> Isolated {
+        const BLOCKS: u32 = 18;
+        let may_have_to_be = match text {
+            Text::Unread => true,
+            Text::Statement(lasts) => {
+                lasts == Lasts::Statement && self.parameters.server_version >= BLOCKS
+            }
+        };
+        match may_have_to_be && self.is_idle() && !self.retry.is_mid_group() {
+            true => Isolated::Yes,
+            false => Isolated::No,
+        }
     }
 
     /// Marks migrations right before a Bind, in the same transaction: whatever runs its portal, an Execute or a
@@ -115,57 +151,22 @@ impl Session {
         }
         self.count("recorded", "write");
         self.close_gates(marks);
-        self.holds(marks, lasts);
+        if lasts == Lasts::Statement {
+            self.holds(marks);
+        }
         let mark = self.ours_as_read(mark_sql(marks, Isolated::No, lasts));
         build::run_once(&mut out.to_server, MARK, &mark);
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Undescribed));
     }
 
-    /// Marks migrations behind a simple query, if it has ended the failed transaction that it was
-    /// sent in.
-    pub(super) fn mark_behind(&mut self, marks: &Marks) {
+    /// Marks migrations behind a simple query, if it has ended the transaction that it was sent in, and when
+    /// the one that it has left open is over.
+    pub(super) fn mark_behind(&mut self, marks: &Marks, text: Text) {
         self.close_gates(marks);
+        if text == Text::Unread {
+            self.owes_mark(marks);
+        }
         self.will_be_marked(End::Mark(mark_alone(marks)));
-    }
-
-    /// What a statement holds is released as soon as it is over.
-    fn holds(&mut self, marks: &Marks, lasts: Lasts) {
-        if lasts == Lasts::Transaction {
-            return;
-        }
-        for hold in marks.routes.iter().filter_map(|route| route.target.hold.as_ref()) {
-            if !self.held.contains(&hold.release) {
-                self.held.push(hold.release.clone());
-            }
-        }
-    }
-
-    /// The server is ready. Where nothing is under way, what marks were held for is over.
-    pub(super) fn releases(&mut self, out: &mut Out) {
-        let nothing = self.is_idle() && !self.in_group && self.hold.is_none();
-        if self.held.is_empty() || !nothing || !self.is_between_frames() {
-            return;
-        }
-        let held = std::mem::take(&mut self.held);
-        let calls: Vec<String> = held.iter().map(|release| format!("{release}()")).collect();
-        let sql = self.ours_as_read(format!("SELECT {}", calls.join(", ")));
-        build::run_once(&mut out.to_server, RELEASE, &sql);
-        build::sync(&mut out.to_server);
-        self.replies.push_back(Expect::Release(held));
-    }
-
-    /// Whether this frame answers that. If a cancel of the client's has hit it, it is asked again.
-    pub(super) fn answers_release(&mut self, tag: u8, body: &[u8]) -> bool {
-        const CANCELED: &[u8] = b"57014";
-        let Some(Expect::Release(held)) = self.replies.front_mut() else { return false };
-        match tag {
-            b'S' | b'N' | b'A' => return false,
-            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
-            b'E' if backend::sqlstate(body) == Some(CANCELED) => self.held.append(held),
-            b'Z' => drop(self.replies.pop_front()),
-            _ => {}
-        }
-        true
     }
 
     pub(super) fn close_gates(&mut self, marks: &Marks) {

@@ -25,6 +25,8 @@ pub(super) struct MarkedQuery {
     /// Its completion, as far as the server has given it.
     kept: Vec<u8>,
     end: End,
+    /// Its mark is a transaction of its own, behind it.
+    is_settled: bool,
 }
 
 /// What ends it.
@@ -54,7 +56,7 @@ pub(super) enum Copying {
 impl Session {
     /// A mark is sent; its query will follow.
     pub(super) fn will_be_marked(&mut self, end: End) {
-        self.marked = Some(MarkedQuery { kept: Vec::new(), end });
+        self.marked = Some(MarkedQuery { kept: Vec::new(), end, is_settled: false });
     }
 
     /// A simple query is sent.
@@ -108,10 +110,18 @@ impl Session {
                 }
                 self.marked_query_ends(out);
             }
-            (b'Z', Some(Expect::Commit)) => self.marked_query_ends(out),
+            (b'Z', Some(Expect::Commit)) => {
+                if marked.is_settled {
+                    self.owes_no_mark();
+                }
+                self.marked_query_ends(out);
+            }
             (b'1' | b'2' | b'3' | b'D' | b'C' | b'I', Some(Expect::Commit)) => return Kept::Yes,
             // The commit failed.
-            (b'E', Some(Expect::Commit)) => marked.kept.clear(),
+            (b'E', Some(Expect::Commit)) => {
+                marked.kept.clear();
+                marked.is_settled = false;
+            }
             (b'G', Some(Expect::Query(_))) => {
                 out.to_client.append(&mut marked.kept);
                 self.marked_copy(Copying::Begins);
@@ -167,6 +177,7 @@ impl MarkedQuery {
             (End::Commit, _) | (End::Mark(_), TransactionStatus::Failed) => None,
             (End::Mark(sql), TransactionStatus::InTransaction) => Some(vec![sql]),
             (End::Mark(sql), TransactionStatus::Idle) => {
+                self.is_settled = true;
                 Some(vec![super::inject::WRITABLE.to_owned(), sql])
             }
         }

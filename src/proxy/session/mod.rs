@@ -31,6 +31,7 @@ mod prepared;
 mod query;
 mod retry;
 mod server;
+mod settle;
 mod skipped;
 mod spelled;
 mod steps;
@@ -95,8 +96,8 @@ pub(super) struct Session {
     /// The mirrored COPY that the client sends.
     copying: Option<Box<copy::Copying>>,
     takes: Takes,
-    /// What gives back the locks by which marks of this session are held.
-    held: Vec<String>,
+    /// What is to be done when nothing is under way.
+    owed: settle::Owed,
     /// The portals that what is sent last closes, or declares cursors under their names.
     ending: fetch::Ending,
     /// The tag of a statement whose steps are run.
@@ -224,7 +225,7 @@ impl Session {
             behind_frame: Vec::new(),
             completed: Vec::new(),
             ending: fetch::Ending::default(),
-            held: Vec::new(),
+            owed: settle::Owed::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::decide::{Case, Decision};
 use super::expect::{Expect, Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, Waits};
 use super::hidden;
-use super::inject::{Isolated, Lasts};
+use super::inject::{self, Lasts};
 use super::plan::Plan;
 use super::retry::gates;
 use super::transaction::Block;
@@ -12,6 +12,7 @@ use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known, Understander};
 use crate::routing::Routes;
 use crate::sql::lex::first_word;
+use crate::sql::prefilter::has_second_statement;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Statement, Understanding, drops_names};
 use crate::sql::write::{Layout, Write};
@@ -138,14 +139,18 @@ impl Session {
             Decision::Marked(marks) if fails => {
                 // Nothing of ours can run before it; what it then does if it ends the transaction
                 // is not seen by the client before it is marked.
-                self.mark_behind(&marks);
+                self.mark_behind(&marks, unread(frame, sql));
                 self.count("recorded", "write");
             }
             Decision::Marked(marks) if !self.take_marked() => {
+                let text = unread(frame, sql);
+                // Whether a block is open has to be known.
+                if text == inject::Text::Unread && self.epochs.len() > 1 && self.drains(out) {
+                    return Flow::Hold;
+                }
                 // Looked at twice: before its mark and after.
                 self.count("recorded", "write");
-                let isolated = if begins(sql) { Isolated::Yes } else { Isolated::No };
-                return self.inject_mark(&marks, (isolated, Lasts::of(sql)), out);
+                return self.inject_mark(&marks, text, out);
             }
             Decision::Refused(report) => {
                 self.watch_unread(routes, (sql, why), taken);
@@ -159,17 +164,6 @@ impl Session {
         let watch = self.watch_unread(routes, (sql, why), taken);
         self.forward_unseen(frame, routes, watch, out);
         Flow::Done
-    }
-
-    /// Whether a statement may be one transaction with its mark. From Postgres 18 on, a simple query
-    /// behind frames without a Sync is in an implicit block, where a procedure cannot commit.
-    fn isolation_for(&self, lasts: Lasts) -> Isolated {
-        const BLOCKS: u32 = 18;
-        let may_commit = lasts == Lasts::Statement && self.is_idle();
-        match may_commit && self.parameters.server_version >= BLOCKS {
-            true => Isolated::Yes,
-            false => Isolated::No,
-        }
     }
 
     fn forward_unseen(
@@ -225,7 +219,7 @@ impl Session {
             && !self.take_marked()
         {
             let lasts = Lasts::of(query.text.as_bytes());
-            return self.inject_mark(&marks, (self.isolation_for(lasts), lasts), out);
+            return self.inject_mark(&marks, inject::Text::Statement(lasts), out);
         }
         plan.within.iter().for_each(|marks| self.close_gates(marks));
         self.query_has_run(query, u, &plan.effects);
@@ -400,10 +394,14 @@ impl Session {
     }
 }
 
-/// Whether a text begins a transaction block before anything else.
-fn begins(sql: &[u8]) -> bool {
+/// How a text is marked that is not read, or of which only the head is there.
+fn unread(frame: &[u8], sql: &[u8]) -> inject::Text {
     let mut buffer = [0; 16];
-    matches!(crate::sql::lex::first_word(sql, &mut buffer), Some("begin" | "start"))
+    let begins = matches!(first_word(sql, &mut buffer), Some("begin" | "start"));
+    match begins || frame.is_empty() || has_second_statement(sql) {
+        true => inject::Text::Unread,
+        false => inject::Text::Statement(Lasts::of(sql)),
+    }
 }
 
 /// A simple query in its surroundings.

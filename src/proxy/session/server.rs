@@ -118,7 +118,7 @@ impl Session {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
-        if self.answers_release(tag, body) {
+        if self.answers_settling(tag, body) {
             return Fate::Swallow;
         }
         if self.says_if_synced(tag, body, out) {
@@ -375,7 +375,7 @@ impl Session {
     /// Whether nothing is done with an error but to pass it on.
     pub(super) fn error_is_plain(&self) -> bool {
         match self.replies.front() {
-            Some(Expect::Refusal(_) | Expect::Release(_)) => false,
+            Some(Expect::Refusal(_) | Expect::Settled(_)) => false,
             Some(Expect::Query(rows)) => {
                 rows.iter().all(|r| r.form().is_none() && r.rows_pass())
                     && !matches!(rows.front(), Some(Rows::Refused(_)))
@@ -521,7 +521,7 @@ impl Session {
             self.reconcile();
         }
         self.retry.done();
-        self.releases(out);
+        self.settles(out);
         Fate::Forward
     }
 

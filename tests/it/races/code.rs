@@ -2,8 +2,8 @@
 //! whatever a verify has found meanwhile.
 
 use super::run;
-use crate::live::raw::{bind, execute, parse, query, sync};
-use crate::live::{Live, text};
+use crate::live::raw::{bind, execute, frame, parse, query, sync};
+use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
 /// Waits for the row that somebody else has locked, behind a commit.
@@ -103,4 +103,80 @@ async fn a_mark_is_released_where_its_code_fails_or_stands_in_a_block() {
         until_over(&live).await;
     }
     assert_eq!(text(&client, "SELECT sum(total) FROM orders WHERE id IN (3, 4)").await, "1554");
+}
+
+/// A text that is not read: in this encoding, and with this letter.
+fn unread(sql: &str) -> Vec<u8> {
+    let bytes: Vec<u8> = sql.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    frame(b'Q', &[&bytes[..], b"\0"].concat())
+}
+
+/// What is unread may be several transactions, and end in one that undoes its mark.
+#[tokio::test]
+async fn a_text_that_is_not_read_is_on_record_whatever_transactions_it_begins_and_ends() {
+    let live = Live::orders("", "reads = 100").await;
+    let (direct, other) = (live.direct().await, live.client().await);
+    let first = "UPDATE orders SET total = 7, note = 'é' WHERE id = 3";
+    let second = "UPDATE orders SET total = 8, note = 'é' WHERE id = 4";
+    for (before, text, behind) in [
+        ("", "SET work_mem = '4MB'; BEGIN; {1}; COMMIT; BEGIN; {2}; COMMIT", ""),
+        ("", "{1}; COMMIT; {2}", ""),
+        ("", "BEGIN; {1}; COMMIT; BEGIN; {2}; COMMIT; BEGIN", "ROLLBACK"),
+        ("", "BEGIN; {1}; COMMIT; {2}; BEGIN READ ONLY", "COMMIT"),
+        ("", "BEGIN; {1}; COMMIT; {2}; BEGIN; SELECT 1 / 0", "ROLLBACK"),
+        ("", "SELECT 1; ROLLBACK; {1}; {2}", ""),
+        ("BEGIN", "ROLLBACK; {1}; {2}; BEGIN", "ROLLBACK"),
+        ("BEGIN", "{1}; COMMIT; {2}", ""),
+        ("BEGIN; SELECT 1 / 0", "ROLLBACK; BEGIN; {1}; {2}; COMMIT; BEGIN", "ROLLBACK"),
+        ("BEGIN; SELECT 1 / 0", "ROLLBACK; {1}; {2}; BEGIN READ ONLY", "COMMIT"),
+        ("BEGIN; SELECT 1 / 0", "ROLLBACK; {1}; {2}; BEGIN; SELECT 1 / 0", "ROLLBACK"),
+    ] {
+        let mut raw = live.raw().await;
+        raw.exchange(&query("SET client_encoding = latin1"), 1).await;
+        for sql in before.split("; ").filter(|sql| !sql.is_empty()) {
+            raw.exchange(&query(sql), 1).await;
+        }
+        // The second one waits behind the commit of the first.
+        run(&direct, "BEGIN; SELECT FROM orders WHERE id = 4 FOR UPDATE").await;
+        raw.send(&unread(&text.replace("{1}", first).replace("{2}", second))).await;
+        live.until_blocked("UPDATE orders SET total = 8").await;
+        live.verified("orders_v2").await;
+        live.verified("orders_v2").await;
+        run(&direct, "COMMIT").await;
+        raw.until_ready(1).await;
+        assert_eq!(text_of(&other).await, text_of(&direct).await, "{text}");
+        if !behind.is_empty() {
+            live.verified("orders_v2").await;
+            raw.exchange(&query(behind), 1).await;
+        }
+        assert_eq!(text_of(&other).await, text_of(&direct).await, "{text}, {behind}");
+        until_over(&live).await;
+        run(&other, "UPDATE orders SET total = 1 WHERE id IN (3, 4)").await;
+        live.until_shadow_serves(&other, READ).await;
+    }
+}
+
+async fn text_of(client: &tokio_postgres::Client) -> String {
+    text(client, READ).await
+}
+
+/// The mark of such a text is no transaction of its own there: if what is before it fails, the server skips both.
+#[tokio::test]
+async fn a_text_that_is_not_read_is_skipped_behind_a_frame_without_a_sync_that_fails() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple("SET client_encoding = latin1").await;
+    let text = unread("BEGIN; UPDATE orders SET total = 8, note = 'é' WHERE id = 8; COMMIT");
+    let update = query("UPDATE orders SET total = 6 WHERE id = 6");
+    for before in [
+        execute("nope", 0),
+        parse("", "SELECT 1 / 0", &[]),
+        [parse("", "SELECT 1", &[]), bind("", "", 0, &[], 0), execute("", 0)].concat(),
+    ] {
+        let frames = [&before[..], &text, &update, &sync()].concat();
+        pair.exchange_all("skipped", &frames).await;
+        pair.simple("ROLLBACK").await;
+    }
+    pair.simple("RESET client_encoding").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
 }

@@ -86,6 +86,30 @@ async fn what_fails_to_drop_a_statement_leaves_it_and_its_writes_are_mirrored() 
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
 
+/// As drivers do it that keep the statements of the protocol few: the forms of these go with them, and no
+/// others do.
+#[tokio::test]
+async fn forms_of_statements_that_sql_drops_one_by_one_do_not_pile_up_at_the_server() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let kept = [parse("kept", UPDATE, &[]), run("kept"), sync()].concat();
+    pair.exchange("kept", &kept, 1).await;
+    for n in 0..12 {
+        let used = [parse("s", UPDATE, &[]), run("s"), sync(), run("kept"), sync()].concat();
+        pair.exchange("used", &used, 2).await;
+        let drops = if n % 2 == 0 { query("DEALLOCATE s") } else { extended("DEALLOCATE s") };
+        let drops = if n % 2 == 0 { drops } else { [drops, sync()].concat() };
+        pair.exchange("dropped", &drops, 1).await;
+    }
+    let names = "SELECT string_agg(left(statement, 30), ' ') FROM pg_prepared_statements";
+    let left = pair.live.rows(names).await.concat();
+    let count = "SELECT count(*) FROM pg_prepared_statements";
+    // The one that is kept and its form, and what the last one has left.
+    assert_eq!(pair.live.rows(count).await.concat(), [Some("2".to_owned())], "{left:?}");
+    assert_eq!(pair.plain.rows(count).await.concat(), [Some("1".to_owned())]);
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
+
 #[tokio::test]
 async fn a_close_and_a_parse_that_fails_leave_nothing_of_the_name() {
     let live = Live::orders("", "").await;

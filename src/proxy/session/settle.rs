@@ -1,0 +1,111 @@
+//! What a session owes when nothing of it is under way: run by a group of ours, behind a ReadyForQuery that
+//! says so, which the client does not wait for and sees nothing of. What the client sends next is behind it.
+//!
+//! * A mark that may have been undone: of a text that was not read, may have committed writes on its way, and
+//!   has left a transaction open, in which its mark ends with it. Until this one is written the gates stay
+//!   closed.
+//! * Marks that were held while statements ran that may commit on their way (`hold_…`) are released.
+//! * Forms of statements that the client has dropped in SQL are closed.
+
+use super::expect::Expect;
+use super::inject::{MARK, WRITABLE, mark_alone};
+use super::portal::Marks;
+use super::{Out, Session};
+use crate::routing::KeptClosed;
+use crate::wire::{backend, build};
+
+const RELEASE: &str = "pgsegue release";
+
+/// What is owed.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    /// The calls that mark.
+    marks: Vec<String>,
+    /// Closed until these are written.
+    gates: Vec<KeptClosed>,
+    /// The calls that release.
+    releases: Vec<String>,
+}
+
+impl Owed {
+    fn is_none(&self) -> bool {
+        self.marks.is_empty() && self.releases.is_empty()
+    }
+
+    fn add(&mut self, mut more: Self) {
+        self.marks.append(&mut more.marks);
+        self.gates.append(&mut more.gates);
+        self.releases.append(&mut more.releases);
+    }
+}
+
+impl Session {
+    /// Whatever becomes of the transaction that the text at hand leaves open, it is marked behind that.
+    pub(super) fn owes_mark(&mut self, marks: &Marks) {
+        let mark = mark_alone(marks);
+        if !self.owed.marks.contains(&mark) {
+            self.owed.marks.push(mark);
+            let gates = marks.routes.iter().map(|route| route.gate.dirty_in_transaction());
+            self.owed.gates.extend(gates);
+        }
+    }
+
+    /// It has been marked in a transaction of its own.
+    pub(super) fn owes_no_mark(&mut self) {
+        self.owed.marks.clear();
+        self.owed.gates.clear();
+    }
+
+    /// A mark is held; whether it is: not so where the functions for it are not there yet.
+    pub(super) fn holds(&mut self, marks: &Marks) -> bool {
+        for hold in marks.routes.iter().filter_map(|route| route.target.hold.as_ref()) {
+            let release = format!("{}()", hold.release);
+            if !self.owed.releases.contains(&release) {
+                self.owed.releases.push(release);
+            }
+        }
+        marks.routes.iter().all(|route| route.target.hold.is_some())
+    }
+
+    /// The server is ready.
+    pub(super) fn settles(&mut self, out: &mut Out) {
+        let nothing = self.is_idle() && !self.in_group && self.hold.is_none();
+        let owes = !self.owed.is_none() || !self.names.in_sql.orphans.is_empty();
+        if !owes || !nothing || !self.is_between_frames() {
+            return;
+        }
+        for form in std::mem::take(&mut self.names.in_sql.orphans) {
+            build::close_statement(&mut out.to_server, form.as_bytes());
+        }
+        let owed = std::mem::take(&mut self.owed);
+        if !owed.marks.is_empty() {
+            build::run_once(&mut out.to_server, MARK, WRITABLE);
+        }
+        for mark in &owed.marks {
+            build::run_once(&mut out.to_server, MARK, &self.ours_as_read(mark.clone()));
+        }
+        if !owed.releases.is_empty() {
+            let releases = self.ours_as_read(format!("SELECT {}", owed.releases.join(", ")));
+            build::run_once(&mut out.to_server, RELEASE, &releases);
+        }
+        build::sync(&mut out.to_server);
+        self.replies.push_back(Expect::Settled(Box::new(owed)));
+    }
+
+    /// Whether this frame answers that. What has failed is owed still, if a cancel of the client's has hit it, or
+    /// it marks.
+    pub(super) fn answers_settling(&mut self, tag: u8, body: &[u8]) -> bool {
+        const CANCELED: &[u8] = b"57014";
+        let Some(Expect::Settled(owed)) = self.replies.front_mut() else { return false };
+        match tag {
+            b'S' | b'N' | b'A' => return false,
+            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
+            b'E' if !owed.marks.is_empty() || backend::sqlstate(body) == Some(CANCELED) => {
+                self.owed.add(std::mem::take(owed));
+            }
+            b'Z' => drop(self.replies.pop_front()),
+            _ => {}
+        }
+        true
+    }
+}
