@@ -180,14 +180,15 @@ impl Engine {
         let rows = control.client.query(sql, &[&target.source_oid]).await?;
         let columns = rows.iter().map(|row| row.try_get::<_, String>(0).map(Ident::new));
         let columns: Vec<Ident> = columns.collect::<Result<_, _>>()?;
-        if columns == target.columns || columns.is_empty() {
+        let parts = by_name(&partitions::read(&control.client, &target.source).await?);
+        if columns == target.columns && parts == target.parts || columns.is_empty() {
             return Ok(());
         }
         self.with_entry(name, |entry| {
             if entry.target.as_ref().is_some_and(|known| Arc::ptr_eq(known, &target)) {
                 let old_shape = Err("the source has other columns than before".to_owned());
                 let copy = Err(Reason::CopyColumns);
-                let now = Target { columns, old_shape, copy, ..Target::clone(&target) };
+                let now = Target { columns, parts, old_shape, copy, ..Target::clone(&target) };
                 entry.target = Some(Arc::new(now));
             }
         });

@@ -15,7 +15,9 @@ const TREE: &str = "WITH RECURSIVE tree (relid) AS ( \
         JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE n.nspname = $1::text AND c.relname = $2::text \
       UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid) \
-    SELECT c.oid, n.nspname, c.relname FROM tree JOIN pg_class c ON c.oid = tree.relid \
+    SELECT c.oid, n.nspname, c.relname, coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) \
+      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '{}') \
+    FROM tree JOIN pg_class c ON c.oid = tree.relid \
     JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY c.oid";
 
 /// What holds rows of a table besides itself.
@@ -27,7 +29,8 @@ pub(super) async fn read(
     let part = |row: &tokio_postgres::Row| {
         let (schema, name): (String, String) = (row.try_get(1)?, row.try_get(2)?);
         let name = QualifiedName { schema: Ident::new(schema), name: Ident::new(name) };
-        Ok(Part { oid: row.try_get(0)?, name })
+        let columns = row.try_get::<_, Vec<String>>(3)?.into_iter().map(Ident::new).collect();
+        Ok(Part { oid: row.try_get(0)?, name, columns })
     };
     rows.iter().map(part).collect()
 }
@@ -71,7 +74,11 @@ mod tests {
 
     #[test]
     fn what_has_joined_is_told_from_any_other_change() {
-        let part = |oid, name: &str| Part { oid, name: QualifiedName::parse(name).unwrap() };
+        let part = |oid, name: &str| Part {
+            oid,
+            name: QualifiedName::parse(name).unwrap(),
+            columns: Vec::new(),
+        };
         let (a, b) = (part(7, "public.\"a b,c\""), part(8, "public.b"));
         let of = |definition: &str, parts: &[Part]| format!("1 2 {definition} {}", word(parts));
         let (none, one) = (of("x", &[]), of("x", std::slice::from_ref(&a)));

@@ -171,8 +171,9 @@ impl Understander {
         Arc::new(Counted { understanding, tallies })
     }
 
-    /// Whether a text that is too long to be read may concern a target: one statement that changes or reads
-    /// rows does what it does by names, where another may run code.
+    /// Whether a text that is not read may concern a target: one statement that changes or reads rows does what
+    /// it does by names, where another may run code. Names in ASCII are the same bytes however long the text is,
+    /// in whatever encoding, and whatever its strings are.
     pub(super) fn may_concern(&self, target: usize, sql: &[u8], why: Reason) -> bool {
         const BY_NAME: [&str; 8] =
             ["select", "insert", "update", "delete", "with", "merge", "values", "table"];
@@ -180,7 +181,9 @@ impl Understander {
         let first = first_word(sql, &mut buffer).unwrap_or_default();
         let by_name = BY_NAME.contains(&first) && !has_second_statement(sql);
         let Some(target) = self.targets.get(target) else { return true };
-        if why != Reason::SqlBytesMax || !by_name || self.prefilter.is_blind_to(sql) {
+        let spelled =
+            matches!(why, Reason::SqlBytesMax | Reason::Encoding | Reason::StandardStrings);
+        if !spelled || !by_name || self.prefilter.is_blind_to(sql) {
             return true;
         }
         let ways = &self.functions.ways;

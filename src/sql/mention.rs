@@ -4,6 +4,111 @@ use super::lex::{Kind, Token, identifier};
 use super::target::Target;
 use std::sync::Arc;
 
+/// Words that are no table's name where they stand alone and without quotes, in every version of the server: the
+/// reserved ones, sorted (<https://www.postgresql.org/docs/current/sql-keywords-appendix.html>).
+const RESERVED: [&str; 100] = [
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "authorization",
+    "binary",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "collation",
+    "column",
+    "concurrently",
+    "constraint",
+    "create",
+    "cross",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "freeze",
+    "from",
+    "full",
+    "grant",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "initially",
+    "inner",
+    "intersect",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "natural",
+    "not",
+    "notnull",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "overlaps",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "right",
+    "select",
+    "session_user",
+    "similar",
+    "some",
+    "symmetric",
+    "table",
+    "tablesample",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "verbose",
+    "when",
+    "where",
+    "window",
+    "with",
+];
+
 /// Which table of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
@@ -51,6 +156,10 @@ pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Me
         }
         let Some(name) = identifier(text, token) else { continue };
         let qualifier = qualifier(text, tokens, index);
+        let alone = token.kind == Kind::Word && qualifier.is_none();
+        if alone && RESERVED.binary_search(&name.as_str()).is_ok() {
+            continue;
+        }
         for (target, t) in targets.iter().enumerate() {
             let parts = t.parts.get(&name).into_iter().flatten();
             let parts = parts.map(|p| (Table::Part(p.oid), &p.name));
@@ -97,4 +206,33 @@ fn qualifier(text: &str, tokens: &[Token], index: usize) -> Option<String> {
     let dot = index.checked_sub(1).filter(|i| is_dot(tokens, *i))?;
     let name = dot.checked_sub(1).and_then(|i| tokens.get(i))?;
     Some(identifier(text, name).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ident::QualifiedName;
+    use super::super::lex::tokens;
+    use super::super::write::tests::target;
+    use super::*;
+
+    #[test]
+    fn a_reserved_word_names_a_table_only_in_quotes_or_behind_a_schema() {
+        let source = QualifiedName::parse("public.\"order\"").unwrap();
+        let targets = [Arc::new(Target { source, ..target(&["id"]) })];
+        for (text, named) in [
+            ("select a from b order by c", 0),
+            ("select a from \"order\" order by c", 1),
+            ("delete from public.order", 1),
+            ("delete from other.order", 0),
+            ("select \"order\".a, public.\"order\".b from public.\"order\"", 1),
+        ] {
+            let found = mentions(text, &tokens(text).unwrap(), &targets);
+            assert_eq!(found.len(), named, "{text}");
+        }
+    }
+
+    #[test]
+    fn reserved_words_are_sorted() {
+        assert!(RESERVED.is_sorted());
+    }
 }

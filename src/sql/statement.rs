@@ -545,15 +545,35 @@ impl<'a> Reader<'a> {
     }
 
     fn explain(&self) -> Class {
-        let analyze = self
-            .tokens
-            .iter()
-            .filter_map(|t| identifier(self.text, t))
-            .any(|name| name == "analyze" || name == "analyse");
-        if !analyze {
+        if !self.explains_by_running() {
             return Class::Passthrough;
         }
         self.unless_nested_write(0, Reason::ExplainAnalyze)
+    }
+
+    /// Whether ANALYZE is among the words behind EXPLAIN, or in its list of options is not switched off by the last
+    /// that says so.
+    fn explains_by_running(&self) -> bool {
+        const OFF: [&str; 3] = ["off", "false", "0"];
+        let is_analyze =
+            |t: &Token| matches!(identifier(self.text, t).as_deref(), Some("analyze" | "analyse"));
+        let Some(second) = self.tokens.get(1) else { return false };
+        if second.kind != Kind::Open {
+            return is_analyze(second);
+        }
+        let options = self.tokens.get(2..).unwrap_or_default();
+        let options = options.split(|t| t.kind == Kind::Close).next().unwrap_or_default();
+        let mut runs = false;
+        for option in options.split(|t| t.kind == Kind::Comma) {
+            if let Some((name, value)) = option.split_first()
+                && is_analyze(name)
+            {
+                let value = value.first().and_then(|t| self.text.get(t.at.clone()));
+                let value = value.unwrap_or_default().trim_matches(|c| c == '\'' || c == '"');
+                runs = !OFF.iter().any(|off| value.eq_ignore_ascii_case(off));
+            }
+        }
+        runs
     }
 
     fn ddl(&self) -> Class {

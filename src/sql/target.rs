@@ -139,6 +139,8 @@ pub struct Part {
     pub oid: u32,
     /// Its name.
     pub name: QualifiedName,
+    /// Its live columns in attnum order, which may be another than the source's.
+    pub columns: Vec<Ident>,
 }
 
 /// Parts by their unqualified names.

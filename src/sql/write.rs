@@ -370,12 +370,20 @@ fn names(reader: &Reader<'_>, shape: &Shape) -> Result<Option<Vec<String>>, Reas
     let Some(returning) = &shape.returning else { return Ok(None) };
     let mut of = shape.feeds.iter().filter_map(|f| reader.targets.get(f.name.target));
     let first = of.next().ok_or(Reason::WriteShape)?;
-    // A partition may have its columns in another order.
-    let whole = shape.feeds.iter().all(|f| f.name.table == Table::Source);
+    let table = shape.feeds.first().ok_or(Reason::WriteShape)?.name.table;
+    let same = shape.feeds.iter().all(|f| f.name.table == table);
+    let columns = match table {
+        Table::Source => Some(first.columns.as_slice()),
+        // A partition may have its columns in another order.
+        Table::Part(oid) => {
+            let mut parts = first.parts.values().flatten();
+            parts.find(|part| part.oid == oid).map(|part| part.columns.as_slice())
+        }
+        Table::Shadow | Table::Through => None,
+    };
     let returned = columns::Returned {
         refname: &shape.refname,
-        columns: (whole && of.all(|t| t.source == first.source))
-            .then_some(first.columns.as_slice()),
+        columns: columns.filter(|_| same && of.all(|t| t.source == first.source)),
         is_alone: shape.is_alone,
     };
     let tokens = reader.tokens.get(returning.tokens.clone()).unwrap_or_default();
@@ -398,4 +406,4 @@ fn unbracketed(reader: &Reader<'_>, mut query: Range<usize>) -> Range<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::sql) mod tests;

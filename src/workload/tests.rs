@@ -12,7 +12,11 @@ fn target() -> Arc<Target> {
         shadow: QualifiedName::parse("public.orders_v2").unwrap(),
         source_oid: 1,
         shadow_oid: 0,
-        parts: by_name(&[Part { oid: 2, name: QualifiedName::parse("public.orders_eu").unwrap() }]),
+        parts: by_name(&[Part {
+            oid: 2,
+            name: QualifiedName::parse("public.orders_eu").unwrap(),
+            columns: Vec::new(),
+        }]),
         key: vec![Ident::new("id")],
         old_shape: Err("there is no shadow".to_owned()),
         sync_function: "sync".into(),

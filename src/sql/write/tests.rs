@@ -5,7 +5,7 @@ use crate::sql::ident::{Ident, QualifiedName};
 use crate::sql::statement::{Class, understand};
 use crate::sql::target::{Copyable, Functions, KeyType, Privileges};
 
-pub(super) fn target(key: &[&str]) -> Target {
+pub(in crate::sql) fn target(key: &[&str]) -> Target {
     Target {
         migration: "m".into(),
         source: QualifiedName::parse("public.orders").unwrap(),

@@ -64,6 +64,8 @@ const FORMS: &[&str] = &[
     "DELETE FROM orders_a USING other WHERE other.id = orders_a.id",
     "WITH d AS (DELETE FROM orders_a WHERE id < 10 RETURNING id, total) \
      INSERT INTO parts.orders_b (id, total) SELECT id + 101, total FROM d RETURNING *",
+    "WITH d AS (DELETE FROM parts.orders_b WHERE id = 106 RETURNING *) SELECT * FROM d",
+    "COPY (UPDATE orders_a SET total = 4 WHERE id < 30 RETURNING orders_a.*) TO STDOUT",
     "SELECT * FROM orders_a ORDER BY id",
     "SELECT count(*) FROM orders JOIN parts.orders_b b USING (id)",
     "UPDATE orders SET id = id + 100 WHERE id = 15 RETURNING id",

@@ -1,7 +1,7 @@
 //! Writes that name no migrated table: by way of views, functions, procedures and code. They run, and
 //! mark the migrations behind them; what is known to be harmless marks nothing.
 
-use crate::live::raw::{call, query};
+use crate::live::raw::{call, frame, query};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, Table, orders_toml, outcome, text};
 use crate::support::eventually;
 
@@ -138,6 +138,22 @@ async fn a_write_through_something_else_marks_the_migrations_behind_it() {
     }
     pair.simple("PREPARE p AS SELECT add_total(1)").await;
     pair.simple("EXECUTE p").await;
+    pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
+}
+
+/// In an encoding that is not read, one statement concerns the tables alone that it spells.
+#[tokio::test]
+async fn a_text_in_another_encoding_is_not_refused_for_a_table_that_it_does_not_name() {
+    let (live, mut pair) = pair("unclassified = \"refuse\"").await;
+    for (encoding, letter) in [("LATIN1", &b"\xe9"[..]), ("SJIS", b"\x95\x5c")] {
+        pair.simple(&format!("SET client_encoding = {encoding}")).await;
+        let text = [b"UPDATE other SET note = '", letter, b"' WHERE id = 1\0"].concat();
+        pair.exchange(encoding, &frame(b'Q', &text), 1).await;
+        let named = [b"UPDATE orders SET note = '", letter, b"' WHERE id = 1\0"].concat();
+        let said = pair.live.exchange(&frame(b'Q', &named), 1).await.concat();
+        assert!(said.contains("C0A000") && said.contains("What helps: "), "{said}");
+    }
+    pair.simple("RESET client_encoding").await;
     pair.finish(&live, &[ORDERS_TABLE, OTHER_TABLE]).await;
 }
 
