@@ -293,6 +293,28 @@ impl Session {
         }
     }
 
+    /// How a text is read that may be read otherwise by what runs before it in its group: the server says of its
+    /// settings only when it is ready.
+    fn readable_as(&self, sql: &[u8]) -> Readable {
+        match self.retry.is_mid_group() && self.may_be_read_otherwise(sql) {
+            true => Readable::Never,
+            false => self.readable(),
+        }
+    }
+
+    /// Whether a text has to wait for the settings that earlier groups may change.
+    fn waits_to_read(&mut self, sql: &[u8], out: &mut Out) -> bool {
+        self.epochs.len() > 1 && self.may_be_read_otherwise(sql) && self.drains(out)
+    }
+
+    /// Whether backslashes of a text may mean something else by now: by `standard_conforming_strings`, or by an
+    /// encoding in which some end a letter.
+    fn may_be_read_otherwise(&self, sql: &[u8]) -> bool {
+        self.transaction.is_stateful()
+            && sql.contains(&b'\\')
+            && (!sql.is_ascii() || sql.windows(2).any(|pair| pair == b"\\'"))
+    }
+
     fn readable(&self) -> Readable {
         if self.parameters.escapes_in_strings {
             return Readable::Never;

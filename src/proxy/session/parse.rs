@@ -31,10 +31,10 @@ impl Session {
             self.replies.push_back(Expect::Parse(Reply::Forward, None));
             return Flow::Done;
         }
-        if self.waits_for_status(out) {
+        if self.waits_for_status(out) || self.waits_to_read(view.sql, out) {
             return Flow::Hold;
         }
-        let known = self.know(&routes, view.sql);
+        let known = self.know_as(&routes, view.sql, self.readable_as(view.sql));
         let mut own = (FormKey::Original, None);
         let mut meant = None;
         if let Known::Understood(u) = &known
@@ -78,6 +78,7 @@ impl Session {
         let same = |s: &Prepared| {
             s.known.0 == routes.generation
                 && s.readable == self.readable()
+                && !self.may_be_read_otherwise(view.sql)
                 && *s.sql == *view.sql
                 && *s.types == *view.types
         };
@@ -98,7 +99,7 @@ impl Session {
             touched: self.groups,
             sql: Arc::from(view.sql),
             acts: Acts::of(view.sql),
-            readable: self.readable(),
+            readable: self.readable_as(view.sql),
             types: view.types.into(),
             known,
             own,

@@ -37,7 +37,10 @@ impl Session {
         };
         let understander = self.context.understander(&routes);
         let bytes_max = self.context.options.sql_bytes_max;
-        let mut known = understander.know(sql, self.readable(), bytes_max);
+        if self.waits_to_read(sql, out) {
+            return Flow::Hold;
+        }
+        let mut known = understander.know(sql, self.readable_as(sql), bytes_max);
         if self.may_execute_hidden(sql, &routes) || hidden::prepares_and_executes(&known) {
             known = hidden::executes(sql, &known, &understander);
         }

@@ -222,3 +222,29 @@ async fn a_long_text_concerns_the_tables_that_it_spells_alone() {
     }
     live.until_clean("orders_v2").await;
 }
+
+/// What the server says of its settings comes when it is ready: by then it has read more.
+#[tokio::test]
+async fn a_text_behind_a_setting_that_is_not_answered_yet_is_read_as_the_server_will_read_it() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let off = "SET standard_conforming_strings = off";
+    let texts = "SELECT 'a\\' || '; UPDATE orders SET total = 5 WHERE id = 1; SELECT 1 --'";
+    let alone = "SELECT 'a\\' || ', total), note = $$x$$ FROM orders --'";
+    let writes = "WITH w AS (SELECT 'a\\' || '), u AS (UPDATE orders SET total = total + 5 \
+                  WHERE id = 1 RETURNING 1) SELECT * FROM u --'";
+    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
+    for sql in [texts, alone, writes] {
+        for (packet, readies) in [
+            ([query(off), query(sql)].concat(), 2),
+            ([one(off), sync(), one(sql), sync()].concat(), 2),
+            ([one(off), one(sql), sync()].concat(), 1),
+            ([one(off), sync(), query(sql)].concat(), 2),
+        ] {
+            pair.exchange(sql, &packet, readies).await;
+            pair.simple("RESET standard_conforming_strings").await;
+            live.orders_in_step().await;
+        }
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+}
