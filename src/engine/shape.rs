@@ -391,11 +391,19 @@ fn keeps_order(from: &Column, to: &Column) -> bool {
     }
     match (from.type_oid, to.type_oid) {
         (INT2, INT4 | INT8) | (INT4, INT8) => true,
-        (INT2 | INT4 | INT8, NUMERIC) | (VARCHAR, TEXT) | (TEXT, VARCHAR) => {
-            to.typmod == -1 && (to.type_oid == NUMERIC || from.collation == to.collation)
-        }
+        (INT2, NUMERIC) => has_digits(to.typmod, 5),
+        (INT4, NUMERIC) => has_digits(to.typmod, 10),
+        (INT8, NUMERIC) => has_digits(to.typmod, 19),
+        (VARCHAR, TEXT) | (TEXT, VARCHAR) => to.typmod == -1 && from.collation == to.collation,
         _ => false,
     }
+}
+
+/// Whether a numeric with this typmod holds whole numbers of so many digits, and writes them as they are.
+fn has_digits(typmod: i32, digits: i32) -> bool {
+    // Precision in the upper half, scale in 11 bits with a sign, and 4 added.
+    let (precision, scale) = ((typmod - 4) >> 16, (((typmod - 4) & 0x7ff) ^ 0x400) - 0x400);
+    typmod == -1 || scale == 0 && precision >= digits
 }
 
 impl Shape {

@@ -48,9 +48,13 @@ async fn children(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     }
     if !partitions.is_empty() {
         let names = partitions.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+        let count = match partitions.len() {
+            1 => "1 partition".to_owned(),
+            many => format!("{many} partitions"),
+        };
+        let more = if partitions.len() > NAMES_MAX { ", …" } else { "" };
         let message = format!(
-            "the source has {} partitions ({names}…): one that joins with rows, or leaves, makes the migration verify everything again",
-            partitions.len()
+            "the source has {count} ({names}{more}): one that joins with rows, or leaves, makes the migration verify everything again"
         );
         let remedy = "nothing: writes by their names are mirrored";
         findings.push(Finding::info(Kind::Child, subject.source(), message, remedy));

@@ -46,7 +46,7 @@ pub(super) async fn check(
         subject.source(),
         format!(
             "about {rows} rows, {megabytes} MB: the backfill takes {} or more, at {pace} rows/s ({from})",
-            lasting(rows / pace)
+            lasting(rows.div_ceil(pace))
         ),
         "bound it if the disks have other work",
     );

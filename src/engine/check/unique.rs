@@ -12,12 +12,45 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> 
         let indexes = indexes(subject, relation).await?;
         let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
         if !indexes.iter().any(|index| index.is_over(&names) && index.flaws.is_empty()) {
-            findings.push(not_unique(relation, &key, &indexes));
+            let mut found = not_unique(relation, &key, &indexes);
+            if let Some(missing) = missing_of_partitions(subject, relation, &names).await? {
+                found.sql.clear();
+                found.remedy = missing;
+            }
+            findings.push(found);
         } else if !indexes.iter().any(|index| index.in_order && index.starts_with(&names)) {
             findings.push(no_order(relation, &key));
         }
     }
     Ok(findings)
+}
+
+/// Why a partitioned table takes no unique index over the key: by what it is partitioned is not in it.
+async fn missing_of_partitions(
+    subject: &Subject<'_>,
+    relation: &Relation,
+    key: &[&str],
+) -> Result<Option<String>, Error> {
+    let sql = "SELECT coalesce(a.attname::text, '') FROM pg_partitioned_table p \
+               CROSS JOIN unnest(p.partattrs::int2[]) AS k (n) LEFT JOIN pg_attribute a \
+               ON a.attrelid = p.partrelid AND a.attnum = k.n WHERE p.partrelid = $1";
+    let rows = subject.rows(sql, &[&relation.oid]).await?.concat();
+    let missing: Vec<&str> =
+        rows.iter().map(String::as_str).filter(|column| !key.contains(column)).collect();
+    let named = || {
+        let names = missing.iter().map(|name| match *name {
+            "" => "an expression".to_owned(),
+            name => crate::sql::ident::Ident::new(name).spelled(),
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
+    Ok((!missing.is_empty()).then(|| {
+        format!(
+            "it is partitioned by {}, which every unique index of it has to contain: take a key with \
+             that, or a table that is not partitioned so",
+            named()
+        )
+    }))
 }
 
 /// The two tables with the columns of the key.
