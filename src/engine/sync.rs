@@ -72,6 +72,8 @@ CREATE OR REPLACE FUNCTION {release}() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgsegue$
+    INSERT INTO pgsegue.dirty_keys (migration, reason)
+    SELECT {migration}, 'its lock was given back by somebody else' WHERE NOT EXISTS (SELECT FROM {own});
     SELECT pg_advisory_unlock_shared({lock}) FROM {own};
 $pgsegue$;
 GRANT EXECUTE ON FUNCTION {release}() TO PUBLIC;

@@ -137,6 +137,9 @@ impl Said {
     pub(super) async fn describe(&mut self, client: &Client, sql: &str, tag: String) {
         let statement = match client.prepare(sql).await {
             Ok(statement) => statement,
+            Err(error) if self.0.class == "read" && self.0.vetting.is_none() => {
+                return self.refused(&error);
+            }
             Err(error) => return self.client(refusal(&error)),
         };
         self.client(tag);
@@ -154,7 +157,7 @@ impl Said {
 
     /// The server does not take what is sent as it is.
     pub(super) fn refused(&mut self, error: &tokio_postgres::Error) {
-        self.route("passthrough", "as it is", "the server refuses it");
+        "the server refuses it".clone_into(&mut self.0.why);
         self.0.client = vec![refusal(error)];
     }
 

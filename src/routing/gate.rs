@@ -137,6 +137,11 @@ impl KeptClosed {
         Arc::ptr_eq(&self.gate, gate) && self.leaves >= leaves
     }
 
+    /// It has ended, and what it was to leave is done already.
+    pub fn leaves_nothing(mut self) {
+        self.leaves = Unlooked::Nothing;
+    }
+
     /// Whether both keep the same gate closed.
     pub fn is_of_the_gate_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.gate, &other.gate)

@@ -65,7 +65,7 @@ pub struct Hold {
     /// `"pgsegue"."hold_…"`: `(reason text) → void`, records that any row may be stale; that is not worked
     /// off before the session has released it, or is gone.
     pub function: String,
-    /// `"pgsegue"."release_…"`: `() → void`.
+    /// `"pgsegue"."release_…"`: `() → void`; marks if there was nothing to release.
     pub release: String,
 }
 

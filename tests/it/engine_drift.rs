@@ -284,7 +284,7 @@ async fn functions_that_do_something_else_have_another_number() {
                    follow_orders_v2 aa04d818bb936c1982de0eca4067316b, \
                    hold_orders_v2 cba9e5f5ec054eea95db97196c4ca8f1, \
                    mark_orders_v2 e24911876e13987858448af20e0e24fb, \
-                   release_orders_v2 85f95c514459caab7534064205bd1472, \
+                   release_orders_v2 e76df58c28d4ca65d459acd32204529a, \
                    sync_orders_v2 210af7af511f4c6b579ca667dc3c7176, \
                    truncated_orders_v2 1f40237df6907ccd497467a9e49c5845, \
                    whole_orders_v2 127521704c4b3102eb8286bb71563903";

@@ -3,6 +3,7 @@
 use super::expect::{Expect, Reply, Rows};
 use super::marked::End;
 use super::portal::Marks;
+use super::prepared::spells;
 use super::transaction::Facts;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
@@ -59,10 +60,13 @@ pub(super) enum Lasts {
 }
 
 impl Lasts {
-    /// Of a text of one statement. Among others it commits nothing on its way.
+    /// Of a text of one statement. Among others it ends no transaction on its way. Code does so by these words, in
+    /// every language of the server's, or by a procedure that it calls.
     pub(super) fn of(sql: &[u8]) -> Self {
         let mut buffer = [0; 16];
+        let ends = |word: &&str| spells(sql, word.as_bytes());
         match first_word(sql, &mut buffer) {
+            Some("do") if !["commit", "rollback", "call"].iter().any(ends) => Self::Transaction,
             // Of what is not known it may be one of these.
             Some("call" | "do") | None => Self::Statement,
             Some(_) => Self::Transaction,
@@ -117,7 +121,10 @@ impl Session {
                 self.mark_behind(marks, text);
                 build::flush(&mut out.to_server);
             }
-            (Isolated::No, Text::Statement(_)) => {
+            (Isolated::No, Text::Statement(lasts)) => {
+                if lasts == Lasts::Statement {
+                    self.owes_mark(marks);
+                }
                 self.will_be_marked(End::Commit);
                 build::flush(&mut out.to_server);
             }
@@ -126,17 +133,12 @@ impl Session {
     }
 
     /// Whether a mark goes in a transaction of its own, before the text. One that may begin with transaction
-    /// control must not begin behind another statement of ours. From Postgres 18 on, a simple query behind
-    /// frames without a Sync is in an implicit block, where a procedure cannot commit.
+    /// control must not begin behind another statement of ours; one that may roll back on its way would undo its
+    /// mark. From Postgres 18 on, a simple query behind frames without a Sync is in an implicit block, where a
+    /// procedure cannot commit.
     fn isolation_of(&self, text: Text) -> Isolated {
-        const BLOCKS: u32 = 18;
-        let may_have_to_be = match text {
-            Text::Unread => true,
-            Text::Statement(lasts) => {
-                lasts == Lasts::Statement && self.parameters.server_version >= BLOCKS
-            }
-        };
-        match may_have_to_be && self.is_idle() && !self.retry.is_mid_group() {
+        let ends = text.lasts() == Lasts::Statement;
+        match ends && self.is_idle() && !self.retry.is_mid_group() {
             true => Isolated::Yes,
             false => Isolated::No,
         }
@@ -153,6 +155,8 @@ impl Session {
         self.close_gates(marks);
         if lasts == Lasts::Statement {
             self.holds(marks);
+            // It may roll back on its way.
+            self.owes_mark(marks);
         }
         let mark = self.ours_as_read(mark_sql(marks, Isolated::No, lasts));
         build::run_once(&mut out.to_server, MARK, &mark);

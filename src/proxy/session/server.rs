@@ -118,7 +118,7 @@ impl Session {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
-        if self.answers_settling(tag, body) {
+        if self.answers_settling(tag, body, out) {
             return Fate::Swallow;
         }
         if self.says_if_synced(tag, body, out) {

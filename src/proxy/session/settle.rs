@@ -4,14 +4,15 @@
 //! * A mark that may have been undone: of a text that was not read, may have committed writes on its way, and
 //!   has left a transaction open, in which its mark ends with it. Until this one is written the gates stay
 //!   closed.
-//! * Marks that were held while statements ran that may commit on their way (`hold_…`) are released.
+//! * Marks that were held while statements ran that may commit on their way (`hold_…`) are released. If the lock is
+//!   gone by then, somebody else has given it back, and what was written behind that is marked.
 //! * Forms of statements that the client has dropped in SQL are closed.
 
 use super::expect::Expect;
 use super::inject::{MARK, WRITABLE, mark_alone};
 use super::portal::Marks;
 use super::{Out, Session};
-use crate::routing::KeptClosed;
+use crate::routing::{KeptClosed, Unlooked};
 use crate::wire::{backend, build};
 
 const RELEASE: &str = "pgsegue release";
@@ -21,10 +22,12 @@ const RELEASE: &str = "pgsegue release";
 pub(super) struct Owed {
     /// The calls that mark.
     marks: Vec<String>,
-    /// Closed until these are written.
+    /// Closed until these are written. Should the session end before, the engine marks.
     gates: Vec<KeptClosed>,
     /// The calls that release.
     releases: Vec<String>,
+    /// A cancel of the client's has hit it.
+    is_canceled: bool,
 }
 
 impl Owed {
@@ -37,6 +40,12 @@ impl Owed {
         self.gates.append(&mut more.gates);
         self.releases.append(&mut more.releases);
     }
+
+    /// The marks are written.
+    fn are_written(&mut self) {
+        self.marks.clear();
+        self.gates.drain(..).for_each(KeptClosed::leaves_nothing);
+    }
 }
 
 impl Session {
@@ -45,15 +54,15 @@ impl Session {
         let mark = mark_alone(marks);
         if !self.owed.marks.contains(&mark) {
             self.owed.marks.push(mark);
-            let gates = marks.routes.iter().map(|route| route.gate.dirty_in_transaction());
+            let gates =
+                marks.routes.iter().map(|route| route.gate.defined_in_transaction(Unlooked::Way));
             self.owed.gates.extend(gates);
         }
     }
 
     /// It has been marked in a transaction of its own.
     pub(super) fn owes_no_mark(&mut self) {
-        self.owed.marks.clear();
-        self.owed.gates.clear();
+        self.owed.are_written();
     }
 
     /// A mark is held; whether it is: not so where the functions for it are not there yet.
@@ -78,7 +87,7 @@ impl Session {
             build::close_statement(&mut out.to_server, form.as_bytes());
         }
         let owed = std::mem::take(&mut self.owed);
-        if !owed.marks.is_empty() {
+        if !owed.is_none() {
             build::run_once(&mut out.to_server, MARK, WRITABLE);
         }
         for mark in &owed.marks {
@@ -92,18 +101,28 @@ impl Session {
         self.replies.push_back(Expect::Settled(Box::new(owed)));
     }
 
-    /// Whether this frame answers that. What has failed is owed still, if a cancel of the client's has hit it, or
-    /// it marks.
-    pub(super) fn answers_settling(&mut self, tag: u8, body: &[u8]) -> bool {
+    /// Whether this frame answers that. What has failed is owed still, if it marks, or a cancel of the client's
+    /// has hit it: then it is sent again at once.
+    pub(super) fn answers_settling(&mut self, tag: u8, body: &[u8], out: &mut Out) -> bool {
         const CANCELED: &[u8] = b"57014";
         let Some(Expect::Settled(owed)) = self.replies.front_mut() else { return false };
         match tag {
             b'S' | b'N' | b'A' => return false,
             b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
-            b'E' if !owed.marks.is_empty() || backend::sqlstate(body) == Some(CANCELED) => {
-                self.owed.add(std::mem::take(owed));
+            b'E' => {
+                let is_canceled = backend::sqlstate(body) == Some(CANCELED);
+                if is_canceled || !owed.marks.is_empty() {
+                    self.owed.add(std::mem::take(owed));
+                    self.owed.is_canceled = is_canceled;
+                }
             }
-            b'Z' => drop(self.replies.pop_front()),
+            b'Z' => {
+                owed.are_written();
+                self.replies.pop_front();
+                if std::mem::take(&mut self.owed.is_canceled) {
+                    self.settles(out);
+                }
+            }
             _ => {}
         }
         true

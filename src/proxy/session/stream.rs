@@ -116,7 +116,7 @@ impl Session {
             id,
             touched: self.groups,
             sql: Arc::from(&b""[..]),
-            acts: Acts::Otherwise,
+            acts: Acts::Copies,
             types: Box::default(),
             known: (routes.generation, Known::Unreadable(Reason::SqlBufferBytesMax)),
             own: (FormKey::Original, None),

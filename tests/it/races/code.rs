@@ -180,3 +180,95 @@ async fn a_text_that_is_not_read_is_skipped_behind_a_frame_without_a_sync_that_f
     pair.simple("RESET client_encoding").await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// What is undone with the first transaction of code is not its mark.
+#[tokio::test]
+async fn code_that_rolls_back_on_its_way_or_begins_read_only_is_on_record_all_the_same() {
+    let live = Live::orders("", "reads = 100").await;
+    let (direct, other) = (live.direct().await, live.client().await);
+    let procedure = "CREATE PROCEDURE in_two_undone() LANGUAGE plpgsql AS $$ BEGIN \
+                     UPDATE orders SET total = 777 WHERE id = 3; ROLLBACK; \
+                     UPDATE orders SET total = 777 WHERE id = 4; END $$";
+    run(&direct, procedure).await;
+    live.until_clean("orders_v2").await;
+    let read_only = "SET default_transaction_read_only = on";
+    for (before, code) in [
+        (
+            "",
+            "DO $$ BEGIN UPDATE orders SET total = 777 WHERE id = 3; ROLLBACK; \
+             UPDATE orders SET total = 777 WHERE id = 4; END $$",
+        ),
+        ("", "CALL in_two_undone()"),
+        (
+            read_only,
+            "DO $$ BEGIN COMMIT; SET TRANSACTION READ WRITE; \
+             UPDATE orders SET total = 777 WHERE id = 4; END $$",
+        ),
+    ] {
+        for frames in [query(code), extended(code)] {
+            live.until_shadow_serves(&other, READ).await;
+            let mut raw = live.raw().await;
+            raw.exchange(&query(before), 1).await;
+            raw.exchange(&frames, 1).await;
+            assert_eq!(text_of(&other).await, "777", "{code}");
+            until_over(&live).await;
+            run(&other, "UPDATE orders SET total = 1 WHERE id IN (3, 4)").await;
+        }
+    }
+}
+
+/// It is marked anew when that is seen.
+#[tokio::test]
+async fn code_that_gives_back_the_lock_of_its_mark_is_on_record_when_it_is_over() {
+    let live = Live::orders("", "reads = 100").await;
+    let (direct, other) = (live.direct().await, live.client().await);
+    let code = "DO $$ BEGIN PERFORM pg_advisory_unlock_all(); COMMIT; \
+                UPDATE orders SET total = 777 WHERE id = 4; END $$";
+    for frames in [query(code), extended(code)] {
+        live.until_shadow_serves(&other, READ).await;
+        run(&direct, "BEGIN; SELECT FROM orders WHERE id = 4 FOR UPDATE").await;
+        let mut raw = live.raw().await;
+        raw.send(&frames).await;
+        live.until_blocked("pg_advisory_unlock_all").await;
+        live.verified("orders_v2").await;
+        live.verified("orders_v2").await;
+        run(&direct, "COMMIT").await;
+        raw.until_ready(1).await;
+        // Behind what is owed, on the same connection.
+        raw.exchange(&query("SELECT 1"), 1).await;
+        until_over(&live).await;
+        run(&other, "UPDATE orders SET total = 1 WHERE id = 4").await;
+    }
+}
+
+/// The session ends in the block that a text has left open, which was several transactions.
+#[tokio::test]
+async fn a_text_that_is_not_read_is_on_record_though_its_session_ends_within_another_block() {
+    let live = Live::orders("", "reads = 100").await;
+    let (direct, other) = (live.direct().await, live.client().await);
+    for (before, text) in [
+        (vec!["BEGIN", "SELECT 1 / 0"], "ROLLBACK; BEGIN; {}; COMMIT; BEGIN"),
+        (vec!["BEGIN"], "ROLLBACK; BEGIN; {}; COMMIT; BEGIN"),
+        (vec!["BEGIN READ ONLY"], "COMMIT; BEGIN; {}; COMMIT; BEGIN READ ONLY"),
+    ] {
+        live.until_shadow_serves(&other, READ).await;
+        let mut raw = live.raw().await;
+        raw.exchange(&query("SET client_encoding = latin1"), 1).await;
+        for sql in before {
+            raw.exchange(&query(sql), 1).await;
+        }
+        let update = "UPDATE orders SET total = 8, note = 'é' WHERE id = 4";
+        raw.exchange(&unread(&text.replace("{}", update)), 1).await;
+        assert_eq!(text_of(&other).await, text_of(&direct).await, "{text}");
+        drop(raw);
+        assert_eq!(text_of(&other).await, text_of(&direct).await, "{text}");
+        eventually("it is verified", async || {
+            let sql = "SELECT total_minor FROM orders_v2 WHERE id = 4";
+            let shadow = crate::live::text(&direct, sql).await;
+            if shadow == "800" { Ok(()) } else { Err(shadow) }
+        })
+        .await;
+        until_over(&live).await;
+        run(&other, "UPDATE orders SET total = 1 WHERE id = 4").await;
+    }
+}
