@@ -5,6 +5,7 @@ mod access;
 mod catalog;
 mod command;
 mod hostile;
+mod keys;
 mod page;
 mod parts;
 mod rows;

@@ -237,22 +237,3 @@ async fn what_inherits_from_the_shadow_and_what_it_is_a_part_of() {
     let expected = ["B parent public.whole", "B rows public.orders_v2.partitions"];
     case(&db, &migration, partition, (&expected, &[])).await;
 }
-
-/// No unique index can be made there; the finding says so, and offers none.
-#[tokio::test]
-async fn a_shadow_that_is_partitioned_by_another_column_than_the_key_has_no_unique_index_to_offer()
-{
-    let db = database().await;
-    let ddl = "CREATE TABLE orders (id int PRIMARY KEY, a int, b text); \
-               CREATE TABLE orders_v2 (id int8, a int, b text) PARTITION BY RANGE (a, (b || 'x'))";
-    db.client.batch_execute(ddl).await.unwrap();
-    let found = found(&db, &migration(&[("id", "id"), ("a", "a"), ("b", "b")])).await;
-    let unique = found.iter().find(|f| f.message.contains("unique index over")).unwrap();
-    assert_eq!(unique.sql, Vec::<String>::new());
-    assert!(
-        unique
-            .remedy
-            .starts_with("it is partitioned by a, an expression, which every unique index"),
-        "{unique:?}"
-    );
-}
