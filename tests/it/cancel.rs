@@ -206,3 +206,31 @@ async fn a_long_cancel_key_arrives_as_it_was_sent() {
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }
+
+/// The client has its answer by then, and sends nothing more.
+#[tokio::test]
+async fn a_cancel_that_meets_the_release_of_a_mark_does_not_leave_it_held() {
+    let live = Live::orders("", "").await;
+    let (writer, blocker) = (live.direct().await, live.direct().await);
+    writer.batch_execute("BEGIN; UPDATE orders SET note = 'x' WHERE id = 1").await.unwrap();
+    let mut raw = live.raw().await;
+    let code = "DO $$ BEGIN COMMIT; UPDATE orders SET total = 7 WHERE id = 1; END $$";
+    raw.send(&query(code)).await;
+    live.until_blocked("COMMIT; UPDATE orders").await;
+    blocker.batch_execute("BEGIN; LOCK TABLE pgsegue.dirty_keys").await.unwrap();
+    writer.batch_execute("ROLLBACK").await.unwrap();
+    raw.until_ready(1).await;
+    live.until_blocked("release_orders_v2").await;
+    cancel(live.proxy.port, raw.key).await;
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                AND classid = x'70677367'::int AND database = \
+                (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("it is released", async || {
+        let held = text(&writer, held).await;
+        if held == "0" { Ok(()) } else { Err(held) }
+    })
+    .await;
+    live.orders_in_step().await;
+    assert_eq!(raw.query("SELECT 1").await[1], "D 1");
+}
