@@ -1,7 +1,7 @@
 //! Large things: they go through the proxy as they come, in memory that has a bound, and what is
 //! too long to be read is not lost for a migration.
 
-use crate::live::raw::{Raw, bind, execute, frame, parse, query, sync};
+use crate::live::raw::{Raw, bind, execute, frame, one, parse, query, sync};
 use crate::live::{Live, text};
 use crate::support::{Proxy, database};
 use std::fs;
@@ -243,7 +243,6 @@ async fn a_long_value_for_a_name_that_its_group_has_given_to_a_write_is_marked()
     let mut raw = live.raw().await;
     live.cli(&["migration", "pause", "orders_v2"]);
     live.until_phase("orders_v2", "paused").await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let long = "x".repeat(70_000);
     let write = "PREPARE s (text) AS UPDATE orders SET total = 77 WHERE id = 5 AND $1 IS NOT NULL";
     for (n, between) in [Vec::new(), sync()].iter().enumerate() {

@@ -67,6 +67,11 @@ pub fn execute(portal: &str, rows_max: u32) -> Vec<u8> {
     frame(b'E', &[portal.as_bytes(), b"\0", &rows_max.to_be_bytes()].concat())
 }
 
+/// One statement without parameters, and without a Sync.
+pub fn one(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
+}
+
 pub fn sync() -> Vec<u8> {
     frame(b'S', b"")
 }

@@ -1,7 +1,7 @@
 //! Transactions that read while the routes change.
 
 use super::run;
-use crate::live::raw::{bind, execute, flush, parse, query, sync};
+use crate::live::raw::{bind, execute, flush, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, text};
 use crate::support::eventually;
 use tokio::io::AsyncWriteExt as _;
@@ -125,7 +125,6 @@ async fn what_is_parsed_or_bound_has_the_snapshot_that_what_is_read_behind_it_ha
 async fn a_level_that_is_set_outside_of_a_block_is_that_of_what_its_group_reads() {
     let live = Live::orders("", "reads = 100").await;
     let (writer, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let set = one("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
     for (n, begin) in [Vec::new(), one("BEGIN")].iter().enumerate() {
         live.until_shadow_serves(&writer, READ).await;
@@ -150,7 +149,6 @@ async fn a_gate_stays_closed_for_a_mark_behind_another_group_until_it_is_committ
                   'BEGIN UPDATE orders SET total = $1 WHERE id = 5; END'";
     let (reader, locker, mut raw) = (live.client().await, live.direct().await, live.raw().await);
     run(&reader, writes).await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     for total in 700..703 {
         live.until_clean("orders_v2").await;
         live.until_shadow_serves(&reader, READ).await;

@@ -1,7 +1,7 @@
 //! A text that is marked, alone in a simple query: mark and text are one transaction, and it is
 //! over when the client has its answer, on every version of Postgres.
 
-use crate::live::raw::{bind, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, execute, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
@@ -131,7 +131,6 @@ async fn a_marked_query_behind_a_group_that_fails_in_its_marked_statement_is_ans
 async fn a_marked_query_behind_unsynced_frames_that_fail_is_skipped_and_so_is_what_follows() {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     for begin in ["", "BEGIN"] {
         for fails in [parse("", "selec", &[]), one("SELECT 1 / 0"), bind("", "none", 0, &[], 0)] {
             for text in [writes(1), "CALL nothing()".to_owned(), "EXECUTE nothing(1)".to_owned()] {
@@ -172,7 +171,6 @@ async fn queries_behind_unsynced_frames_that_fail_are_skipped_whatever_is_asked_
  {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     // From 18 on those that do not fail are one transaction with the queries, up to the Sync.
     let version: u32 = text(&live.db.client, "SELECT current_setting('server_version_num')")
         .await

@@ -1,6 +1,6 @@
 //! Which table a name means: quoted identifiers of every kind, temporary tables, search_path.
 
-use crate::live::raw::{bind, execute, parse, query, sync};
+use crate::live::raw::{bind, execute, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, Table};
 
 const ODD: &str = r#"
@@ -264,22 +264,25 @@ async fn a_table_by_the_name_of_its_database_is_followed() {
 const ELSEWHERE: &str = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.orders (k text, total int); \
                          INSERT INTO elsewhere.orders VALUES ('x', 999)";
 
-fn one(sql: &str) -> Vec<u8> {
-    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
+const LOCAL: &str = "SET LOCAL search_path = public";
+/// Of the migrated table, and of the one of another shape that has its name elsewhere.
+const HERE: &str = "UPDATE orders SET total = total + 1 WHERE id = 5";
+const THERE: &str = "UPDATE orders SET total = total + 1";
+
+async fn elsewhere() -> (Live, Pair) {
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    pair.simple(ELSEWHERE).await;
+    (live, pair)
 }
 
 /// What was asked while the path was another is not believed behind the transaction that had set it.
 #[tokio::test]
 async fn a_path_that_ends_with_its_transaction_is_not_that_of_what_is_sent_behind_it() {
-    let live = Live::orders("", "reads = 100").await;
-    let mut pair = Pair::new(&live, ORDERS).await;
-    pair.simple(ELSEWHERE).await;
+    let (live, mut pair) = elsewhere().await;
     pair.simple("SET search_path = elsewhere").await;
-    let local = "SET LOCAL search_path = public";
-    let (here, there) =
-        ("UPDATE orders SET total = total + 1 WHERE id = 5", "UPDATE orders SET total = total + 1");
     for end in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
-        let texts = ["BEGIN", local, here, end, there, "SELECT total FROM orders"];
+        let texts = ["BEGIN", LOCAL, HERE, end, THERE, "SELECT total FROM orders"];
         for sql in texts {
             pair.simple(sql).await;
         }
@@ -298,9 +301,7 @@ async fn a_path_that_ends_with_its_transaction_is_not_that_of_what_is_sent_behin
 /// The query of a cursor is run when it is fetched from.
 #[tokio::test]
 async fn a_path_that_a_cursor_sets_is_that_of_what_is_sent_behind_its_fetch() {
-    let live = Live::orders("", "reads = 100").await;
-    let mut pair = Pair::new(&live, ORDERS).await;
-    pair.simple(ELSEWHERE).await;
+    let (live, mut pair) = elsewhere().await;
     let set = "SELECT set_config('search_path', 'elsewhere', false)";
     let declare = format!("DECLARE c CURSOR FOR {set}");
     pair.exchange("prepared", &[parse("f", "FETCH ALL FROM c", &[]), sync()].concat(), 1).await;
@@ -312,9 +313,9 @@ async fn a_path_that_a_cursor_sets_is_that_of_what_is_sent_behind_its_fetch() {
     {
         pair.simple("BEGIN").await;
         pair.simple(&declare).await;
-        pair.simple("UPDATE orders SET total = total + 1 WHERE id = 5").await;
+        pair.simple(HERE).await;
         pair.exchange("runs", &runs, 1).await;
-        pair.simple("UPDATE orders SET total = total + 1").await;
+        pair.simple(THERE).await;
         pair.simple("SELECT total FROM orders").await;
         pair.simple("ROLLBACK").await;
         pair.simple("RESET search_path").await;
@@ -325,14 +326,9 @@ async fn a_path_that_a_cursor_sets_is_that_of_what_is_sent_behind_its_fetch() {
 /// SET LOCAL without a block ends with its group.
 #[tokio::test]
 async fn a_local_path_without_a_block_ends_with_its_group() {
-    let live = Live::orders("", "reads = 100").await;
-    let mut pair = Pair::new(&live, ORDERS).await;
-    pair.simple(ELSEWHERE).await;
+    let (live, mut pair) = elsewhere().await;
     pair.simple("SET search_path = elsewhere").await;
-    let local = "SET LOCAL search_path = public";
-    let (here, there) =
-        ("UPDATE orders SET total = total + 1 WHERE id = 5", "UPDATE orders SET total = total + 1");
-    let groups = [one(local), one(here), sync(), one(there), sync()].concat();
+    let groups = [one(LOCAL), one(HERE), sync(), one(THERE), sync()].concat();
     pair.exchange("groups", &groups, 2).await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }

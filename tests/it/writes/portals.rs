@@ -1,7 +1,7 @@
 //! What the server says of the portals and statements that a client has made: errors of their Bind,
 //! portals that are executed again or fetched from in SQL, and none that the client has not made.
 
-use crate::live::raw::{bind, call, close, describe, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, call, close, describe, execute, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 use crate::support::eventually;
 
@@ -205,10 +205,6 @@ async fn a_bind_that_fails_leaves_the_portal_that_a_later_group_has_bound_under_
         pair.exchange("closed", &[close(b'S', "f"), sync()].concat(), 1).await;
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
-}
-
-fn one(sql: &str) -> Vec<u8> {
-    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
 }
 
 /// A function that writes, known to the proxy.

@@ -1,7 +1,7 @@
 //! Statements that are prepared and executed in SQL: replies are the client's own, writes are
 //! mirrored by what is true when they are executed, and what is not known is marked.
 
-use crate::live::raw::{bind, close, describe, execute, parse, query, sync};
+use crate::live::raw::{bind, close, describe, execute, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml, text};
 use crate::support::eventually;
 
@@ -120,7 +120,6 @@ async fn names_come_and_go_as_they_do_without_the_proxy() {
 #[tokio::test]
 async fn names_are_known_in_pipelines_too() {
     let (live, mut pair) = pair().await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let prepare = one("PREPARE p (int) AS UPDATE orders SET total = total + 1 WHERE id = $1");
     let (run, drop) = (one("EXECUTE p (1)"), one("DEALLOCATE p"));
     let fails = one("SELECT 1 / 0");

@@ -1,15 +1,11 @@
 //! Names that the protocol and SQL share: what one has prepared the other runs, drops, or replaces, in one
 //! group or several of one packet.
 
-use crate::live::raw::{bind, close, describe, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, close, describe, execute, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair};
 
 const WRITE: &str = "UPDATE orders SET total = total + 1 WHERE id = $1";
 const UPDATE: &str = "UPDATE orders SET total = $2 WHERE id = $1";
-
-fn one(sql: &str) -> Vec<u8> {
-    [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat()
-}
 
 fn run(name: &str, values: &[Option<&[u8]>]) -> Vec<u8> {
     [bind("", name, 0, values, 0), execute("", 0)].concat()
@@ -323,7 +319,7 @@ async fn a_name_that_another_encoding_spells_in_other_bytes_is_marked() {
     let run = |name: &[u8]| [bind(name), execute("", 0), sync()].concat();
     let parsed = |name: &[u8]| [parse(name), sync()].concat();
     let in_sql = |name: &[u8]| query(&[b"PREPARE ", name, b" AS ", update]);
-    let one = |sql: &str| [super::shared_names::one(sql), sync()].concat();
+    let one = |sql: &str| [crate::live::raw::one(sql), sync()].concat();
     for (begins, prepared, ends, bound) in [
         ("UTF8", parsed(UTF8), set("LATIN1"), LATIN1),
         ("UTF8", parsed(UTF8), one("SET client_encoding = LATIN1"), LATIN1),

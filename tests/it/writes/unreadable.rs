@@ -1,7 +1,7 @@
 //! Sessions whose texts the proxy cannot read, and marks where nothing can be written: the client
 //! sees what it would see without the proxy. Found with Postgres's own regression suite.
 
-use crate::live::raw::{bind, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, execute, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, ORDERS_V2, Pair, orders_toml, outcome, text};
 
 #[tokio::test]
@@ -233,7 +233,6 @@ async fn a_text_behind_a_setting_that_is_not_answered_yet_is_read_as_the_server_
     let alone = "SELECT 'a\\' || ', total), note = $$x$$ FROM orders --'";
     let writes = "WITH w AS (SELECT 'a\\' || '), u AS (UPDATE orders SET total = total + 5 \
                   WHERE id = 1 RETURNING 1) SELECT * FROM u --'";
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     for sql in [texts, alone, writes] {
         for (packet, readies) in [
             ([query(off), query(sql)].concat(), 2),

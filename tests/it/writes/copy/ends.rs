@@ -1,7 +1,7 @@
 //! How a mirrored COPY may end: as it ends without the proxy.
 
 use super::{data, extended};
-use crate::live::raw::{Message, bind, close, execute, flush, frame, parse, query, sync};
+use crate::live::raw::{Message, bind, close, execute, flush, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
@@ -288,7 +288,6 @@ async fn a_group_behind_a_copy_that_fails_and_its_sync_runs_as_without_the_proxy
     let mut pair = Pair::new(&live, ORDERS).await;
     pair.simple("CREATE VIEW summed AS SELECT count(*) AS n FROM orders").await;
     live.until_clean("orders_v2").await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let update = "UPDATE orders SET total = total + 1 WHERE id = 3";
     let behind = [
         ([one(update), sync()].concat(), 2),
@@ -354,7 +353,6 @@ async fn a_group_behind_a_copy_that_fails_and_its_sync_runs_as_without_the_proxy
 async fn the_end_of_the_data_of_a_copy_may_come_in_pieces() {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let fails = frame(b'f', b"stop\0");
     for table in ["orders (id, user_id)", "other (id)"] {
         let copy = format!("COPY {table} FROM STDIN");
@@ -381,7 +379,6 @@ async fn the_end_of_the_data_of_a_copy_may_come_in_pieces() {
 #[tokio::test]
 async fn what_is_no_data_ends_the_session_where_the_server_takes_data() {
     let live = Live::orders("", "").await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     for copy in ["COPY orders (id, user_id) FROM STDIN", "COPY other FROM STDIN"] {
         for behind in [query("SELECT 1"), one("UPDATE orders SET total = 5 WHERE id = 3")] {
             for frames in [query(copy), one(copy), [one(copy), sync()].concat()] {
@@ -436,7 +433,6 @@ async fn a_copy_behind_a_rollback_and_stray_ends_of_data_are_answered() {
 async fn a_copy_to_the_client_does_not_wait_for_what_is_behind_it() {
     let live = Live::orders("", "").await;
     let mut pair = Pair::new(&live, ORDERS).await;
-    let one = |sql: &str| [parse("", sql, &[]), bind("", "", 0, &[], 0), execute("", 0)].concat();
     let update = "UPDATE orders SET total = total + 1 WHERE id = 3";
     for copy in [
         "COPY other TO STDOUT",
