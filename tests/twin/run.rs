@@ -220,11 +220,21 @@ async fn send(
         expected = expected.into_iter().map(compare::without_values).collect();
         got = got.into_iter().map(compare::without_values).collect();
     }
-    let unserialized = |lines: &[String]| lines.iter().any(|l| l.starts_with("E C40001 "));
-    if expected != got && case.sessions > 1 && unserialized(&expected) != unserialized(&got) {
-        return Err((Kind::Serialization, String::new()));
+    if expected == got || case.sessions == 1 {
+        return same(&expected, &got);
     }
-    same(&expected, &got)
+    let unserialized = |lines: &[String]| lines.iter().position(|l| l.starts_with("E C40001 "));
+    match (unserialized(&expected), unserialized(&got)) {
+        (None, None) => same(&expected, &got),
+        // A mark is written before the Bind, and fails there as the Execute would.
+        (Some(direct), Some(marked))
+            if marked < direct && expected[..direct].starts_with(&got[..marked]) =>
+        {
+            same(&expected[direct..], &got[marked..])
+        }
+        (Some(_), Some(_)) => same(&expected, &got),
+        _ => Err((Kind::Serialization, String::new())),
+    }
 }
 
 fn same(expected: &[String], got: &[String]) -> Result<(), (Kind, String)> {
