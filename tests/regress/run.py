@@ -461,7 +461,8 @@ def main():
     parser.add_argument("--suite", default="regress", choices=[*SUITES, REPLAY])
     parser.add_argument("--migration", default="none",
                         choices=["none", "elsewhere", "unrelated", "namesakes"])
-    parser.add_argument("--pgsegue", type=pathlib.Path, default=ROOT / "target/debug/pgsegue")
+    parser.add_argument("--pgsegue", type=lambda path: pathlib.Path(path).resolve(),
+                        default=ROOT / "target/debug/pgsegue")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/regress")
     parser.add_argument("--folder", action="store_true")
     parser.add_argument("tests", nargs="*", help="these files only, in this order (test_setup first)")
