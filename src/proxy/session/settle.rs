@@ -105,13 +105,18 @@ impl Session {
     /// has hit it: then it is sent again at once.
     pub(super) fn answers_settling(&mut self, tag: u8, body: &[u8], out: &mut Out) -> bool {
         const CANCELED: &[u8] = b"57014";
+        // The migration is aborted: no function of it, or no schema of ours.
+        const GONE: [&[u8]; 2] = [b"42883", b"3F000"];
         let Some(Expect::Settled(owed)) = self.replies.front_mut() else { return false };
         match tag {
             b'S' | b'N' | b'A' => return false,
             b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
             b'E' => {
-                let is_canceled = backend::sqlstate(body) == Some(CANCELED);
-                if is_canceled || !owed.marks.is_empty() {
+                let sqlstate = backend::sqlstate(body);
+                let is_canceled = sqlstate == Some(CANCELED);
+                let is_gone = sqlstate.is_some_and(|code| GONE.contains(&code));
+                let marks = !owed.marks.is_empty() && !is_gone;
+                if is_canceled || marks {
                     self.owed.add(std::mem::take(owed));
                     self.owed.is_canceled = is_canceled;
                 }

@@ -536,3 +536,21 @@ async fn a_look_that_takes_longer_than_three_seconds_is_given_up_and_said() {
     assert_eq!(ids(&findings), ["B rows public.orders_v2.small", "I sampled public.orders"]);
     assert_eq!(findings[1].message, "not looked at: never (too slow)");
 }
+
+/// The disk has to have room all the same.
+#[tokio::test]
+async fn the_size_is_said_though_some_row_cannot_be_mapped() {
+    let db = database().await;
+    let tables = "CREATE TABLE orders (id int PRIMARY KEY, a int); \
+                  CREATE TABLE orders_v2 (id int8 PRIMARY KEY, a int); \
+                  INSERT INTO orders SELECT i, i FROM generate_series(1, 1000) AS i; ANALYZE";
+    db.client.batch_execute(tables).await.unwrap();
+    let migration = migration(&[("id", "id"), ("a", "100 / (a - 7)")]);
+    let effort = Effort { big_rows: 100, ..Effort::default() };
+    let client = db.engine_client().await;
+    let findings = check_with(&client, &migration, &effort, &|_| ()).await.unwrap();
+    assert!(ids(&findings).contains(&"I disk".to_owned()), "{findings:?}");
+    assert!(findings.iter().any(|f| f.is_blocker()), "{findings:?}");
+    let size = findings.iter().find(|f| f.message.starts_with("about 1000 rows, ")).unwrap();
+    assert!(size.message.ends_with("is seen once the mappings work"), "{size:?}");
+}
