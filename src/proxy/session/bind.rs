@@ -188,6 +188,9 @@ impl Session {
             true => super::decide::mark_or_refuse(concerned, why),
             false => Decision::Marked(Marks { routes: concerned, why }),
         };
+        if let Some(flow) = self.mark_bind(&decision, unseen.0, out) {
+            return flow;
+        }
         if !is_known && may_be_there {
             // It may give names to other statements.
             self.names.in_sql.forget();
@@ -198,10 +201,6 @@ impl Session {
         let watch = self.watch_unread(routes, unseen, super::watch::taken(&decision));
         let portal = Portal { watch, effect: Effect::State, ..Portal::plain() };
         match decision {
-            Decision::Marked(marks) => {
-                self.inject_mark_inline(&marks, Lasts::of(unseen.0), out);
-                self.bind_as_written(frame, bind, portal, out)
-            }
             Decision::Refused(report) => self.refuse_bind(report, out),
             _ => self.bind_as_written(frame, bind, portal, out),
         }
@@ -256,6 +255,9 @@ impl Session {
             return Flow::Hold;
         }
         let Moved { decision, as_written, marks } = self.decide_bound(bind.statement, &case);
+        if let Some(flow) = self.mark_bind(&decision, case.text.as_bytes(), out) {
+            return flow;
+        }
         let dark = self.dark_job(&case, bind);
         self.facts_used();
         let watch = self.watch(&case, u.tallies(0), super::watch::taken(&decision));
@@ -269,10 +271,7 @@ impl Session {
                 portal.rows = Rows::Copied(Box::new(copied));
                 FormKey::Original
             }
-            Decision::Marked(marks) => {
-                self.inject_mark_inline(&marks, Lasts::of(case.text.as_bytes()), out);
-                as_written
-            }
+            Decision::Marked(_) => as_written,
             Decision::Followed(steps) => {
                 portal.rows = Rows::Followed(None);
                 portal.steps = Some(steps);

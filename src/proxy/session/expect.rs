@@ -41,6 +41,8 @@ pub(super) enum Expect {
     Commit,
     /// A group of ours by which the session settles this: whatever the server says of it, up to its `Z`.
     Settled(Box<super::settle::Owed>),
+    /// A mark as a transaction of its own, before a Bind, up to its `Z`; whether it has failed, and by a cancel.
+    Apart { failed: Option<bool> },
     /// `D C`: what is asked before a mirrored COPY, for the feed of this number.
     Before(usize),
     /// `D C`: what runs behind a mirrored COPY.
@@ -206,6 +208,7 @@ impl Expect {
             | Self::Probe(_)
             | Self::Refusal(_)
             | Self::Settled(_)
+            | Self::Apart { .. }
             | Self::Sync(_)
             | Self::CopyEnd => false,
         }

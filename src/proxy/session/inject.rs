@@ -211,7 +211,7 @@ pub(super) fn mark_alone(marks: &Marks) -> String {
 
 /// In the transaction of the statement itself there is nothing to mark if it is read only: the
 /// server refuses the write, and is to do so in its own words.
-fn mark_sql(marks: &Marks, isolated: Isolated, lasts: Lasts) -> String {
+pub(super) fn mark_sql(marks: &Marks, isolated: Isolated, lasts: Lasts) -> String {
     let call = |route: &Arc<Route>| {
         let Target { mark_function, hold, .. } = &*route.target;
         let hold = hold.as_ref().filter(|_| lasts == Lasts::Statement);

@@ -5,6 +5,7 @@
 //! answered has one entry in `replies`, in order; after an error the server skips to the next
 //! Sync, and so does the queue.
 
+mod apart;
 mod bind;
 mod call;
 mod client;
@@ -127,6 +128,10 @@ enum Hold {
     Mark,
     /// The mark is written.
     Marked,
+    /// A mark of its own transaction is being written before a Bind.
+    Apart,
+    /// It has failed.
+    Unmarked { canceled: bool },
     /// The server has not said whether it takes the data of a COPY.
     Copy,
     /// A frame came that is none of the data of a COPY: either the server takes them no more, or the client
@@ -237,12 +242,13 @@ impl Session {
                 | Hold::Drain
                 | Hold::Facts
                 | Hold::Mark
+                | Hold::Apart
                 | Hold::CopyFails
                 | Hold::CopySynced { .. },
             ) => true,
             // A long text, or the end of data, has to be sent to its end.
             Some(Hold::Commit | Hold::Copy) => self.client_pass == 0,
-            Some(Hold::Marked | Hold::Failed) | None => false,
+            Some(Hold::Marked | Hold::Unmarked { .. } | Hold::Failed) | None => false,
         };
         held || self.retry.is_pending()
     }

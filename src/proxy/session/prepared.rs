@@ -274,6 +274,8 @@ pub(super) struct Names {
     pub(super) hidden_writes: bool,
     /// The last group that closes a statement, or changes names in SQL.
     pub(super) changed_in: u64,
+    /// The last group that binds a portal.
+    bound_in: u64,
     /// What was prepared in SQL.
     pub(super) in_sql: super::named::Statements,
     /// Statements up to this id may have been dropped by DISCARD or DEALLOCATE.
@@ -399,6 +401,7 @@ impl Names {
     ) -> Option<Box<Bound>> {
         let form = portal.rows.bound_form();
         let id = self.next_id();
+        self.bound_in = group;
         let portal = Portal { id, bound_in: group, ..portal };
         let previous = self.portals.put(name, portal);
         let kept = previous.as_ref().is_some_and(|previous| !previous.is_plain());
@@ -510,6 +513,11 @@ impl Names {
         }
         let ends = statement.is(0, &["close", "declare"]);
         statement.name(1).filter(|_| ends).map(Ends::One)
+    }
+
+    /// Whether a portal was bound in this group, the last one.
+    pub(super) fn has_bound_in(&self, group: u64) -> bool {
+        self.bound_in == group
     }
 
     /// Whether what a portal runs does nothing to the session.

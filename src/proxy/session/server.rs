@@ -118,7 +118,7 @@ impl Session {
         while matches!(self.replies.front(), Some(Expect::CopyEnd)) {
             self.replies.pop_front();
         }
-        if self.answers_settling(tag, body, out) {
+        if self.answers_settling(tag, body, out) || self.answers_mark_apart(tag, body) {
             return Fate::Swallow;
         }
         if self.says_if_synced(tag, body, out) {
@@ -265,6 +265,7 @@ impl Session {
         } else if !matches!(fate, Fate::Swallow) {
             self.retry.answered();
         }
+        self.all_is_answered();
         fate
     }
 
@@ -375,7 +376,7 @@ impl Session {
     /// Whether nothing is done with an error but to pass it on.
     pub(super) fn error_is_plain(&self) -> bool {
         match self.replies.front() {
-            Some(Expect::Refusal(_) | Expect::Settled(_)) => false,
+            Some(Expect::Refusal(_) | Expect::Settled(_) | Expect::Apart { .. }) => false,
             Some(Expect::Query(rows)) => {
                 rows.iter().all(|r| r.form().is_none() && r.rows_pass())
                     && !matches!(rows.front(), Some(Rows::Refused(_)))

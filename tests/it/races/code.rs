@@ -2,7 +2,7 @@
 //! whatever a verify has found meanwhile.
 
 use super::run;
-use crate::live::raw::{bind, execute, frame, parse, query, sync};
+use crate::live::raw::{bind, execute, flush, frame, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_TABLE, Pair, text};
 use crate::support::eventually;
 
@@ -271,4 +271,38 @@ async fn a_text_that_is_not_read_is_on_record_though_its_session_ends_within_ano
         until_over(&live).await;
         run(&other, "UPDATE orders SET total = 1 WHERE id = 4").await;
     }
+}
+
+/// Its mark is before the Bind, in a transaction of its own where that ends nothing of the client's.
+#[tokio::test]
+async fn code_in_groups_of_frames_runs_and_fails_as_direct() {
+    let live = Live::orders("", "").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let commits = "DO $$ BEGIN UPDATE orders SET total = total + 1 WHERE id = 3; COMMIT; \
+                   UPDATE orders SET total = total + 1 WHERE id = 4; END $$";
+    let fails = "DO $$ BEGIN UPDATE orders SET total = 5 WHERE id = 3; COMMIT; \
+                 UPDATE orders SET total = 5 WHERE id = 4; PERFORM 1 / 0; END $$";
+    let update = "UPDATE orders SET total = total + 1 WHERE id = 5";
+    let named = [parse("c", commits, &[]), sync()].concat();
+    pair.exchange("named", &named, 1).await;
+    let bound = [bind("", "c", 0, &[], 0), execute("", 0)].concat();
+    for (what, frames, readies) in [
+        ("alone", [one(commits), sync()].concat(), 1),
+        ("named", [bound.clone(), sync()].concat(), 1),
+        ("before another", [one(commits), one(update), sync()].concat(), 1),
+        ("behind a group", [one(update), sync(), one(commits), sync()].concat(), 2),
+        ("behind a query", [query(update), one(commits), sync(), query(update)].concat(), 3),
+        ("that fails", [one(fails), one(update), sync(), one(update), sync()].concat(), 2),
+        ("no SQL", [parse("", "DO COMMIT ROLLBACK", &[]), bound.clone(), sync()].concat(), 1),
+        ("no such name", [bind("", "nope", 0, &[], 0), bound.clone(), sync()].concat(), 1),
+        ("behind a failed Parse", [parse("", "SELEC", &[]), one(commits), sync()].concat(), 1),
+        ("undone", [one("SELECT 1 / 0"), one(commits), sync(), bound.clone(), sync()].concat(), 2),
+        ("in a block", [query("BEGIN"), one(commits), sync(), query("ROLLBACK")].concat(), 3),
+        ("with a Flush", [one(commits), flush(), sync(), bound, sync()].concat(), 2),
+    ] {
+        pair.exchange(what, &frames, readies).await;
+        pair.simple("SELECT sum(total) FROM orders").await;
+        live.orders_in_step().await;
+    }
+    pair.finish(&live, &[ORDERS_TABLE]).await;
 }

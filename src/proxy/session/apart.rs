@@ -1,0 +1,106 @@
+//! The mark of a Bind whose statement may end its own transaction (CALL, DO): a transaction of its own before it. In
+//! that of the statement it would be undone by a ROLLBACK on the way; and from Postgres 18 on, a procedure cannot
+//! commit behind another statement without a Sync between them.
+//!
+//! Our Sync is not to end what the client has begun: so only where nothing of its group is bound or has run, and
+//! what is parsed has been answered. Else the mark is in the group, and another one is owed.
+
+use super::decide::Decision;
+use super::expect::Expect;
+use super::inject::{Isolated, Lasts, MARK, WRITABLE, mark_sql};
+use super::portal::Marks;
+use super::transaction::Block;
+use super::{Flow, Hold, Out, Session};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::build::{self, Report, Severity};
+
+impl Session {
+    /// Marks migrations before a Bind, if that is what was decided; what becomes of the Bind if it does not go on.
+    /// When it has waited it is looked at again.
+    pub(super) fn mark_bind(
+        &mut self,
+        decision: &Decision,
+        sql: &[u8],
+        out: &mut Out,
+    ) -> Option<Flow> {
+        let Decision::Marked(marks) = decision else { return None };
+        let lasts = Lasts::of(sql);
+        match self.hold {
+            Some(Hold::Marked) => {
+                self.hold = None;
+                return None;
+            }
+            Some(Hold::Unmarked { canceled }) => {
+                self.hold = None;
+                if canceled {
+                    return Some(self.refuse_bind(canceled_by_user(), out));
+                }
+            }
+            _ if lasts == Lasts::Statement && self.may_mark_apart() => {
+                self.mark_apart(marks, out);
+                return Some(Flow::Hold);
+            }
+            _ => {}
+        }
+        self.inject_mark_inline(marks, lasts, out);
+        None
+    }
+
+    fn may_mark_apart(&self) -> bool {
+        matches!(self.transaction.block, Block::None)
+            && self.status == TransactionStatus::Idle
+            && !self.names.has_bound_in(self.groups)
+    }
+
+    fn mark_apart(&mut self, marks: &Marks, out: &mut Out) {
+        if !self.replies.is_empty() && self.drains(out) {
+            return;
+        }
+        self.count("recorded", "write");
+        self.close_gates(marks);
+        self.holds(marks);
+        build::run_once(&mut out.to_server, MARK, WRITABLE);
+        let mark = self.ours_as_read(mark_sql(marks, Isolated::Yes, Lasts::Statement));
+        build::run_once(&mut out.to_server, MARK, &mark);
+        build::sync(&mut out.to_server);
+        self.replies.push_back(Expect::Apart { failed: None });
+        self.hold = Some(Hold::Apart);
+    }
+
+    /// Whether this frame answers such a group of ours.
+    pub(super) fn answers_mark_apart(&mut self, tag: u8, body: &[u8]) -> bool {
+        let Some(Expect::Apart { failed }) = self.replies.front_mut() else { return false };
+        match tag {
+            b'S' | b'N' | b'A' => return false,
+            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
+            b'E' => *failed = Some(backend::sqlstate(body) == Some(b"57014")),
+            b'Z' => {
+                self.hold = Some(match *failed {
+                    None => Hold::Marked,
+                    // In the client's group it fails as a statement of it.
+                    Some(canceled) => Hold::Unmarked { canceled },
+                });
+                self.replies.pop_front();
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// All that was sent is answered: what waited for that may go on.
+    pub(super) fn all_is_answered(&mut self) {
+        if self.hold == Some(Hold::Drain) && self.replies.is_empty() {
+            self.hold = None;
+        }
+    }
+}
+
+/// In the server's words.
+fn canceled_by_user() -> Box<Report> {
+    Box::new(Report {
+        severity: Severity::Error,
+        code: "57014",
+        message: "canceling statement due to user request".to_owned(),
+        hint: String::new(),
+    })
+}
