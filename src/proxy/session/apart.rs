@@ -53,7 +53,7 @@ impl Session {
     }
 
     fn mark_apart(&mut self, marks: &Marks, out: &mut Out) {
-        if !self.replies.is_empty() && self.drains(out) {
+        if !self.nothing_is_unanswered() && self.drains(out) {
             return;
         }
         self.count("recorded", "write");
@@ -89,7 +89,19 @@ impl Session {
 
     /// All that was sent is answered: what waited for that may go on.
     pub(super) fn all_is_answered(&mut self) {
-        if self.hold == Some(Hold::Drain) && self.replies.is_empty() {
+        if self.hold == Some(Hold::Drain) && self.nothing_is_unanswered() {
+            self.hold = None;
+        }
+    }
+
+    /// The end of data is no frame that is answered.
+    fn nothing_is_unanswered(&self) -> bool {
+        self.replies.iter().all(|reply| matches!(reply, Expect::CopyEnd))
+    }
+
+    /// A Bind goes on, whatever was decided of it in the end: what was written for it is for no other.
+    pub(super) fn bind_goes_on(&mut self) {
+        if matches!(self.hold, Some(Hold::Marked | Hold::Unmarked { .. })) {
             self.hold = None;
         }
     }

@@ -50,6 +50,7 @@ impl Session {
         };
         let flow = self.bind(frame, &bind, &routes, out);
         if matches!(flow, Flow::Done) {
+            self.bind_goes_on();
             self.names.binds_acts(bind.portal, bind.statement);
             if self.names.is_of_no_effect(bind.portal) {
                 self.transaction.takes_snapshot();

@@ -298,6 +298,11 @@ async fn code_in_groups_of_frames_runs_and_fails_as_direct() {
         ("behind a failed Parse", [parse("", "SELEC", &[]), one(commits), sync()].concat(), 1),
         ("undone", [one("SELECT 1 / 0"), one(commits), sync(), bound.clone(), sync()].concat(), 2),
         ("in a block", [query("BEGIN"), one(commits), sync(), query("ROLLBACK")].concat(), 3),
+        (
+            "behind a stray end of data",
+            [parse("", commits, &[]), frame(b'c', b""), bound.clone(), sync()].concat(),
+            1,
+        ),
         ("with a Flush", [one(commits), flush(), sync(), bound, sync()].concat(), 2),
     ] {
         pair.exchange(what, &frames, readies).await;
