@@ -309,5 +309,10 @@ async fn code_in_groups_of_frames_runs_and_fails_as_direct() {
         pair.simple("SELECT sum(total) FROM orders").await;
         live.orders_in_step().await;
     }
+    // What is owed of one is on its way when the next comes.
+    for _ in 0..20 {
+        pair.exchange("again", &[one(commits), sync()].concat(), 1).await;
+    }
+    live.orders_in_step().await;
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
