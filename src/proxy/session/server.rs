@@ -103,6 +103,7 @@ impl Session {
             if matches!(self.reply(header.tag, body, out), Fate::Forward) {
                 out.to_client.extend_from_slice(frame);
             }
+            self.all_is_answered();
             if is_void {
                 out.to_client.truncate(from);
             }
@@ -265,7 +266,6 @@ impl Session {
         } else if !matches!(fate, Fate::Swallow) {
             self.retry.answered();
         }
-        self.all_is_answered();
         fate
     }
 

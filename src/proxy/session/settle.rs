@@ -127,7 +127,6 @@ impl Session {
                 if std::mem::take(&mut self.owed.is_canceled) {
                     self.settles(out);
                 }
-                self.all_is_answered();
             }
             _ => {}
         }
