@@ -24,7 +24,7 @@
 
 use super::Error;
 use super::shape::{Relation, Shape};
-use super::sync::{dollar_quote, settings, sync_name};
+use super::sync::{Function, settings, sync_name};
 use crate::pg;
 use crate::sql::ident::{Ident, literal};
 use crate::sql::target::{Counted, CountedFunctions, Filled};
@@ -185,42 +185,33 @@ EXCEPTION WHEN OTHERS OR assert_failure THEN
 END
 "
     );
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {name}()
-RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-{settings}
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {name}() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC;
-COMMENT ON FUNCTION {name}() IS
-    'Before a COPY that leaves the key to its sequence: which one, its file, what it stands at; or why that cannot be told';
-"
-    )
+    Function {
+        name: &name,
+        parameters: ("", ""),
+        returns: "text",
+        settings: &settings,
+        body: &body,
+        comment: "Before a COPY that leaves the key to its sequence: which one, its file, what it stands at; or \
+                  why that cannot be told",
+    }
+    .sql()
 }
 
 fn after_sql(shape: &Shape, column: &Ident) -> String {
     let (before, after) = (before_name(&shape.migration.name), after_name(&shape.migration.name));
     let settings = settings(pg::PINNED.iter());
     let body = after_body(shape, column, &before);
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {after}(borders text, rows int8, mode int4)
-RETURNS int4
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-{settings}
-SET enable_seqscan = off
-SET jit = off
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {after}(text, int8, int4) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {after}(text, int8, int4) TO PUBLIC;
-COMMENT ON FUNCTION {after}(text, int8, int4) IS
-    'Behind a COPY whose rows are between two keys, or have come since before_copy: makes the shadow follow the rows that it has written. 0: in step; 1: keys recorded as dirty, or that any row may be stale; 2: recorded because of a lock';
-"
-    )
+    Function {
+        name: &after,
+        parameters: ("borders text, rows int8, mode int4", "text, int8, int4"),
+        returns: "int4",
+        settings: &format!("{settings}\nSET enable_seqscan = off\nSET jit = off"),
+        body: &body,
+        comment: "Behind a COPY whose rows are between two keys, or have come since before_copy: makes the \
+                  shadow follow the rows that it has written. 0: in step; 1: keys recorded as dirty, or that \
+                  any row may be stale; 2: recorded because of a lock",
+    }
+    .sql()
 }
 
 /// What the queries on the source are put together from. Where one of its columns may have the name

@@ -199,8 +199,40 @@ fn assignments(shape: &Shape) -> String {
     key.next().map(|c| format!("{c} = excluded.{c}")).unwrap_or_default()
 }
 
+/// A function in PL/pgSQL that any role may call, and that runs as its owner.
+pub(super) struct Function<'a> {
+    pub(super) name: &'a str,
+    /// With their names and defaults, and their types alone.
+    pub(super) parameters: (&'a str, &'a str),
+    pub(super) returns: &'a str,
+    /// What it runs under, one SET in a line.
+    pub(super) settings: &'a str,
+    pub(super) body: &'a str,
+    pub(super) comment: &'a str,
+}
+
+impl Function<'_> {
+    pub(super) fn sql(&self) -> String {
+        let Self { name, parameters: (parameters, types), returns, settings, body, comment } = self;
+        let quote = dollar_quote(body);
+        format!(
+            "CREATE OR REPLACE FUNCTION {name}({parameters})
+RETURNS {returns}
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+{settings}
+AS {quote}
+{body}{quote};
+REVOKE ALL ON FUNCTION {name}({types}) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {name}({types}) TO PUBLIC;
+COMMENT ON FUNCTION {name}({types}) IS
+    '{comment}';
+"
+        )
+    }
+}
+
 /// A dollar quote that does not occur in the body: a name may spell any.
-pub(super) fn dollar_quote(body: &str) -> String {
+fn dollar_quote(body: &str) -> String {
     let mut quote = "$pgsegue$".to_owned();
     while body.contains(&quote) {
         quote.insert(quote.len() - 1, '_');
@@ -246,25 +278,28 @@ pub fn sync_sql(shape: &Shape) -> String {
     let types = join(shape.key.iter().map(|k| format!("{}[]", k.source.type_sql)), ", ");
     let body = body(shape, &p, budget);
     let parameters = &p.parameters;
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4,
-    client_lock_timeout text DEFAULT pg_catalog.current_setting('lock_timeout'))
-RETURNS int4
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-{settings}
+    Function {
+        name: &name,
+        parameters: (
+            &format!(
+                "{parameters}, mode int4,
+    client_lock_timeout text DEFAULT pg_catalog.current_setting('lock_timeout')"
+            ),
+            &format!("{types}, int4, text"),
+        ),
+        returns: "int4",
+        settings: &format!(
+            "{settings}
 SET lock_timeout = '{budget}ms'
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
-SET jit = off
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {name}({types}, int4, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {name}({types}, int4, text) TO PUBLIC;
-COMMENT ON FUNCTION {name}({types}, int4, text) IS
-    'Makes the shadow rows of these keys follow the source. 0: in step; 1: keys recorded as dirty; 2: recorded because of a lock';
-"
-    )
+SET jit = off"
+        ),
+        body: &body,
+        comment: "Makes the shadow rows of these keys follow the source. 0: in step; 1: keys recorded as \
+                  dirty; 2: recorded because of a lock",
+    }
+    .sql()
 }
 
 pub(super) fn settings<'a>(pinned: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
@@ -328,22 +363,20 @@ BEGIN
 END
 "
     );
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {name}({parameters}, mode int4)
-RETURNS int4
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-{settings}
+    Function {
+        name: &name,
+        parameters: (&format!("{parameters}, mode int4"), &format!("{types}, int4")),
+        returns: "int4",
+        settings: &format!(
+            "{settings}
 SET lock_timeout = '{budget}ms'
-{generic}{jit}SET enable_seqscan = off
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {name}({types}, int4) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {name}({types}, int4) TO PUBLIC;
-COMMENT ON FUNCTION {name}({types}, int4) IS
-    'Makes the shadow row of a key that the calling statement has written follow the source. 0: in step; 1: key recorded as dirty; 2: recorded because of a lock';
-"
-    )
+{generic}{jit}SET enable_seqscan = off"
+        ),
+        body: &body,
+        comment: "Makes the shadow row of a key that the calling statement has written follow the source. \
+                  0: in step; 1: key recorded as dirty; 2: recorded because of a lock",
+    }
+    .sql()
 }
 
 /// Which settings can change what is stored.

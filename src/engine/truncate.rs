@@ -19,7 +19,7 @@
 //! the server looks for a deadlock, and records.
 
 use super::shape::Shape;
-use super::sync::{dollar_quote, settings};
+use super::sync::{Function, settings};
 use crate::pg;
 use crate::sql::ident::literal;
 
@@ -90,19 +90,14 @@ BEGIN
 END
 "
     );
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {name}(mode int4)
-RETURNS int4
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-{settings}
-SET lock_timeout = '{budget}ms'
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {name}(int4) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {name}(int4) TO PUBLIC;
-COMMENT ON FUNCTION {name}(int4) IS
-    'Behind a TRUNCATE: empties the shadow if the source is empty. 0: in step; 1: recorded that any row may be stale; 2: so because of a lock';
-"
-    )
+    Function {
+        name: &name,
+        parameters: ("mode int4", "int4"),
+        returns: "int4",
+        settings: &format!("{settings}\nSET lock_timeout = '{budget}ms'"),
+        body: &body,
+        comment: "Behind a TRUNCATE: empties the shadow if the source is empty. 0: in step; 1: recorded that \
+                  any row may be stale; 2: so because of a lock",
+    }
+    .sql()
 }

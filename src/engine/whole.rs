@@ -13,7 +13,7 @@
 //! * What another transaction has done is the engine's to notice.
 
 use super::shape::Shape;
-use super::sync::dollar_quote;
+use super::sync::Function;
 use super::truncate::tree;
 use crate::sql::ident::literal;
 
@@ -63,18 +63,14 @@ pub fn whole_sql(shape: &Shape) -> String {
 END
 "
     );
-    let quote = dollar_quote(&body);
-    format!(
-        "CREATE OR REPLACE FUNCTION {name}()
-RETURNS int4
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS {quote}
-{body}{quote};
-REVOKE ALL ON FUNCTION {name}() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC;
-COMMENT ON FUNCTION {name}() IS
-    'Behind what takes away more than it names: fails if that is a table of the migration, or a column of one; 0: nothing of it; 1: recorded, since it may be a partition';
-"
-    )
+    Function {
+        name: &name,
+        parameters: ("", ""),
+        returns: "int4",
+        settings: "SET search_path = pg_catalog, pg_temp",
+        body: &body,
+        comment: "Behind what takes away more than it names: fails if that is a table of the migration, or a \
+                  column of one; 0: nothing of it; 1: recorded, since it may be a partition",
+    }
+    .sql()
 }
