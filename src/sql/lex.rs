@@ -74,6 +74,12 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, LexError> {
     Ok(out)
 }
 
+/// Whether a text has this word somewhere, be it a part of another. Words of the grammar are the same bytes in
+/// every encoding.
+pub fn spells(text: &[u8], word: &str) -> bool {
+    text.windows(word.len().max(1)).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
+}
+
 /// The first keyword of a text, lower-cased into `buffer`: white space, comments, semicolons and opening
 /// parentheses before it are skipped. `None` when there is none, or it is longer than any keyword.
 pub fn first_word<'b>(text: &[u8], buffer: &'b mut [u8; 16]) -> Option<&'b str> {

@@ -1,6 +1,6 @@
 //! The one pass over every text: can it name a migrated table, or change what names mean?
 
-use super::lex::first_word;
+use super::lex::{first_word, spells};
 use super::target::Target;
 use super::ways::Ways;
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -120,13 +120,13 @@ impl Prefilter {
         let first = first_word(text, &mut buffer).unwrap_or_default();
         let Some(names) = &self.names else {
             // What a name stands for now, it stands for when a migration is declared, too.
-            let several = has_second_statement(text) && NAMING.iter().any(|w| says(text, w));
+            let several = has_second_statement(text) && NAMING.iter().any(|w| spells(text, w));
             return match several || NAMING.contains(&first) {
                 true => Verdict::Understand,
                 false => Verdict::Plain,
             };
         };
-        let begins = FIRST_WORDS.contains(&first) || first == "explain" && says(text, "execute");
+        let begins = FIRST_WORDS.contains(&first) || first == "explain" && spells(text, "execute");
         if begins || names.is_match(text) || has_second_statement(text) {
             Verdict::Understand
         } else {
@@ -137,10 +137,6 @@ impl Prefilter {
 
 /// Statements that change what the names of prepared statements stand for.
 const NAMING: [&str; 3] = ["prepare", "deallocate", "discard"];
-
-fn says(text: &[u8], word: &str) -> bool {
-    text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
-}
 
 /// Whether anything but blanks follows a semicolon: the first word does not tell all then.
 pub fn has_second_statement(text: &[u8]) -> bool {

@@ -2,11 +2,11 @@
 //! what it gives are ours.
 
 use super::expect::{Mirrored, Rows};
-use super::prepared::spells;
+use super::prepared::Acts;
 use super::server::Fate;
 use super::spelled::Spelled;
 use super::{Out, Session};
-use crate::sql::lex::first_word;
+use crate::sql::lex::spells;
 use crate::sql::statement::Effect;
 use crate::sql::write::Layout;
 use crate::wire::backend;
@@ -31,9 +31,7 @@ pub(super) struct Ending {
 impl Session {
     /// What is done with the replies of a statement that may FETCH from such a portal.
     pub(super) fn fetched(&self, sql: &[u8]) -> Result<Rows, Box<Report>> {
-        let mut buffer = [0; 16];
-        let fetches = matches!(first_word(sql, &mut buffer), Some("fetch" | "move"));
-        if !fetches || self.finds_a_failed_transaction() {
+        if self.finds_a_failed_transaction() {
             return Ok(Rows::Plain);
         }
         let portal = fetched_from(sql).and_then(|name| Some((self.names.portal(&name)?, name)));
@@ -52,10 +50,8 @@ impl Session {
     /// A text is sent that closes portals, or declares cursors under their names, one after the other. What
     /// follows waits: whether it does is known when it is answered.
     pub(super) fn may_end_portals(&mut self, sql: &[u8], out: &mut Out) {
-        let ends = |word: &&str| spells(sql, word.as_bytes());
-        if self.names.has_named_portals()
-            && ["close", "declare", "chain", "execute"].iter().any(ends)
-        {
+        let ends = ["close", "declare", "chain", "execute"];
+        if self.names.has_named_portals() && ends.iter().any(|word| spells(sql, word)) {
             let ends = self.names.ended_by(sql);
             if !ends.is_empty() {
                 self.ending = Ending { group: self.groups, ends };
@@ -98,18 +94,14 @@ impl Session {
 
     /// Whether a FETCH has to wait for what earlier groups do with its portal.
     pub(super) fn waits_to_fetch(&mut self, sql: &[u8], out: &mut Out) -> bool {
-        let mut buffer = [0; 16];
-        matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
-            && fetched_from(sql).is_some_and(|name| self.waits_for_portal(&name, out))
+        fetched_from(sql).is_some_and(|name| self.waits_for_portal(&name, out))
     }
 
     /// Whether what is run by a FETCH from a portal of the protocol does something to the session.
     pub(super) fn fetches_an_effect(&self, sql: &[u8]) -> bool {
-        let mut buffer = [0; 16];
-        matches!(first_word(sql, &mut buffer), Some("fetch" | "move"))
-            && fetched_from(sql)
-                .and_then(|name| self.names.portal(&name))
-                .is_some_and(|portal| portal.effect != Effect::None)
+        fetched_from(sql)
+            .and_then(|name| self.names.portal(&name))
+            .is_some_and(|portal| portal.effect != Effect::None)
     }
 
     /// A reply of such a FETCH.
@@ -136,8 +128,11 @@ impl Session {
     }
 }
 
-/// What a FETCH or MOVE fetches from: its last name.
+/// What a FETCH or MOVE fetches from: its last name. `None` of anything else.
 fn fetched_from(sql: &[u8]) -> Option<Vec<u8>> {
+    if Acts::of(sql) != Acts::Fetches {
+        return None;
+    }
     Spelled::of(sql)?.statements().next()?.last_name()
 }
 

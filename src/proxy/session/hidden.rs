@@ -2,7 +2,7 @@
 //! run a write that SQL-level PREPARE has hidden behind a name. EXECUTE by itself is in `named`.
 
 use crate::proxy::context::{Known, Understander};
-use crate::sql::lex::first_word;
+use crate::sql::lex::{first_word, spells};
 use crate::sql::prefilter::has_second_statement;
 use crate::sql::reason::Reason;
 use crate::sql::statement::{Class, Effect, Statement, Understanding, changes_no_row};
@@ -15,15 +15,13 @@ pub(super) fn may_execute(sql: &[u8]) -> bool {
 /// Whether it is an EXPLAIN that runs nothing.
 fn only_explains(sql: &[u8]) -> bool {
     let mut buffer = [0; 16];
-    let runs = |word: &[u8]| sql.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-    first_word(sql, &mut buffer) == Some("explain") && !runs(b"analy") && !has_second_statement(sql)
+    let explains = first_word(sql, &mut buffer) == Some("explain");
+    explains && !spells(sql, "analy") && !has_second_statement(sql)
 }
 
-/// Whether a text that is not read may change what names stand for. Words of the grammar are spelled alike
-/// in every encoding.
+/// Whether a text that is not read may change what names stand for.
 pub(super) fn may_prepare(sql: &[u8]) -> bool {
-    let says = |word: &[u8]| sql.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-    ["prepare", "deallocate", "discard", "execute"].iter().any(|word| says(word.as_bytes()))
+    ["prepare", "deallocate", "discard", "execute"].iter().any(|word| spells(sql, word))
 }
 
 fn says_execute(sql: &[u8]) -> bool {

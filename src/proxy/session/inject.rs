@@ -3,13 +3,12 @@
 use super::expect::{Expect, Reply, Rows};
 use super::marked::End;
 use super::portal::Marks;
-use super::prepared::spells;
 use super::transaction::Facts;
 use super::{Hold, Out, Protocol, Session};
 use crate::proxy::context::Understander;
 use crate::routing::Route;
 use crate::sql::ident::literal;
-use crate::sql::lex::first_word;
+use crate::sql::lex::{first_word, spells};
 use crate::sql::target::Target;
 use crate::wire::build;
 use std::sync::Arc;
@@ -64,9 +63,9 @@ impl Lasts {
     /// every language of the server's, or by a procedure that it calls.
     pub(super) fn of(sql: &[u8]) -> Self {
         let mut buffer = [0; 16];
-        let ends = |word: &&str| spells(sql, word.as_bytes());
+        let ends = ["commit", "rollback", "call"];
         match first_word(sql, &mut buffer) {
-            Some("do") if !["commit", "rollback", "call"].iter().any(ends) => Self::Transaction,
+            Some("do") if !ends.iter().any(|word| spells(sql, word)) => Self::Transaction,
             // Of what is not known it may be one of these.
             Some("call" | "do") | None => Self::Statement,
             Some(_) => Self::Transaction,

@@ -12,7 +12,7 @@ use super::portal::{Bound, Portal, Ran};
 use super::spelled::{Spelled, Words};
 use super::watch::Watch;
 use crate::proxy::context::{Known, Readable};
-use crate::sql::lex::first_word;
+use crate::sql::lex::{first_word, spells};
 use crate::sql::statement::Effect;
 use crate::sql::write::Modes;
 use std::collections::{HashMap, VecDeque};
@@ -76,7 +76,7 @@ impl Acts {
         match first_word(sql, &mut buffer) {
             Some("copy") => Self::Copies,
             Some("close" | "declare") => Self::EndsPortals,
-            Some("commit" | "end" | "rollback" | "abort") if spells(sql, b"chain") => {
+            Some("commit" | "end" | "rollback" | "abort") if spells(sql, "chain") => {
                 Self::EndsPortals
             }
             Some("fetch" | "move") => Self::Fetches,
@@ -88,11 +88,6 @@ impl Acts {
 
 /// Statements that execute one another, at most: a server has no more of a stack, either.
 const EXECUTES_MAX: usize = 8;
-
-/// Whether a text has this word somewhere.
-pub(super) fn spells(sql: &[u8], word: &[u8]) -> bool {
-    sql.windows(word.len().max(1)).any(|w| w.eq_ignore_ascii_case(word))
-}
 
 /// A prepared statement.
 #[derive(Debug, Clone)]

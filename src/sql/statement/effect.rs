@@ -8,7 +8,7 @@
 use super::{Defined, Effect, Isolation, Keeps, Reader, Targets};
 use crate::sql::body::Spelled;
 use crate::sql::cursor::Cursor;
-use crate::sql::lex::{Token, identifier, is_keyword};
+use crate::sql::lex::{Token, identifier, is_keyword, spells};
 use crate::sql::prepare::{self, Deallocate};
 use crate::sql::statement::main_verb;
 use crate::sql::target::Target;
@@ -61,10 +61,9 @@ const ALTERED: [&str; 12] = [
     "view",
 ];
 
-/// Whether a text has the words of what drops prepared statements: they are spelled alike in every encoding.
+/// Whether a text has the words of what drops prepared statements.
 pub fn drops_names(sql: &[u8]) -> bool {
-    let says = |word: &[u8]| sql.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-    says(b"deallocate") || says(b"discard")
+    spells(sql, "deallocate") || spells(sql, "discard")
 }
 
 impl Reader<'_> {
