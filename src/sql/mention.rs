@@ -4,8 +4,8 @@ use super::lex::{Kind, Token, identifier};
 use super::target::Target;
 use std::sync::Arc;
 
-/// Words that are no table's name where they stand alone and without quotes, in every version of the server: the
-/// reserved ones, sorted (<https://www.postgresql.org/docs/current/sql-keywords-appendix.html>).
+/// Words that are no name of a table or column where they stand alone and without quotes, in every version of the
+/// server: the reserved ones, sorted (<https://www.postgresql.org/docs/current/sql-keywords-appendix.html>).
 const RESERVED: [&str; 100] = [
     "all",
     "analyse",
@@ -157,7 +157,7 @@ pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Me
         let Some(name) = identifier(text, token) else { continue };
         let qualifier = qualifier(text, tokens, index);
         let alone = token.kind == Kind::Word && qualifier.is_none();
-        if alone && RESERVED.binary_search(&name.as_str()).is_ok() {
+        if alone && is_reserved(&name) {
             continue;
         }
         for (target, t) in targets.iter().enumerate() {
@@ -178,6 +178,11 @@ pub fn mentions(text: &str, tokens: &[Token], targets: &[Arc<Target>]) -> Vec<Me
         }
     }
     found
+}
+
+/// Whether a word without quotes is no name.
+pub fn is_reserved(word: &str) -> bool {
+    RESERVED.binary_search(&word).is_ok()
 }
 
 /// The first mention at a token; `found` is in the order of tokens, as [`mentions`] gives it.

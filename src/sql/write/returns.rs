@@ -6,25 +6,8 @@
 
 use super::Returns;
 use crate::sql::lex::{Kind, Token, identifier, is_keyword};
+use crate::sql::mention::is_reserved;
 use crate::sql::target::Target;
-
-/// Unquoted, these are no columns.
-const RESERVED: [&str; 14] = [
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "false",
-    "localtime",
-    "localtimestamp",
-    "null",
-    "session_user",
-    "true",
-    "user",
-];
 
 /// The table whose rows they are.
 pub(super) struct Of<'a> {
@@ -63,7 +46,7 @@ impl Of<'_> {
             return self.is_alone && before.is_none_or(|t| t.kind == Kind::Comma);
         }
         let Some(name) = identifier(text, first) else { return false };
-        if first.kind == Kind::Word && RESERVED.contains(&name.as_str()) {
+        if first.kind == Kind::Word && is_reserved(&name) {
             return false;
         }
         let ends = |next: Option<&Token>| {
