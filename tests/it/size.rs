@@ -251,9 +251,9 @@ async fn a_long_value_for_a_name_that_its_group_has_given_to_a_write_is_marked()
         let run = [bind("", "s", 0, &[Some(long.as_bytes())], 0), execute("", 0), sync()].concat();
         let said = raw.exchange(&[redefined, run].concat(), 1 + n).await;
         assert!(said.iter().any(|line| line == "C UPDATE 1"), "{said:?}");
-        // Once with the statement; once more when the session is idle, since it is not known what it is.
-        assert!(live.dirty().await.len() > n, "not recorded");
+        assert_eq!(live.dirty().await.len(), n + 1, "not recorded");
         raw.run("DEALLOCATE s").await;
+        assert_eq!(live.dirty().await.len(), n + 1, "recorded twice");
     }
     live.cli(&["migration", "resume", "orders_v2"]);
     live.orders_in_step().await;

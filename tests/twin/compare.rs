@@ -66,8 +66,14 @@ pub fn may_part(expected: &str, got: &str) -> bool {
         return true;
     }
     let waited = |line: &str| {
-        let parts = line.split(" / ").filter(|part| !part.starts_with("Wwhile "));
-        parts.map(str::to_owned).collect::<Vec<_>>()
+        const WAITS: [&str; 4] = [
+            "Wwhile updating tuple ",
+            "Wwhile deleting tuple ",
+            "Wwhile locking tuple ",
+            "Wwhile inserting index tuple ",
+        ];
+        let waits = |part: &&str| WAITS.iter().any(|context| part.starts_with(context));
+        line.split(" / ").filter(|part| !waits(part)).map(str::to_owned).collect::<Vec<_>>()
     };
     if expected.starts_with("E C55P03 ") && waited(expected) == waited(got) {
         return true;

@@ -9,9 +9,10 @@ use super::decide::Decision;
 use super::expect::Expect;
 use super::inject::{Isolated, Lasts, MARK, WRITABLE, mark_sql};
 use super::portal::Marks;
+use super::settle::{CANCELED, Ours};
 use super::transaction::Block;
 use super::{Flow, Hold, Out, Session};
-use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::build::{self, Report, Severity};
 
 impl Session {
@@ -20,11 +21,11 @@ impl Session {
     pub(super) fn mark_bind(
         &mut self,
         decision: &Decision,
-        sql: &[u8],
+        name: &[u8],
         out: &mut Out,
     ) -> Option<Flow> {
         let Decision::Marked(marks) = decision else { return None };
-        let lasts = Lasts::of(sql);
+        let lasts = self.lasts(name);
         match self.hold {
             Some(Hold::Marked) => {
                 self.hold = None;
@@ -44,6 +45,16 @@ impl Session {
         }
         self.inject_mark_inline(marks, lasts, out);
         None
+    }
+
+    /// How long a mark has to stay for the statement of this name. One that the protocol has not prepared is SQL's,
+    /// whose PREPARE takes neither CALL nor DO; unless the name was spelled in other bytes.
+    pub(super) fn lasts(&self, name: &[u8]) -> Lasts {
+        match self.names.statement(name) {
+            Some(statement) => Lasts::of(&statement.sql),
+            None if name.is_ascii() => Lasts::Transaction,
+            None => Lasts::Statement,
+        }
     }
 
     fn may_mark_apart(&self) -> bool {
@@ -70,11 +81,11 @@ impl Session {
     /// Whether this frame answers such a group of ours.
     pub(super) fn answers_mark_apart(&mut self, tag: u8, body: &[u8]) -> bool {
         let Some(Expect::Apart { failed }) = self.replies.front_mut() else { return false };
-        match tag {
-            b'S' | b'N' | b'A' => return false,
-            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
-            b'E' => *failed = Some(backend::sqlstate(body) == Some(b"57014")),
-            b'Z' => {
+        match Ours::of(tag, body) {
+            Ours::NoAnswer => return false,
+            Ours::Part => {}
+            Ours::Fails { sqlstate } => *failed = Some(sqlstate == CANCELED),
+            Ours::Over => {
                 self.hold = Some(match *failed {
                     None => Hold::Marked,
                     // In the client's group it fails as a statement of it.
@@ -82,7 +93,6 @@ impl Session {
                 });
                 self.replies.pop_front();
             }
-            _ => {}
         }
         true
     }

@@ -189,7 +189,7 @@ impl Session {
             true => super::decide::mark_or_refuse(concerned, why),
             false => Decision::Marked(Marks { routes: concerned, why }),
         };
-        if let Some(flow) = self.mark_bind(&decision, unseen.0, out) {
+        if let Some(flow) = self.mark_bind(&decision, bind.statement, out) {
             return flow;
         }
         if !is_known && may_be_there {
@@ -256,7 +256,7 @@ impl Session {
             return Flow::Hold;
         }
         let Moved { decision, as_written, marks } = self.decide_bound(bind.statement, &case);
-        if let Some(flow) = self.mark_bind(&decision, case.text.as_bytes(), out) {
+        if let Some(flow) = self.mark_bind(&decision, bind.statement, out) {
             return flow;
         }
         let dark = self.dark_job(&case, bind);

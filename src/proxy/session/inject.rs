@@ -110,23 +110,18 @@ impl Session {
         self.expect_run_once(Expect::Execute(Reply::Swallow, Rows::Plain));
         self.hold = Some(Hold::Mark);
         match (isolated, text) {
-            (Isolated::Yes, _) => {
-                if !held {
-                    self.mark_behind(marks, text);
-                }
-                self.sync_of_ours(out);
-            }
-            (Isolated::No, Text::Unread) => {
-                self.mark_behind(marks, text);
-                build::flush(&mut out.to_server);
-            }
+            (Isolated::Yes, _) if held => {}
+            (Isolated::Yes, _) | (Isolated::No, Text::Unread) => self.mark_behind(marks, text),
             (Isolated::No, Text::Statement(lasts)) => {
                 if lasts == Lasts::Statement {
                     self.owes_mark(marks);
                 }
                 self.will_be_marked(End::Commit);
-                build::flush(&mut out.to_server);
             }
+        }
+        match isolated {
+            Isolated::Yes => self.sync_of_ours(out),
+            Isolated::No => build::flush(&mut out.to_server),
         }
         super::Flow::Hold
     }
@@ -165,7 +160,6 @@ impl Session {
     /// Marks migrations behind a simple query, if it has ended the transaction that it was sent in, and when
     /// the one that it has left open is over.
     pub(super) fn mark_behind(&mut self, marks: &Marks, text: Text) {
-        self.close_gates(marks);
         if text == Text::Unread {
             self.owes_mark(marks);
         }

@@ -142,6 +142,7 @@ impl Session {
             Decision::Marked(marks) if fails => {
                 // Nothing of ours can run before it; what it then does if it ends the transaction
                 // is not seen by the client before it is marked.
+                self.close_gates(&marks);
                 self.mark_behind(&marks, unread(frame, sql));
                 self.count("recorded", "write");
             }

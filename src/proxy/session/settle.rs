@@ -104,32 +104,55 @@ impl Session {
     /// Whether this frame answers that. What has failed is owed still, if it marks, or a cancel of the client's
     /// has hit it: then it is sent again at once.
     pub(super) fn answers_settling(&mut self, tag: u8, body: &[u8], out: &mut Out) -> bool {
-        const CANCELED: &[u8] = b"57014";
         // The migration is aborted: no function of it, or no schema of ours.
         const GONE: [&[u8]; 2] = [b"42883", b"3F000"];
         let Some(Expect::Settled(owed)) = self.replies.front_mut() else { return false };
-        match tag {
-            b'S' | b'N' | b'A' => return false,
-            b'E' if backend::field(body, b'V') != Some(b"ERROR") => return false,
-            b'E' => {
-                let sqlstate = backend::sqlstate(body);
-                let is_canceled = sqlstate == Some(CANCELED);
-                let is_gone = sqlstate.is_some_and(|code| GONE.contains(&code));
-                let marks = !owed.marks.is_empty() && !is_gone;
+        match Ours::of(tag, body) {
+            Ours::NoAnswer => return false,
+            Ours::Part => {}
+            Ours::Fails { sqlstate } => {
+                let is_canceled = sqlstate == CANCELED;
+                let marks = !owed.marks.is_empty() && !GONE.contains(&sqlstate);
                 if is_canceled || marks {
                     self.owed.add(std::mem::take(owed));
                     self.owed.is_canceled = is_canceled;
                 }
             }
-            b'Z' => {
+            Ours::Over => {
                 owed.are_written();
                 self.replies.pop_front();
                 if std::mem::take(&mut self.owed.is_canceled) {
                     self.settles(out);
                 }
             }
-            _ => {}
         }
         true
+    }
+}
+
+/// The SQLSTATE of a statement that a cancel request has met.
+pub(super) const CANCELED: &[u8] = b"57014";
+
+/// What a frame of the server is to a group of ours that is answered as a whole, up to its ReadyForQuery.
+pub(super) enum Ours<'a> {
+    /// It says something besides, or ends the session.
+    NoAnswer,
+    /// A part of the answer.
+    Part,
+    /// A statement of it has failed, and those behind it were skipped.
+    Fails { sqlstate: &'a [u8] },
+    /// The end of it.
+    Over,
+}
+
+impl<'a> Ours<'a> {
+    pub(super) fn of(tag: u8, body: &'a [u8]) -> Self {
+        match tag {
+            b'S' | b'N' | b'A' => Self::NoAnswer,
+            b'E' if backend::field(body, b'V') != Some(b"ERROR") => Self::NoAnswer,
+            b'E' => Self::Fails { sqlstate: backend::sqlstate(body).unwrap_or_default() },
+            b'Z' => Self::Over,
+            _ => Self::Part,
+        }
     }
 }

@@ -9,7 +9,6 @@ use super::client::malformed;
 use super::decide::{Case, Decision, mark_or_refuse};
 use super::expect::{Expect, Reply, Rows};
 use super::gone::Happens;
-use super::inject::Lasts;
 use super::parse::one;
 use super::portal::Portal;
 use super::prepared::{Acts, FormKey, Prepared, Undo};
@@ -182,8 +181,7 @@ impl Session {
                 return Ok(self.rest_is_dropped(header));
             }
             Decision::Marked(marks) => {
-                let sql = self.names.statement(bind.statement).map(|s| Arc::clone(&s.sql));
-                self.inject_mark_inline(&marks, Lasts::of(sql.as_deref().unwrap_or_default()), out);
+                self.inject_mark_inline(&marks, self.lasts(bind.statement), out);
             }
             _ => {}
         }
