@@ -3,7 +3,7 @@
 use super::routes::Routes;
 use arc_swap::{ArcSwap, Cache};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const IDLE: u64 = u64::MAX;
@@ -63,6 +63,7 @@ impl Handle {
 
     /// Whether every session has got the replies of all statements decided before `epoch`.
     pub fn all_reached(&self, epoch: u64) -> bool {
+        fence(SeqCst); // what was published, and then what is announced
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.values().all(|oldest| oldest.load(SeqCst) >= epoch)
     }
@@ -76,6 +77,7 @@ impl InFlight {
         loop {
             let routes = self.handle.load();
             self.oldest.store(routes.epoch, SeqCst);
+            fence(SeqCst); // what is announced, and then what was published: an ArcSwap promises no such order
             if self.handle.load().epoch == routes.epoch {
                 return routes;
             }
@@ -86,11 +88,6 @@ impl InFlight {
     /// those holds a barrier off, so looking without a fence will do.
     pub fn another(&mut self) -> Arc<Routes> {
         Arc::clone(self.seen.load())
-    }
-
-    /// The generation of the routes that [`Self::another`] gives.
-    pub fn generation(&mut self) -> u64 {
-        self.seen.load().generation
     }
 
     /// The oldest unanswered statement is now one of this epoch.

@@ -18,19 +18,18 @@ use crate::wire::{build, frontend};
 use std::sync::Arc;
 
 impl Session {
-    /// Whether a statement concerns no migrated table, by the targets of this generation.
-    pub(super) fn is_plain(&self, name: &[u8], generation: u64) -> bool {
+    /// By the targets of which generation a statement concerns no migrated table.
+    pub(super) fn plain_by(&self, name: &[u8]) -> Option<u64> {
         let hides = self.names.hidden_writes || !name.is_ascii();
         if hides || self.is_uncertain(name) || self.names_are_uncertain() {
-            return false;
+            return None;
         }
-        self.happens_before(name).is_none()
-            && self.names.statement(name).is_some_and(|s| {
-                s.known.0 == generation
-                    && s.acts == Acts::Otherwise
-                    && matches!(s.known.1, Known::Plain)
-                    && s.own.0 == FormKey::Original
-            })
+        let statement = self.names.statement(name)?;
+        let is_plain = self.happens_before(name).is_none()
+            && statement.acts == Acts::Otherwise
+            && matches!(statement.known.1, Known::Plain)
+            && statement.own.0 == FormKey::Original;
+        is_plain.then_some(statement.known.0)
     }
 
     /// Whether a Parse or Close of this name in an earlier group is not answered yet: if the server

@@ -148,11 +148,11 @@ impl Session {
         }
         let body = rest.get(5..rest.len().min(header.frame_bytes)).unwrap_or_default();
         let Some(bind) = frontend::bind(body) else { return false };
-        let generation = self.flight.generation();
-        if !self.is_plain(bind.statement, generation) {
+        let Some(generation) = self.plain_by(bind.statement) else { return false };
+        // Its epoch first, then the look: a barrier between the two would not wait for it.
+        if self.routes().generation != generation {
             return false;
         }
-        let _epoch = self.routes();
         self.transaction.takes_snapshot();
         let bound = self.names.put_portal(bind.portal, Portal::plain(), self.groups);
         self.replies.push_back(Expect::Bind(Reply::Forward, bound));

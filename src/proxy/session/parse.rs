@@ -76,14 +76,13 @@ impl Session {
     /// is new: were the server to reject it, there is nothing else that the name could mean.
     fn is_parsed_again(&self, view: &frontend::Parse<'_>, routes: &Routes) -> bool {
         let same = |s: &Prepared| {
-            s.known.0 == routes.generation
-                && s.readable == self.readable()
+            s.readable == self.readable()
                 && !self.may_be_read_otherwise(view.sql)
                 && *s.sql == *view.sql
                 && *s.types == *view.types
         };
         self.names.statement(view.name).is_some_and(same)
-            && self.is_plain(view.name, routes.generation)
+            && self.plain_by(view.name) == Some(routes.generation)
     }
 
     fn put_statement(
