@@ -3,8 +3,8 @@
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The control connection failed.
-    #[error("the control connection failed: {}", crate::pg::reason(.0))]
+    /// The server has refused a statement of the engine's, or a connection of it was lost.
+    #[error("{}: {}", failed(.0), crate::pg::reason(.0))]
     Postgres(#[from] tokio_postgres::Error),
     /// Another process works on this database.
     #[error(
@@ -94,6 +94,14 @@ pub enum Error {
         /// The migration.
         name: String,
     },
+}
+
+/// What has failed of an engine's connection.
+fn failed(error: &tokio_postgres::Error) -> &'static str {
+    match error.as_db_error() {
+        Some(_) => "a statement of the engine failed",
+        None => "a connection of the engine failed",
+    }
 }
 
 impl Error {

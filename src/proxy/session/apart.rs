@@ -97,15 +97,8 @@ impl Session {
         true
     }
 
-    /// All that was sent is answered: what waited for that may go on.
-    pub(super) fn all_is_answered(&mut self) {
-        if self.hold == Some(Hold::Drain) && self.nothing_is_unanswered() {
-            self.hold = None;
-        }
-    }
-
     /// The end of data is no frame that is answered.
-    fn nothing_is_unanswered(&self) -> bool {
+    pub(super) fn nothing_is_unanswered(&self) -> bool {
         self.replies.iter().all(|reply| matches!(reply, Expect::CopyEnd))
     }
 

@@ -386,6 +386,9 @@ impl Session {
         let target = self.prepare_form(bind.statement, case, key, out).map(|(name, _)| name);
         let name = target.unwrap_or_else(|| bind.statement.into());
         let mirrored = matches!(key, FormKey::Mirrored(..));
+        if let (FormKey::Shadow(_), Some(bound)) = (key, &bound) {
+            self.retry.is_bound(bound.id);
+        }
         match bind.values().filter(|_| mirrored || *name != *bind.statement) {
             None => out.to_server.extend_from_slice(frame),
             Some(values) => {

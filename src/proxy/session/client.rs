@@ -55,7 +55,7 @@ impl Session {
             let Some(header) = Header::read(rest).map_err(|e| malformed(&e.to_string()))? else {
                 return Ok(at);
             };
-            if self.is_out_of_place(header, out)? {
+            if self.is_out_of_place(header, rest, out)? {
                 if self.client_drop > 0 {
                     continue;
                 }
@@ -95,7 +95,12 @@ impl Session {
     }
 
     /// Whether a frame comes where the server takes none of its kind: then it waits.
-    fn is_out_of_place(&mut self, header: Header, out: &mut Out) -> Result<bool, Fatal> {
+    fn is_out_of_place(
+        &mut self,
+        header: Header,
+        rest: &[u8],
+        out: &mut Out,
+    ) -> Result<bool, Fatal> {
         let tag = header.tag;
         if self.is_starting() && !matches!(tag, b'p' | b'X') {
             // It would pass unseen.
@@ -106,7 +111,9 @@ impl Session {
             let what = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
             return Err(malformed(&what));
         }
-        Ok(self.is_out_of_copy(tag, out) || self.is_skipped_perhaps(header, out))
+        Ok(self.is_out_of_copy(tag, out)
+            || self.is_skipped_perhaps(header, out)
+            || self.waits_for_read(header, rest, out))
     }
 
     /// A frame is on its way, or as good as. A Flush does nothing.
@@ -234,7 +241,7 @@ impl Session {
         {
             return Flow::Hold;
         }
-        self.note_close_for_retry(frame);
+        self.note_close_for_retry(frontend::named(body), frame);
         out.to_server.extend_from_slice(frame);
         let mut closed = None;
         match frontend::named(body) {

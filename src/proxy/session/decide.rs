@@ -333,7 +333,7 @@ impl Session {
     /// The route by which the shadow may answer a query now, or `None`: the source does.
     fn shadow_for(&mut self, case: &Case<'_>, fit: &Fit) -> Option<(Arc<Route>, Arc<Native>)> {
         self.draws = self.draws.wrapping_add(1);
-        if self.transaction.sees_source_alone() {
+        if self.transaction.sees_source_alone() || !self.may_begin_retry() {
             return None;
         }
         // A write that is not answered yet may turn out to have recorded dirty keys. While another

@@ -5,8 +5,6 @@ use super::expect::{Expect, Form, Mirrored, Mirrors, ReadRows, Rows, ServedBy, W
 use super::hidden;
 use super::inject::{self, Lasts};
 use super::plan::Plan;
-use super::retry::gates;
-use super::transaction::Block;
 use super::watch::Watch;
 use super::{Flow, Hold, Out, Protocol, Session};
 use crate::proxy::context::{Counted, Known, Understander};
@@ -234,10 +232,8 @@ impl Session {
         match plan.form {
             None => self.forward_query(query.frame, plan.rows, out),
             Some(form) => {
-                let in_block = !matches!(self.transaction.block, Block::None);
-                if plan.on_shadow && !in_block && self.begins_retry(0) {
-                    let gates = u.statements.iter().flat_map(|s| gates(&query.case(s)));
-                    self.retry.of_query(query.frame, gates.collect());
+                if plan.on_shadow {
+                    self.note_query_for_retry(query, u);
                 }
                 let mut sql = Vec::new();
                 build::query(&mut sql, form.spliced.text());
@@ -410,7 +406,7 @@ fn unread(frame: &[u8], sql: &[u8]) -> inject::Text {
 
 /// A simple query in its surroundings.
 pub(super) struct Text<'a> {
-    frame: &'a [u8],
+    pub(super) frame: &'a [u8],
     pub(super) text: &'a str,
     pub(super) routes: &'a Arc<Routes>,
     understander: &'a Arc<Understander>,

@@ -103,7 +103,7 @@ impl Session {
             if matches!(self.reply(header.tag, body, out), Fate::Forward) {
                 out.to_client.extend_from_slice(frame);
             }
-            self.all_is_answered();
+            self.all_is_answered(out);
             if is_void {
                 out.to_client.truncate(from);
             }
@@ -410,7 +410,7 @@ impl Session {
         if let (Some(rows), None) = (self.running(), &moved) {
             self.look_into_failed(rows, sqlstate);
         }
-        if self.status == TransactionStatus::Idle && self.retry.on_error(sqlstate) {
+        if self.retry.on_error(sqlstate) {
             self.skip_to_sync(out, Given::No);
             return Fate::Swallow;
         }
