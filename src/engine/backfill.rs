@@ -3,7 +3,8 @@
 //! A chunk is one READ COMMITTED transaction: the shared chunk lock as a statement of its own,
 //! then `INSERT … SELECT … ON CONFLICT DO NOTHING`, then the watermark. Why it is safe:
 //! * It never overwrites: a row that is in the shadow already was written by a sync, which is
-//!   newer than, or equal to, what the chunk's snapshot sees.
+//!   newer than, or equal to, what the chunk's snapshot sees. (The barrier lets no sync begin while an unmirrored
+//!   statement may run behind it.)
 //! * A row that the chunk copies stale (its writer commits after the chunk's snapshot) is synced
 //!   by that writer: its upsert meets the chunk's row, waits for it, and overwrites it.
 //! * A row that the chunk resurrects (deleted after the snapshot) was recorded dirty by its writer,

@@ -14,6 +14,11 @@
 //!    prepared transactions included. Each of the holders is waited for, as CREATE INDEX
 //!    CONCURRENTLY does. ROLLBACK TO gives the lock back together with the write.
 //!
+//! Between the second step and the third the shadow gets its first rows ([`super::entry::Begun`]). Until then an unmirrored
+//! statement may run behind a mirrored one on the same row, and the chunk that overwrites nothing would keep what is
+//! older: so writers only record their keys, which are worked off when all is copied. From then on an unmirrored write
+//! has run, and its row's lock, or its key's, is held until its transaction ends: a mirrored write of the row is later.
+//!
 //! Snapshots do not matter here: a chunk starts after the barrier in READ COMMITTED, so it sees
 //! every unmirrored commit, whatever the isolation level of its writer; a REPEATABLE READ writer
 //! that began before and writes after it is mirrored, and its sync records what it cannot see.
@@ -28,7 +33,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// off in some 10 s, or 500 polls, of which a few see it idle.
 const SEEN_IDLE: u32 = 20;
 
-/// Waits until every unmirrored write has ended. Reads only, so it may be dropped at any await.
+/// Waits until every unmirrored write has ended; `all_mirrored` is called when none can begin any more. Reads only,
+/// so it may be dropped at any await.
 ///
 /// # Errors
 /// When the database fails.
@@ -37,6 +43,7 @@ pub(crate) async fn wait(
     routes: &routing::Handle,
     shape: &Shape,
     engine_start: &str,
+    all_mirrored: impl FnOnce(),
 ) -> Result<(), Error> {
     let epoch = routes.load().epoch;
     while !routes.all_reached(epoch) {
@@ -44,6 +51,7 @@ pub(crate) async fn wait(
     }
     let barrier = Barrier { client, shape, engine_start };
     barrier.pass(Obstacle::OlderBackend).await?;
+    all_mirrored();
     barrier.pass(Obstacle::Writer).await
 }
 

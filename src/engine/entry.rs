@@ -5,7 +5,7 @@ use super::journal::{ControlLevers, Journaled};
 use super::{Declared, Phase};
 use crate::manifest::{DualWrite, Levers, Percent};
 use crate::routing::{Gate, Mirror, Route, Routes};
-use crate::sql::target::{Functions, Target};
+use crate::sql::target::{Functions, SyncMode, Target};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -53,6 +53,15 @@ impl Definition {
     }
 }
 
+/// What runs since dual write began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// Perhaps statements that were decided before.
+    Mixed,
+    /// Mirrored ones alone.
+    Mirrored,
+}
+
 /// One declared migration.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -63,6 +72,8 @@ pub(crate) struct Entry {
     pub(crate) verified: bool,
     /// Writes went to the source alone since dual write was last on.
     pub(crate) gap: bool,
+    /// Of dual write.
+    pub(crate) begun: Begun,
     /// Why the shadow serves no reads though it is in step.
     pub(crate) reads_blocked: Option<String>,
     pub(crate) definition: Definition,
@@ -83,6 +94,7 @@ impl Entry {
             control: journaled.map_or(ControlLevers::OPEN, |j| j.control),
             verified: journaled.is_some_and(|j| j.verified),
             gap: journaled.is_some_and(|j| j.gap),
+            begun: Begun::Mixed,
             reads_blocked: journaled.and_then(|j| j.reads_blocked.clone()),
             definition: Definition::journaled(journaled.and_then(|j| j.fingerprint.clone())),
             target: None,
@@ -116,6 +128,9 @@ impl Entry {
 
     /// Puts a phase in force. The journal has it already.
     pub(crate) fn enter(&mut self, phase: Phase) {
+        if phase != self.phase {
+            self.begun = Begun::Mixed;
+        }
         self.phase = phase;
         if !self.phase.serves_reads() {
             self.gate.close();
@@ -127,6 +142,16 @@ impl Entry {
     pub(crate) fn may_open(&self) -> bool {
         let in_doubt = self.gap || self.definition.has_changed() || self.reads_blocked.is_some();
         self.phase.serves_reads() && self.verified && !in_doubt
+    }
+
+    /// What happens to writes. While statements may run that are not mirrored, in any order with those that are, the
+    /// shadow gets no row: a later one of the source's would be kept from it, since copying overwrites none. A pause
+    /// then, or a block, leaves that to the verify.
+    fn mirror(&self) -> Mirror {
+        match self.phase {
+            Phase::DualWrite if self.begun == Begun::Mixed => Mirror::On(SyncMode::RecordOnly),
+            _ => self.phase.mirror(),
+        }
     }
 
     fn route(&self) -> Option<Arc<Route>> {
@@ -142,7 +167,7 @@ impl Entry {
         };
         Some(Arc::new(Route {
             target,
-            mirror: if interrupted { Mirror::Off } else { self.phase.mirror() },
+            mirror: if interrupted { Mirror::Off } else { self.mirror() },
             reads,
             dark_reads,
             sticky: levers.sticky,

@@ -1,5 +1,7 @@
 //! What can go wrong in the engine, and what to do about it.
 
+use tokio_postgres::error::SqlState;
+
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -105,6 +107,14 @@ fn failed(error: &tokio_postgres::Error) -> &'static str {
 }
 
 impl Error {
+    /// Whether somebody else had what a statement needed for longer than that may wait.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE),
+            _ => false,
+        }
+    }
+
     /// Whether the server said no for a reason that stays until somebody does something.
     pub(crate) fn is_verdict(&self) -> bool {
         match self {

@@ -195,13 +195,7 @@ pub(crate) async fn replace(
 async fn locked(client: &mut tokio_postgres::Client) -> Result<Transaction<'_>, Error> {
     let tx = client.transaction().await?;
     let (class, object) = INSTALL_LOCK;
-    // Who has it waits for locks no longer than it may: that is waited for, however many are before this one.
-    let patience: String =
-        tx.query_one("SELECT current_setting('lock_timeout')", &[]).await?.try_get(0)?;
-    let set = "SELECT set_config('lock_timeout', $1, true)";
-    tx.execute(set, &[&"0"]).await?;
     tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).await?;
-    tx.execute(set, &[&patience]).await?;
     Ok(tx)
 }
 

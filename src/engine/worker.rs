@@ -2,7 +2,7 @@
 //! Requests are taken between steps, so pause and abort wait for one chunk at most.
 
 use super::backfill::Backfill;
-use super::entry::Definition;
+use super::entry::{Begun, Definition};
 use super::pass::{Flow, Pass, Urgency};
 use super::runtime::Engine;
 use super::shape::{self, Shape};
@@ -145,7 +145,11 @@ impl Worker {
 
     /// After an error: a lost connection is made anew, a journal that moved on is read again.
     async fn recover(&mut self, error: &Error) {
-        tracing::warn!(migration = self.name, %error, "a step failed; trying again");
+        if error.is_lock_timeout() {
+            tracing::info!(migration = self.name, %error, "a step waits for a lock; trying again");
+        } else {
+            tracing::warn!(migration = self.name, %error, "a step failed; trying again");
+        }
         self.pass = None;
         if self.connection.as_ref().is_some_and(|c| c.client.is_closed()) {
             self.connection = None;
@@ -281,6 +285,7 @@ impl Worker {
         tx.commit().await?;
         self.engine.with_entry(&name, |entry| {
             entry.gap = false;
+            entry.begun = Begun::Mixed;
             entry.enter(to);
         });
         self.engine.publish();
@@ -339,8 +344,14 @@ impl Worker {
                 }
             }
         };
+        let all_mirrored = || {
+            engine.with_entry(name, |entry| entry.begun = Begun::Mirrored);
+            engine.publish();
+        };
+        let passed =
+            barrier::wait(&connection.client, engine.routes(), &shape, &started, all_mirrored);
         tokio::select! {
-            passed = barrier::wait(&connection.client, engine.routes(), &shape, &started) => passed?,
+            passed = passed => passed?,
             () = interrupted => return Ok(Duration::ZERO),
         }
         self.backfill = None;

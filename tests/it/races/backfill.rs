@@ -133,6 +133,41 @@ async fn a_transaction_open_across_the_start_is_waited_for_and_none_of_its_write
     live.orders_in_step().await;
 }
 
+/// Decided before the start it is not mirrored, and it runs last: what the mirrored one leaves on the shadow is older
+/// than the row that is to be copied.
+#[tokio::test]
+async fn a_write_decided_before_the_start_that_runs_behind_a_mirrored_one_is_copied() {
+    let toml = orders_toml("", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2}"), &toml).await;
+    let (early, late, holder) = (live.client().await, live.client().await, live.direct().await);
+    run(&holder, "SELECT pg_advisory_lock(7)").await;
+    let waits = "pg_advisory_xact_lock_shared(7)::text IS NOT NULL";
+    let update = format!("UPDATE orders SET total = 2 WHERE id = 5 AND {waits}");
+    let delete = format!("DELETE FROM orders WHERE id = 6 AND {waits}");
+    let other = live.client().await;
+    let (updated, deleted, ()) =
+        tokio::join!(outcome(&early, &update), outcome(&other, &delete), async {
+            live.until_blocked("UPDATE orders").await;
+            live.until_blocked("DELETE FROM orders").await;
+            live.start("orders_v2");
+            live.until_phase("orders_v2", "dual_write").await;
+            let before = live.statements("mirrored", "write");
+            for mirrored in [
+                "UPDATE orders SET total = 1 WHERE id IN (5, 6)",
+                "INSERT INTO orders VALUES (12, 1, 1) ON CONFLICT (id) DO NOTHING",
+            ] {
+                run(&late, mirrored).await;
+            }
+            assert!(live.statements("mirrored", "write") > before + 1.5);
+            run(&holder, "SELECT pg_advisory_unlock(7)").await;
+        });
+    assert_eq!((updated, deleted), (Ok(vec![1]), Ok(vec![1])));
+    live.until_phase("orders_v2", "ready").await;
+    let log = live.proxy.log();
+    assert!(!log.contains("rows that differ"), "{log}");
+    live.orders_in_step().await;
+}
+
 #[tokio::test]
 async fn a_prepared_transaction_from_before_the_start_is_waited_for() {
     let toml = orders_toml("", "");
