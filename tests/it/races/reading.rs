@@ -509,7 +509,7 @@ async fn a_read_that_waits_while_a_write_is_marked_is_answered_by_the_source() {
         let mirrored = format!("UPDATE orders SET total = {total} WHERE id = 5");
         let lock = "LOCK TABLE other IN ACCESS EXCLUSIVE MODE";
         run(&writer, &format!("BEGIN; {lock}; {mirrored}")).await;
-        let (shadow, again) = (live.shadow_reads(), retries(&live));
+        let again = retries(&live);
         reader.send(&waits).await;
         live.until_blocked("JOIN").await;
         let marked = format!("DO $$ BEGIN UPDATE orders SET total = {total} WHERE id = 6; END $$");
@@ -519,7 +519,7 @@ async fn a_read_that_waits_while_a_write_is_marked_is_answered_by_the_source() {
         assert_eq!(said, as_direct, "{n}: {before}");
         said.retain(|line| line.starts_with("D "));
         assert_eq!(said[..2], [format!("D 5 | {total}"), format!("D 6 | {total}")]);
-        assert!(live.shadow_reads() > shadow && retries(&live) > again, "{n}: not chosen");
+        assert!(retries(&live) > again, "{n}: the shadow was not chosen");
         drop(reader);
         live.orders_in_step().await;
     }
