@@ -3,7 +3,8 @@
 //!
 //! Why its three steps are enough, and in this order:
 //! 1. Every session of this process has got the replies of the statements that it decided under
-//!    older routes. From here on this process sends mirrored writes only.
+//!    older routes, and has ended the blocks in which such a portal or cursor may yet be executed. From here on
+//!    this process sends mirrored writes only.
 //! 2. A proxy that died may have left statements in the socket of a backend that still works them
 //!    off. Such a backend is older than this engine, and not idle; it is waited for until it is
 //!    gone, or has been idle for a while: with an empty socket and no client there is nothing more.

@@ -128,9 +128,7 @@ impl Entry {
 
     /// Puts a phase in force. The journal has it already.
     pub(crate) fn enter(&mut self, phase: Phase) {
-        if phase != self.phase {
-            self.begun = Begun::Mixed;
-        }
+        self.begun = Begun::Mixed;
         self.phase = phase;
         if !self.phase.serves_reads() {
             self.gate.close();

@@ -285,7 +285,6 @@ impl Worker {
         tx.commit().await?;
         self.engine.with_entry(&name, |entry| {
             entry.gap = false;
-            entry.begun = Begun::Mixed;
             entry.enter(to);
         });
         self.engine.publish();

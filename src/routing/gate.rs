@@ -72,17 +72,22 @@ impl Gate {
     /// Opens the gate after a poll that began after `ticket` found no dirty key. Does nothing when
     /// the gate was closed since, or a transaction with dirty keys is open.
     pub fn open_if(&self, ticket: GateTicket) {
-        let may_not = || {
+        let may_not = |ticket| {
             self.kept_closed.load(SeqCst) > 0
                 || self.unlooked.load(SeqCst) > 0
                 || self.ticket() != ticket
         };
-        if may_not() {
+        if self.is_open() || may_not(ticket) {
+            return;
+        }
+        // What was chosen while it was open before is told from what is chosen from now on.
+        let opened = GateTicket(ticket.0 + 1);
+        if self.generation.compare_exchange(ticket.0, opened.0, SeqCst, SeqCst).is_err() {
             return;
         }
         self.open.store(true, SeqCst);
         // A close between the test and the store must win: it raised the generation first.
-        if may_not() {
+        if may_not(opened) {
             self.open.store(false, SeqCst);
         }
     }

@@ -238,7 +238,8 @@ pub enum SyncMode {
     Sync = 0,
     /// As `Sync`, and record every deleted or vacated key: a chunk in flight may resurrect it.
     SyncRecordDeletes = 1,
-    /// Only record the keys: the shadow is slow, or the transaction has used up its budget.
+    /// Only record the keys: the shadow is slow, the transaction has used up its budget, or statements of before
+    /// dual write may run yet.
     RecordOnly = 2,
     /// For the repair worker: errors are raised, nothing is recorded.
     Repair = 3,

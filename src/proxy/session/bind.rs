@@ -65,7 +65,7 @@ impl Session {
         routes: &Arc<Routes>,
         out: &mut Out,
     ) -> Flow {
-        if self.waits_to_bind(bind, out) {
+        if self.waits_to_bind(bind, out) || self.waits_for_reads(bind, routes, out) {
             return Flow::Hold;
         }
         match self.happens_before(bind.statement) {
@@ -386,9 +386,7 @@ impl Session {
         let target = self.prepare_form(bind.statement, case, key, out).map(|(name, _)| name);
         let name = target.unwrap_or_else(|| bind.statement.into());
         let mirrored = matches!(key, FormKey::Mirrored(..));
-        if let (FormKey::Shadow(_), Some(bound)) = (key, &bound) {
-            self.retry.is_bound(bound.id);
-        }
+        self.read_is_bound(bind.portal);
         match bind.values().filter(|_| mirrored || *name != *bind.statement) {
             None => out.to_server.extend_from_slice(frame),
             Some(values) => {

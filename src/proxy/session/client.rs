@@ -156,6 +156,9 @@ impl Session {
         let body = rest.get(5..rest.len().min(header.frame_bytes)).unwrap_or_default();
         let Some(bind) = frontend::bind(body) else { return false };
         let Some(generation) = self.plain_by(bind.statement) else { return false };
+        if self.retry.is_awaited() {
+            return false;
+        }
         // Its epoch first, then the look: a barrier between the two would not wait for it.
         if self.routes().generation != generation {
             return false;

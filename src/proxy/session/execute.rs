@@ -54,6 +54,9 @@ impl Session {
             }
             _ => out.to_server.extend_from_slice(frame),
         }
+        if name == Some(b"") && body.ends_with(&[0; 4]) {
+            self.names.unnamed_is_run();
+        }
         let watch = name.and_then(|name| self.names.take_watch(name));
         if portal.rows.change().is_some() {
             self.names.changed_in = self.groups;

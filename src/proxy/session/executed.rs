@@ -127,7 +127,13 @@ impl Session {
         }
         if looked_up {
             self.names.in_sql.meant.insert(id, now);
-            return (Decision::Original(None), FormKey::Elsewhere(case.routes.generation));
+            // Others of its tables may be migrated ones still.
+            return match self.decide(case) {
+                Decision::Original(_) => {
+                    (Decision::Original(None), FormKey::Elsewhere(case.routes.generation))
+                }
+                decision => (decision, FormKey::Original),
+            };
         }
         if let (Some(_), Class::Write(write)) = (before, &case.statement.class) {
             let modes = Self::modes_where(case, write, |_| true);

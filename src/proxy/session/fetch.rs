@@ -71,6 +71,7 @@ impl Session {
     /// A statement is complete: the next of these, if it is one. Of the name there is no portal of the protocol
     /// any more.
     pub(super) fn ends_portals(&mut self, tag: &[u8]) {
+        self.keeps_a_cursor(tag);
         if self.ending.ends.is_empty() || self.ending.group != self.answered_now() {
             return;
         }

@@ -90,7 +90,10 @@ impl Session {
         self.hold = Some(Hold::Facts);
         match protocol {
             Protocol::Simple => self.sync_of_ours(out),
-            Protocol::Extended => build::flush(&mut out.to_server),
+            Protocol::Extended => {
+                self.transaction.takes_snapshot();
+                build::flush(&mut out.to_server);
+            }
         }
     }
 

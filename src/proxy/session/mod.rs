@@ -30,6 +30,7 @@ mod planned;
 mod portal;
 mod prepared;
 mod query;
+mod retried;
 mod retry;
 mod server;
 mod settle;
@@ -77,6 +78,8 @@ pub(super) struct Session {
     flight: InFlight,
     /// Epochs of the groups of frames (up to a Sync or a simple query) not answered yet.
     epochs: VecDeque<u64>,
+    /// The epoch of the first group whose portal or cursor may run in a later one of its transaction block.
+    kept: Option<u64>,
     /// Groups so far, the current one included.
     groups: u64,
     /// Whether frames were sent since the last Sync or simple query.
@@ -207,6 +210,7 @@ impl Session {
             context,
             flight,
             epochs: VecDeque::new(),
+            kept: None,
             groups: 0,
             in_group: false,
             parameters,
@@ -277,8 +281,10 @@ impl Session {
             return self.flight.another();
         }
         self.in_group = true;
-        let routes =
-            if self.epochs.is_empty() { self.flight.begin() } else { self.flight.another() };
+        let routes = match self.epochs.is_empty() && self.kept.is_none() {
+            true => self.flight.begin(),
+            false => self.flight.another(),
+        };
         self.epochs.push_back(routes.epoch);
         self.groups += 1;
         routes
@@ -290,12 +296,27 @@ impl Session {
         (self.groups + 1).saturating_sub(unanswered)
     }
 
-    /// A group was answered.
+    /// A group was answered. What it has bound or declared is executed as it was decided, or runs what it calls,
+    /// later in the block.
     fn group_answered(&mut self) {
-        self.epochs.pop_front();
-        match self.epochs.front() {
-            Some(epoch) => self.flight.oldest_is(*epoch),
+        let answered = self.epochs.pop_front();
+        match self.status {
+            TransactionStatus::Idle => self.kept = None,
+            TransactionStatus::InTransaction if self.names.leaves_a_portal() => {
+                self.kept = self.kept.or(answered);
+            }
+            TransactionStatus::InTransaction | TransactionStatus::Failed => {}
+        }
+        match self.kept.or_else(|| self.epochs.front().copied()) {
+            Some(epoch) => self.flight.oldest_is(epoch),
             None => self.flight.idle(),
+        }
+    }
+
+    /// A statement is complete: a cursor lives on.
+    fn keeps_a_cursor(&mut self, tag: &[u8]) {
+        if tag.starts_with(b"DECLARE ") {
+            self.kept = self.kept.or_else(|| self.epochs.front().copied());
         }
     }
 

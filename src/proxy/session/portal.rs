@@ -20,6 +20,8 @@ pub(super) struct Portal {
     pub(super) watch: Option<Watch>,
     /// The group that has executed it; a write without rows to give cannot be executed again.
     pub(super) ran_in: Option<u64>,
+    /// It has been sent to be run to its end.
+    pub(super) is_run: bool,
     /// Its number: another one may have its name by now.
     pub(super) id: u64,
     /// The group that has bound it.
@@ -124,6 +126,7 @@ impl Portal {
             dark: None,
             watch: None,
             ran_in: None,
+            is_run: false,
             id: 0,
             bound_in: 0,
             acts: Acts::Otherwise,

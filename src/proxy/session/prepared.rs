@@ -432,6 +432,18 @@ impl Names {
         None
     }
 
+    /// Whether a portal may be executed that is bound by now. One with a name may have more to give.
+    pub(super) fn leaves_a_portal(&self) -> bool {
+        self.has_named_portals() || self.portal(b"").is_some_and(|portal| !portal.is_run)
+    }
+
+    /// The unnamed portal is sent to be run to its end.
+    pub(super) fn unnamed_is_run(&mut self) {
+        if let Some(portal) = self.portals.get_mut(b"") {
+            portal.is_run = true;
+        }
+    }
+
     /// Whether any portal has a name.
     pub(super) fn has_named_portals(&self) -> bool {
         !self.portals.named.is_empty()

@@ -10,64 +10,70 @@
 //!   and was sent when nothing else was unanswered. What the client would get before the first row is held back until
 //!   that comes: of what failed, it gets nothing.
 
-use super::decide::Case;
-use super::expect::{Expect, Reply, Rows};
-use super::portal::Portal;
-use super::prepared::{FormKey, Prepared};
-use super::query::Text;
-use super::transaction::Block;
-use super::{Hold, Out, Session};
-use crate::proxy::context::Known;
+use super::prepared::Prepared;
 use crate::routing::{Gate, GateTicket};
-use crate::sql::statement::{Class, Understanding};
-use crate::wire::backend::TransactionStatus;
-use crate::wire::frame::{HEADER_BYTES, Header};
-use crate::wire::{build, frontend};
+use crate::wire::frame::HEADER_BYTES;
+use crate::wire::frontend;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Groups larger than this are not kept for a second attempt.
-const FRAMES_BYTES_MAX: usize = 64 * 1024;
+pub(super) const FRAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// Of more than this the client gets what there is, and the group is not sent again: a function may raise
 /// notices without end.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
-const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
-const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
 
 /// The group of frames that could be sent again.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
-    frames: Vec<Vec<u8>>,
-    bytes: usize,
-    state: State,
-    scope: Scope,
+    pub(super) frames: Vec<Vec<u8>>,
+    pub(super) bytes: usize,
+    pub(super) state: State,
+    pub(super) scope: Scope,
     /// The frame at hand is among them.
     noted: bool,
     /// Some frame of the group has been sent.
     mid_group: bool,
     /// Replies that wait for the first row, or the end.
-    held: Vec<u8>,
-    /// The gates that were open when the shadow was chosen.
-    gates: Vec<(Arc<Gate>, GateTicket)>,
-    /// The number of the portal that is bound on the shadow.
-    bound: Option<u64>,
+    pub(super) held: Vec<u8>,
+    /// The gates that were open when the shadow was chosen for the frame at hand, or for the query.
+    pub(super) gates: Gates,
+    /// What is bound on the shadow, and has no snapshot yet.
+    binds: VecDeque<OnShadow>,
+    /// The portal that was bound last.
+    pub(super) last: Option<u64>,
+    /// How many frames have been taken from before those that are left.
+    taken: usize,
     /// The statement that the group drops.
-    closed: Option<(Box<[u8]>, Prepared)>,
+    pub(super) closed: Option<(Box<[u8]>, Prepared)>,
+}
+
+pub(super) type Gates = Vec<(Arc<Gate>, GateTicket)>;
+
+/// A read that is bound on the shadow.
+#[derive(Debug)]
+struct OnShadow {
+    portal: u64,
+    /// Where its Bind is among the frames.
+    at: usize,
+    gates: Gates,
 }
 
 /// What is sent again.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Scope {
+pub(super) enum Scope {
     /// The whole group: after an error, too.
     #[default]
     Group,
-    /// The read, from its Bind on.
+    /// A read, from its Bind on, and further ones behind it in its group.
     Read,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing to repeat.
     #[default]
     Idle,
@@ -85,7 +91,7 @@ enum State {
 
 impl Retry {
     /// A simple query on the shadow.
-    fn of_query(&mut self, scope: Scope, frame: &[u8], gates: Vec<(Arc<Gate>, GateTicket)>) {
+    pub(super) fn of_query(&mut self, scope: Scope, frame: &[u8], gates: Gates) {
         self.gates = gates;
         self.frames = vec![frame.to_vec()];
         self.state = State::Armed { answered: 0 };
@@ -108,26 +114,65 @@ impl Retry {
         }
     }
 
+    /// Whether a description is among what is recorded.
+    pub(super) fn describes(&self) -> bool {
+        self.frames.iter().any(|frame| frame.first() == Some(&b'D'))
+    }
+
     /// Whether no Bind is among what is recorded.
-    fn only_parses(&self) -> bool {
+    pub(super) fn only_parses(&self) -> bool {
         self.frames.iter().all(|frame| frame.first() != Some(&b'B'))
     }
 
     /// Whether the shadow may be chosen for the read of the frame at hand.
-    fn may_begin(&self) -> bool {
+    pub(super) fn may_begin(&self) -> bool {
         match self.state {
             State::Idle => true,
-            State::Recording { .. } => self.only_parses(),
+            State::Recording { .. } => self.only_parses() || self.is_awaited(),
             State::Armed { .. } | State::Failed { .. } | State::Replaying | State::Replayed => {
                 false
             }
         }
     }
 
-    /// A read is bound on the shadow.
-    pub(super) fn is_bound(&mut self, portal: u64) {
-        if matches!(self.state, State::Recording { .. }) {
-            self.bound = Some(portal);
+    /// Whether a read has been sent of which it is not known yet whether the shadow answers it.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Recording { .. }) && !self.binds.is_empty()
+    }
+
+    /// The read of the frame at hand is bound.
+    pub(super) fn is_bound(&mut self, portal: u64, on_shadow: bool) {
+        if !self.noted {
+            return;
+        }
+        self.last = Some(portal);
+        if on_shadow {
+            let at = self.taken + self.frames.len() - 1;
+            self.binds.push_back(OnShadow { portal, at, gates: std::mem::take(&mut self.gates) });
+        }
+    }
+
+    /// Whether the statement is that of the only read.
+    pub(super) fn may_close(&self, name: &[u8]) -> bool {
+        let bind = |frame: &Vec<u8>| frame.first() == Some(&b'B');
+        let bound = self.frames.iter().find(|frame| bind(frame));
+        let bound = bound.and_then(|frame| frontend::bind(frame.get(HEADER_BYTES..)?));
+        self.scope == Scope::Group
+            && self.closed.is_none()
+            && bound.is_some_and(|bind| bind.statement == name)
+    }
+
+    /// The frames before this one are not sent again.
+    fn take_before(&mut self, at: usize) {
+        drop(self.frames.drain(..(at - self.taken).min(self.frames.len())));
+        self.taken = at;
+    }
+
+    /// More than one read is sent before the first is answered: an error is none's alone.
+    pub(super) fn is_one_of_several(&mut self) {
+        self.scope = Scope::Read;
+        if let Some(at) = self.binds.front().map(|bind| bind.at) {
+            self.take_before(at);
         }
     }
 
@@ -226,6 +271,7 @@ impl Retry {
             // what it has bound be executed again.
             State::Recording { .. } if !self.frames.is_empty() => {
                 let frame = self.frames.remove(0);
+                self.taken += 1;
                 if frame.first() == Some(&b'B') {
                     self.give_up();
                 }
@@ -262,20 +308,52 @@ impl Retry {
         }
     }
 
-    /// The read has its snapshot: what the shadow says counts if no gate was closed since it was chosen. Whoever
+    /// A read has its snapshot: what the shadow says counts if no gate was closed since it was chosen. Whoever
     /// commits what is not on the shadow has closed the gate before, except for what is committed as it is written,
     /// of which nobody here knows before its reply.
-    fn has_begun(&mut self) {
-        let is_closed =
-            |(gate, then): &(Arc<Gate>, GateTicket)| !gate.is_open() || gate.ticket() != *then;
-        let is_closed = self.gates.iter().any(is_closed);
-        match self.state {
-            State::Recording { .. } if is_closed => self.state = State::Failed { answered: 0 },
-            State::Armed { answered } if is_closed => self.state = State::Failed { answered },
-            State::Recording { .. } | State::Armed { .. } if self.scope == Scope::Read => {
-                self.forget();
+    pub(super) fn has_begun(&mut self, portal: u64) {
+        if self.has_failed() {
+            return;
+        }
+        let Some(which) = self.binds.iter().position(|bind| bind.portal == portal) else { return };
+        let Some(bind) = self.binds.drain(..=which).next_back() else { return };
+        match (is_closed(&bind.gates), self.scope) {
+            (true, Scope::Group) => self.fails(),
+            (true, Scope::Read) => {
+                self.take_before(bind.at);
+                self.fails();
             }
-            _ => {}
+            (false, Scope::Group) => {}
+            (false, Scope::Read) => match self.binds.front().map(|next| next.at) {
+                Some(next) => self.take_before(next),
+                None => self.forget(),
+            },
+        }
+    }
+
+    /// The same for a simple query.
+    pub(super) fn query_has_begun(&mut self) {
+        match (is_closed(&self.gates), self.scope) {
+            (true, _) => self.fails(),
+            (false, Scope::Group) => {}
+            (false, Scope::Read) => self.forget(),
+        }
+    }
+
+    /// What comes of it from here on goes nowhere.
+    fn fails(&mut self) {
+        match self.state {
+            // It is not sent whole: behind an error the server would skip it.
+            State::Recording { .. } => {
+                self.scope = Scope::Read;
+                self.state = State::Failed { answered: 0 };
+            }
+            State::Armed { answered } => self.state = State::Failed { answered },
+            State::Idle | State::Failed { .. } | State::Replaying | State::Replayed => {}
+        }
+        if self.scope == Scope::Read && !self.only_parses() {
+            // Before an error.
+            self.held = BIND_COMPLETE.to_vec();
         }
     }
 
@@ -298,207 +376,6 @@ impl Retry {
     }
 }
 
-impl Session {
-    /// A Parse of a query on a migrated table may begin a group that can be sent again. In the shadow's
-    /// form it may be what fails, whatever a Bind then asks for.
-    pub(super) fn note_for_retry(&mut self, known: &Known, own: FormKey, frame: &[u8]) {
-        let parses_shadow = matches!(own, FormKey::Shadow(_));
-        match is_read(known) {
-            true if self.begins_retry(0) => self.record_from(parses_shadow, frame),
-            true => self.retry.record(frame),
-            false => self.retry.give_up(),
-        }
-    }
-
-    /// A Close is as good the second time. Drivers drop what they need no more in the group of the next.
-    pub(super) fn note_close_for_retry(
-        &mut self,
-        named: Option<frontend::Named<'_>>,
-        frame: &[u8],
-    ) {
-        match self.begins_retry(0) {
-            true => self.record_from(false, frame),
-            false => self.retry.record(frame),
-        }
-        if let (Some(_), Some(frontend::Named::Statement(name))) = (self.retry.bound, named) {
-            self.retry.closed = self.names.statement(name).map(|s| (name.into(), s.clone()));
-        }
-    }
-
-    fn record_from(&mut self, on_shadow: bool, frame: &[u8]) {
-        self.retry.state = State::Recording { on_shadow };
-        self.retry.record(frame);
-    }
-
-    /// Whether the frame at hand is the first of its group, and nothing is unanswered but so many frames of
-    /// ours for it.
-    pub(super) fn begins_retry(&self, ours: usize) -> bool {
-        self.retry.state == State::Idle
-            && !self.retry.is_mid_group()
-            && self.replies.len() == ours
-            && self.only_own_replies()
-            && self.status == TransactionStatus::Idle
-    }
-
-    /// So may a Bind; a second one in a group ends the recording.
-    pub(super) fn note_bind_for_retry(&mut self, case: &Case<'_>, portal: &Portal, frame: &[u8]) {
-        let on_shadow = portal.rows.is_on_shadow();
-        let reads = matches!(&portal.rows, Rows::Read(_));
-        match self.retry.state {
-            State::Idle if on_shadow => {
-                self.retry.scope = self.scope(self.replies.len());
-                self.record_from(true, frame);
-            }
-            State::Recording { on_shadow: false } if on_shadow => {
-                self.retry.state = State::Recording { on_shadow: true };
-                self.retry.record(frame);
-            }
-            State::Recording { on_shadow: true } if reads && self.retry.only_parses() => {
-                self.retry.record(frame);
-            }
-            _ => self.retry.give_up(),
-        }
-        if on_shadow {
-            self.retry.gates = gates(case);
-        }
-    }
-
-    /// A simple query goes to the shadow.
-    pub(super) fn note_query_for_retry(&mut self, query: &Text<'_>, u: &Understanding) {
-        let scope = self.scope(0);
-        let gates = u.statements.iter().flat_map(|s| gates(&query.case(s))).collect();
-        self.retry.of_query(scope, query.frame, gates);
-    }
-
-    /// What is sent again of a read that the frame at hand begins, before which so many frames of ours for it are
-    /// unanswered.
-    fn scope(&self, ours: usize) -> Scope {
-        let in_block = !matches!(self.transaction.block, Block::None);
-        match !in_block && self.begins_retry(ours) {
-            true => Scope::Group,
-            false => Scope::Read,
-        }
-    }
-
-    /// Whether a read of the frame at hand can be sent again by itself. Behind groups that are not answered it
-    /// cannot.
-    pub(super) fn may_begin_retry(&self) -> bool {
-        self.epochs.len() <= 1 && self.retry.may_begin()
-    }
-
-    /// Whether a frame waits until a read on the shadow before it has been answered: it is not to be sent again
-    /// with it.
-    pub(super) fn waits_for_read(&mut self, header: Header, rest: &[u8], out: &mut Out) -> bool {
-        let Some(bound) = self.retry.bound else { return false };
-        let State::Recording { .. } = self.retry.state else { return false };
-        let body = rest.get(HEADER_BYTES..rest.len().min(header.frame_bytes)).unwrap_or_default();
-        let portal = match header.tag {
-            b'S' | b'H' | b'D' => return false,
-            b'E' => frontend::execute(body),
-            b'C' => match frontend::named(body) {
-                Some(frontend::Named::Portal(name)) => Some(name),
-                // It is prepared anew before.
-                Some(_) if self.retry.scope == Scope::Group => return false,
-                _ => None,
-            },
-            _ => None,
-        };
-        let portal = portal.and_then(|name| self.names.portal(name));
-        portal.is_none_or(|portal| portal.id != bound) && self.drains(out)
-    }
-
-    /// Whether a frame from the server goes nowhere: it is of an answer that the source is to give. A row
-    /// is dropped as it comes, what else there is when it has been looked at.
-    pub(super) fn is_void(&mut self, tag: u8) -> bool {
-        let begins = match (tag, self.replies.front()) {
-            (b'2', Some(Expect::Bind(_, Some(bound)))) => self.retry.bound == Some(bound.id),
-            (b'T', Some(Expect::Query(rows))) => rows.front().is_some_and(Rows::is_on_shadow),
-            _ => false,
-        };
-        if begins {
-            self.retry.has_begun();
-        }
-        self.retry.has_failed()
-            && matches!(tag, b'1' | b'2' | b'3' | b'C' | b'D' | b'N' | b'T' | b'n' | b's' | b't')
-    }
-
-    /// Prepares a statement anew that the group has dropped behind its read.
-    fn prepare_closed(&mut self, out: &mut Out) {
-        let Some((name, statement)) = self.retry.closed.take() else { return };
-        if self.names.statement(&name).is_some() {
-            return;
-        }
-        let (sql, types) = (String::from_utf8_lossy(&statement.sql), statement.types.clone());
-        build::parse(&mut out.to_server, &name, &sql, &types);
-        self.replies.push_back(Expect::Parse(Reply::Swallow, None));
-        let own = (FormKey::Original, None);
-        self.names
-            .put(&name, Prepared { own, extra: Vec::new(), touched: self.groups, ..statement });
-    }
-
-    fn only_own_replies(&self) -> bool {
-        self.replies.iter().all(|e| {
-            matches!(e, Expect::Parse(Reply::Swallow, _) | Expect::Close(Reply::Swallow, _))
-        })
-    }
-
-    /// All that was sent is answered: what waited for that may go on, or is sent again before.
-    pub(super) fn all_is_answered(&mut self, out: &mut Out) {
-        if !self.nothing_is_unanswered() {
-            return;
-        }
-        if self.retry.has_failed() {
-            self.replay(out);
-            build::flush(&mut out.to_server);
-            return;
-        }
-        self.retry.all_is_answered();
-        if self.hold == Some(Hold::Drain) {
-            self.hold = None;
-        }
-    }
-
-    /// Sends what has failed again; called when the server is ready, or waits for more of the group.
-    pub(super) fn replay(&mut self, out: &mut Out) {
-        let State::Failed { answered } = self.retry.state else { return };
-        self.context.metrics.shadow_retries.inc();
-        self.retry.state = State::Replaying;
-        self.retry.held.clear();
-        self.prepare_closed(out);
-        let frames = std::mem::take(&mut self.retry.frames);
-        for (index, frame) in frames.iter().enumerate() {
-            let tag = frame.first().copied().unwrap_or_default();
-            // The server has done what outlives the error: the statement is there, or not.
-            match tag {
-                b'P' if index < answered => out.to_client.extend_from_slice(PARSE_COMPLETE),
-                b'C' if index < answered => out.to_client.extend_from_slice(CLOSE_COMPLETE),
-                _ => {
-                    let body = frame.get(HEADER_BYTES..).unwrap_or_default();
-                    if let (b'B', Some(bind)) = (tag, frontend::bind(body)) {
-                        // Within a transaction it is there still.
-                        build::close_portal(&mut out.to_server, bind.portal);
-                        self.replies.push_back(Expect::Close(Reply::Swallow, None));
-                    }
-                    let _flow = self.frame(tag, frame, out);
-                }
-            }
-        }
-        self.retry.state = State::Replayed;
-    }
-}
-
-/// The gates that a read on the shadow is chosen by.
-fn gates(case: &Case<'_>) -> Vec<(Arc<Gate>, GateTicket)> {
-    let Class::Read(read) = &case.statement.class else { return Vec::new() };
-    let routes = read.fit.iter().flat_map(|fit| fit.targets()).filter_map(|t| case.route(t));
-    routes.map(|route| (Arc::clone(&route.gate), route.gate.ticket())).collect()
-}
-
-fn is_read(known: &Known) -> bool {
-    match known {
-        Known::Understood(u) => {
-            super::parse::one(u).is_some_and(|s| matches!(s.class, Class::Read(_)))
-        }
-        Known::Plain | Known::Unreadable(_) => false,
-    }
+fn is_closed(gates: &Gates) -> bool {
+    gates.iter().any(|(gate, then)| !gate.is_open() || gate.ticket() != *then)
 }

@@ -70,7 +70,7 @@ impl Session {
                 continue;
             }
             let Some(header) = Header::read(rest)? else { break };
-            let is_void = self.is_void(header.tag);
+            let is_void = self.is_void(header.tag, out);
             if is_void && header.tag == b'D' {
                 out.to_client.extend_from_slice(data.get(run..at).unwrap_or_default());
                 run = at;

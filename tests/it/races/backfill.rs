@@ -1,6 +1,7 @@
 //! Writers against chunks, and transactions that are open while the migration moves on.
 
 use super::run;
+use crate::live::raw::{bind, execute, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, outcome, text};
 use crate::support::eventually;
 use tokio_postgres::Client;
@@ -166,6 +167,51 @@ async fn a_write_decided_before_the_start_that_runs_behind_a_mirrored_one_is_cop
     let log = live.proxy.log();
     assert!(!log.contains("rows that differ"), "{log}");
     live.orders_in_step().await;
+}
+
+/// What is bound is executed as it was decided, and a cursor runs what it calls when it is read from.
+#[tokio::test]
+async fn what_is_bound_or_declared_before_the_start_is_waited_for() {
+    const WRITES: &str = "CREATE FUNCTION writes(n int) RETURNS int LANGUAGE plpgsql AS \
+         'BEGIN UPDATE orders SET total = n WHERE id = 7; RETURN n; END'";
+    let toml = orders_toml("accepted = [\"function public.writes(integer)\"]", "");
+    let live = Live::declared(&format!("{ORDERS};{ORDERS_V2};{WRITES}"), &toml).await;
+    let late = live.client().await;
+    let update = "UPDATE orders SET total = 2 WHERE id = 5";
+    let calls = "SELECT writes(i) FROM generate_series(71, 73) AS i";
+    let declare = format!("DECLARE c CURSOR FOR {calls}");
+    let mut sessions = Vec::new();
+    for (begins, ends) in [
+        ([parse("", update, &[]), bind("", "", 0, &[], 0), sync()].concat(), execute("", 0)),
+        ([parse("", calls, &[]), bind("p", "", 0, &[], 0), sync()].concat(), execute("p", 1)),
+        (query(&declare), one("FETCH 2 FROM c")),
+    ] {
+        let mut raw = live.raw().await;
+        raw.run("BEGIN").await;
+        raw.exchange(&begins, 1).await;
+        sessions.push((raw, ends));
+    }
+    live.start("orders_v2");
+    live.until_phase("orders_v2", "dual_write").await;
+    let before = live.statements("mirrored", "write");
+    for mirrored in ["UPDATE orders SET total = 1 WHERE id = 7", "DELETE FROM orders WHERE id = 8"]
+    {
+        run(&late, mirrored).await;
+    }
+    assert!(live.statements("mirrored", "write") > before + 1.5);
+    for (raw, ends) in &mut sessions {
+        let said = raw.exchange(&[&**ends, &sync()].concat(), 1).await;
+        assert!(said.iter().all(|line| !line.starts_with("E ")), "{said:?}");
+        raw.run("COMMIT").await;
+    }
+    live.until_phase("orders_v2", "ready").await;
+    let log = live.proxy.log();
+    assert!(!log.contains("rows that differ"), "{log}");
+    live.orders_in_step().await;
+    assert_eq!(
+        text(&late, "SELECT total FROM orders WHERE id IN (5, 7) ORDER BY id").await,
+        "2 72"
+    );
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! lost or refused, and what the shadow misses is on record.
 
 mod backfill;
+mod begun;
 mod code;
 mod reading;
 mod shadow;

@@ -1,9 +1,9 @@
 //! Transactions that read while the routes change.
 
 use super::run;
-use crate::live::raw::{Raw, bind, close, describe, execute, flush, one, parse, query, sync};
+use crate::live::raw::{bind, execute, flush, one, parse, query, sync};
 use crate::live::{Live, ORDERS, ORDERS_V2, orders_toml, text};
-use crate::support::{eventually, server};
+use crate::support::eventually;
 use tokio::io::AsyncWriteExt as _;
 
 const READ: &str = "SELECT total FROM orders WHERE id = 5";
@@ -467,64 +467,4 @@ async fn a_write_behind_many_on_another_table_is_read_where_it_was_written() {
     assert_eq!(text(&other, of).await, "500");
     live.until_shadow_serves(&other, of).await;
     assert_eq!(text(&other, of).await, "500");
-}
-
-/// By what it waits for, a lock on another table or what runs before it, a read has its snapshot long after the
-/// shadow was chosen. Whatever is committed by then it shows as a whole.
-#[tokio::test]
-async fn a_read_that_waits_while_a_write_is_marked_is_answered_by_the_source() {
-    const JOINED: &str = "SELECT o.id, o.total FROM orders o LEFT JOIN other x ON x.id = o.id \
-                          WHERE o.id IN (5, 6) ORDER BY o.id";
-    const SECOND: &str = "SELECT total FROM orders WHERE id IN (5, 6) ORDER BY id";
-    let live = Live::orders("", "reads = 100").await;
-    let writer = live.client().await;
-    let joined = one(JOINED);
-    let described = [parse("", JOINED, &[]), bind("", "", 0, &[], 0), describe(b'P', "")].concat();
-    let cursor = [parse("n", JOINED, &[]), bind("c", "n", 0, &[], 0), execute("c", 1)].concat();
-    let read = |sql: &str| [one(sql), sync()].concat();
-    // What has been answered before, what waits, and what is sent when it has been read.
-    let cases: [(&str, Vec<u8>, Vec<u8>); 12] = [
-        ("", query(JOINED), vec![]),
-        ("", [&*joined, &sync()].concat(), vec![]),
-        ("", [&*described, &execute("", 0), &sync()].concat(), vec![]),
-        ("", [&*described, &flush()].concat(), [execute("", 0), sync()].concat()),
-        ("", [&*joined, &one(SECOND), &sync()].concat(), vec![]),
-        ("", [&*joined, &sync(), &read(SECOND), &query(SECOND)].concat(), vec![]),
-        ("BEGIN", query(JOINED), vec![]),
-        ("BEGIN", [&*joined, &sync()].concat(), vec![]),
-        ("BEGIN", [&*described, &execute("", 0), &sync()].concat(), vec![]),
-        ("BEGIN", [&*cursor, &sync()].concat(), [execute("c", 0), sync()].concat()),
-        ("BEGIN", [&*joined, &one("SAVEPOINT s"), &one(SECOND), &sync()].concat(), vec![]),
-        ("", [&*one("BEGIN"), &joined, &close(b'P', ""), &sync()].concat(), read(SECOND)),
-    ];
-    for (n, (before, waits, behind)) in cases.into_iter().enumerate() {
-        let mut reader = live.raw().await;
-        let mut direct = Raw::connect(server().port(), "postgres", &live.db.name).await;
-        live.until_shadow_serves(&writer, JOINED).await;
-        for raw in [&mut reader, &mut direct] {
-            raw.run(SECOND).await; // what its names mean is known: it is not asked for
-            raw.run(before).await;
-        }
-        let total = 600 + n;
-        let mirrored = format!("UPDATE orders SET total = {total} WHERE id = 5");
-        let lock = "LOCK TABLE other IN ACCESS EXCLUSIVE MODE";
-        run(&writer, &format!("BEGIN; {lock}; {mirrored}")).await;
-        let again = retries(&live);
-        reader.send(&waits).await;
-        live.until_blocked("JOIN").await;
-        let marked = format!("DO $$ BEGIN UPDATE orders SET total = {total} WHERE id = 6; END $$");
-        run(&writer, &format!("{marked}; COMMIT")).await;
-        let mut said = reader.exchange_all(&behind).await;
-        let as_direct = direct.exchange_all(&[waits, behind].concat()).await;
-        assert_eq!(said, as_direct, "{n}: {before}");
-        said.retain(|line| line.starts_with("D "));
-        assert_eq!(said[..2], [format!("D 5 | {total}"), format!("D 6 | {total}")]);
-        assert!(retries(&live) > again, "{n}: the shadow was not chosen");
-        drop(reader);
-        live.orders_in_step().await;
-    }
-}
-
-fn retries(live: &Live) -> f64 {
-    live.proxy.metric("pgsegue_shadow_retries_total").unwrap_or(0.0)
 }

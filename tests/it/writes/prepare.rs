@@ -419,3 +419,23 @@ async fn what_the_protocol_prepared_is_executed_in_sql_behind_code_that_may_prep
     }
     pair.finish(&live, &[ORDERS_TABLE]).await;
 }
+
+/// One of its tables is hidden by a temporary one by now, the other is not.
+#[tokio::test]
+async fn an_execute_of_a_write_on_two_tables_is_mirrored_where_one_means_another_now() {
+    let live = Live::orders("", "reads = 100").await;
+    let mut pair = Pair::new(&live, ORDERS).await;
+    let text = "PREPARE p AS WITH a AS (UPDATE orders SET total = 1 WHERE id = 3 RETURNING id), \
+                b AS (DELETE FROM public.orders WHERE id = $1 RETURNING id) \
+                SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)";
+    pair.simple(text).await;
+    pair.simple("CREATE TEMP TABLE orders (LIKE public.orders INCLUDING ALL)").await;
+    pair.simple("EXECUTE p(4)").await;
+    pair.simple("INSERT INTO orders VALUES (3, 1, 1)").await;
+    pair.extended("EXECUTE p(5)", &[], 0).await;
+    pair.simple("SELECT 1; EXECUTE p(6); SELECT 2").await;
+    pair.finish(&live, &[ORDERS_TABLE]).await;
+    live.orders_in_step().await;
+    let log = live.proxy.log();
+    assert!(!log.contains("rows that differ: divergence"), "{log}");
+}
