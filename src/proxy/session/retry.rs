@@ -17,7 +17,8 @@ use crate::wire::frontend;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Groups larger than this are not kept for a second attempt.
+/// More than this is not kept of what comes before a Bind; and behind reads of more, further ones wait. A Bind, or a
+/// query, is kept however long it is.
 pub(super) const FRAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// Of more than this the client gets what there is, and the group is not sent again: a function may raise
